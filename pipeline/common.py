@@ -1,0 +1,66 @@
+"""What every command shares: errors as one line, the parameter file, device and threads."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from stf.config import Params, RuntimeParams
+from stf.errors import StfError, UsageError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it phones home on import otherwise
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+params_option = click.option(
+    "--params",
+    "params_path",
+    default="params.yaml",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The parameter file; profiles/ holds ready ones.",
+)
+
+
+def command(function: Callable[..., Any]) -> click.Command:
+    """A Click command that prints an StfError as one line and exits with its code; --debug shows the traceback."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except StfError as error:
+            if debug:
+                raise
+            click.secho(f"error: {error}", fg="red", err=True)
+            raise SystemExit(error.exit_code) from None
+
+    option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+    return click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})(
+        option(guarded)
+    )
+
+
+def load_params(path: str) -> Params:
+    """The validated parameter file; raises ConfigError (exit code 2)."""
+    return Params.load(path)
+
+
+def set_up_runtime(runtime: RuntimeParams) -> str:
+    """Sets torch's threads and deterministic kernels, and returns the device's name, "cuda" or "cpu"."""
+    import torch
+
+    if runtime.threads > 0:
+        torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if runtime.device != "auto":
+        try:
+            torch.zeros(1, device=runtime.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"runtime.device is {runtime.device!r}, which torch cannot use here: {reason}") from None
+        return runtime.device
+    return "cuda" if torch.cuda.is_available() else "cpu"

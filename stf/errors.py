@@ -1,0 +1,29 @@
+"""The errors a user can meet. Each message says what is wrong, where, and what to do about it."""
+
+
+class StfError(Exception):
+    """Something the user can mend; a command prints it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(StfError):
+    """A wrong option, or a parameter file that contradicts itself."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError, ValueError):
+    """A key or value in the configuration that is unknown, of the wrong type or out of range."""
+
+
+class DataError(StfError):
+    """A file or folder of the data set that is missing, broken or not what its place says it is."""
+
+
+class CheckpointError(StfError):
+    """A weights file that is missing, damaged, foreign, or would have to run code to be read."""
+
+
+class TrainingError(StfError):
+    """A training run that cannot go on (non-finite loss, budget spent before it started)."""
