@@ -1,0 +1,98 @@
+"""Batches that keep the two members of a Video-SBI pair together, and the loader that feeds them.
+
+Shapes: B clips, C channels, T frames, H and W pixels. Index 2i is the real and 2i + 1 the fake of pair i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stf.errors import ConfigError
+
+EpochIndex = tuple[int, int]
+
+
+class PairBatchSampler(Sampler[list[EpochIndex]]):
+    """A batch sampler of (epoch, index): each batch is real, fake, real, fake, … of whole pairs.
+
+    With batches drawn clip by clip, one batch of 4 in 8 holds a single class and no pair loss at all. The order
+    depends on (seed, epoch) alone, so a later split over ranks can deal the same global batches out.
+    Raises ConfigError for an odd batch size or an empty data set.
+    """
+
+    def __init__(
+        self, n_pairs: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool = False
+    ) -> None:
+        if n_pairs < 1:
+            raise ConfigError(
+                "there are no pairs to sample; the split holds no usable video (run verify_data)"
+            )
+        if batch_size < 2 or batch_size % 2:
+            raise ConfigError(
+                f"batch_size is {batch_size} clips; pairs stay together, so it must be even and ≥ 2"
+            )
+        if drop_last and n_pairs < batch_size // 2:
+            raise ConfigError(f"{n_pairs} pairs fill no batch of {batch_size} clips; lower batch_size")
+        self.n_pairs, self.pairs_per_batch = n_pairs, batch_size // 2
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration shuffles for and hands to the data set."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.n_pairs, self.pairs_per_batch)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
+        epoch = self.epoch
+        order = np.arange(self.n_pairs)
+        if self.shuffle:
+            order = np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(
+                self.n_pairs
+            )
+        for batch in range(len(self)):
+            pairs = order[batch * self.pairs_per_batch : (batch + 1) * self.pairs_per_batch].tolist()
+            yield [(epoch, 2 * pair + member) for pair in pairs for member in (0, 1)]
+
+
+def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """{'video': float32 (B, 3, T, H, W), 'label': int64 (B,), 'provenance': list of B}."""
+    # default_collate writes a worker's batch straight into shared memory; torch.stack would copy it once more
+    video_BCTHW = torch.utils.data.default_collate([item["video"] for item in items])
+    labels_B = torch.tensor([item["label"] for item in items], dtype=torch.long)
+    return {"video": video_BCTHW, "label": labels_B, "provenance": [item["provenance"] for item in items]}
+
+
+def one_thread_per_worker(worker_id: int) -> None:
+    """Loader worker start: several workers with a thread pool each would fight for the same cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def make_loader(
+    dataset: Dataset[dict[str, Any]],
+    sampler: Iterable[Sequence[Any]],
+    num_workers: int,
+    collate: Callable[[Sequence[Mapping[str, Any]]], Any] = collate_clips,
+) -> DataLoader[dict[str, Any]]:
+    """A loader over the batches of `sampler`; the same clips in the same order for any `num_workers` (0: no worker)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  any iterable with a length will do
+        num_workers=num_workers,
+        collate_fn=collate,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=one_thread_per_worker,
+        pin_memory=torch.cuda.is_available(),
+        # a generator of its own: otherwise each epoch's iterator would draw from torch's global stream, and
+        # dropout would depend on how often a loader was opened
+        generator=torch.Generator(),
+    )
