@@ -27,3 +27,7 @@ class CheckpointError(StfError):
 
 class TrainingError(StfError):
     """A training run that cannot go on (non-finite loss, budget spent before it started)."""
+
+
+class TrackingError(StfError):
+    """The MLflow store cannot be reached, or refused what was logged."""

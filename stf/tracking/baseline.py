@@ -1,0 +1,22 @@
+"""The overall AUC of this store's V7.3 baseline, for the console report alone (never for a file)."""
+
+from __future__ import annotations
+
+from stf.tracking.store import named_failures, open_store
+
+OVERALL_AUC = "auc_overall"  # the metric under which eval_* logs its headline figure
+
+
+def baseline_auc(fingerprint: str | None = None) -> float | None:
+    """Overall AUC (0 to 1) of the newest finished evaluation with no flag on; None when the store holds none.
+
+    With `fingerprint` only evaluations of the same data count: figures on different data cannot be compared.
+    """
+    store = open_store()
+    query = "tags.variant = 'V7.3' AND tags.stage LIKE 'eval%' AND attributes.status = 'FINISHED'"
+    if fingerprint is not None:
+        query += f" AND tags.data_fingerprint = '{fingerprint}'"
+    with named_failures(store.uri):
+        runs = store.client.search_runs([store.experiment_id], query, order_by=["attributes.start_time DESC"])
+    figures = [run.data.metrics[OVERALL_AUC] for run in runs if OVERALL_AUC in run.data.metrics]
+    return figures[0] if figures else None

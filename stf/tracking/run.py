@@ -1,0 +1,168 @@
+"""One MLflow run per execution of a stage, as a context manager.
+
+Nothing here returns a value to the caller: a result must never depend on what the store holds, so that an edit of
+tracking code reruns no stage (SPEC section 9; tests/test_dvc_graph.py holds it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param, RunTag
+
+from stf.config import FLAGS, Params, STFV8Config
+from stf.tracking.provenance import code_provenance, machine_provenance
+from stf.tracking.store import Store, named_failures, open_store
+
+MODEL_NAME = "stf-mamba"
+_FLUSH_EVERY_METRICS = 400  # one batch of 400 costs the SQLite store as much as a dozen single calls
+_FLUSH_EVERY_S = 5.0
+_MAX_BATCH = 100  # MLflow's limit of parameters and of tags in one call
+_MAX_TAG_CHARS = 4000
+
+
+class TrackedRun:
+    """What a stage may tell the store about itself; made by `track`. Every method returns None."""
+
+    def __init__(self, store: Store, run_id: str, stage: str) -> None:
+        self._store, self._run_id, self._stage = store, run_id, stage
+        self._waiting: list[Metric] = []
+        self._seen: set[str] = set()
+        self._flushed_at_s = time.monotonic()
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Records numbers, of one step (or epoch) when `step` is given. Written in batches, at latest at the end."""
+        now_ms = int(time.time() * 1000)
+        self._waiting += [Metric(key, float(value), now_ms, step or 0) for key, value in metrics.items()]
+        self._seen.update(metrics)
+        late = time.monotonic() - self._flushed_at_s > _FLUSH_EVERY_S
+        if late or len(self._waiting) >= _FLUSH_EVERY_METRICS:
+            self._flush()
+
+    def tag(self, key: str, value: object) -> None:
+        """Sets one tag of the run; later values replace earlier ones."""
+        with named_failures(self._store.uri):
+            self._store.client.set_tag(self._run_id, key, str(value)[:_MAX_TAG_CHARS])
+
+    def artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Keeps a copy of a file or a folder with the run; raises FileNotFoundError when there is none."""
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist, so it cannot be kept with the run")
+        client = self._store.client
+        keep = client.log_artifacts if Path(path).is_dir() else client.log_artifact
+        with named_failures(self._store.uri):
+            keep(self._run_id, str(path), folder)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keeps a matplotlib figure as `name` (a file name such as "pairs.png", with or without folders)."""
+        with named_failures(self._store.uri):
+            self._store.client.log_figure(self._run_id, figure, name)
+
+    def tie_weights(self, path: str | Path) -> None:
+        """Names the weights by their sha256; an evaluation is then nested under the training run that made them."""
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        self.tag("weights_sha256", digest)
+        if self._stage.startswith("train"):
+            return
+        query = f"tags.weights_sha256 = '{digest}' AND tags.stage LIKE 'train%'"
+        with named_failures(self._store.uri):
+            newest_first = ["attributes.start_time DESC"]
+            found = self._store.client.search_runs([self._store.experiment_id], query, order_by=newest_first)
+        if found:
+            self.tag("training_run_id", found[0].info.run_id)
+            self.tag("mlflow.parentRunId", found[0].info.run_id)
+
+    def register(self, weights_path: str | Path, config: STFV8Config) -> None:
+        """Registers weights file + configuration (JSON) as the next version of the model; never a pickle."""
+        client, variant = self._store.client, config.variant()
+        with TemporaryDirectory() as folder:
+            described = json.dumps(dataclasses.asdict(config), indent=2)
+            (Path(folder) / "config.json").write_text(described + "\n", encoding="utf-8")
+            self.artifact(Path(folder) / "config.json", "model")
+        self.artifact(weights_path, "model")
+        with named_failures(self._store.uri):
+            if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
+                client.create_registered_model(
+                    MODEL_NAME, description="Video deepfake detector trained on real videos"
+                )
+            source = f"{client.get_run(self._run_id).info.artifact_uri}/model"
+            tags = {"variant": variant, "stage": self._stage, "weights": Path(weights_path).name}
+            version = client.create_model_version(
+                MODEL_NAME, source, self._run_id, tags=tags, description=variant
+            )
+        self.tag("registered_model", f"{MODEL_NAME} v{version.version}")
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._flushed_at_s = time.monotonic()
+        with named_failures(self._store.uri):
+            for start in range(0, len(waiting), 1000):  # MLflow's limit of metrics in one call
+                self._store.client.log_batch(self._run_id, metrics=waiting[start : start + 1000])
+
+    def _end(self, status: str, spent_usd: float) -> None:
+        if "cost_usd" not in self._seen:
+            self.log({"cost_usd": spent_usd})
+        self._flush()
+        error = sys.exception()
+        if error is not None:
+            self.tag("error", f"{type(error).__name__}: {error}")
+        with named_failures(self._store.uri):
+            self._store.client.set_terminated(self._run_id, status)
+
+
+@contextmanager
+def track(
+    stage: str,
+    *,
+    params: Params,
+    config: STFV8Config | None = None,
+    fingerprint: str | None = None,
+    seeds: Mapping[str, int] | None = None,
+    device: str | None = None,
+) -> Iterator[TrackedRun]:
+    """Opens a run of `stage` and closes it: FINISHED, FAILED when the block raises, KILLED on KeyboardInterrupt.
+
+    Records the flat parameters, the flags and variant of `config`, commit, DVC experiment, machine, `fingerprint` of the
+    data, and `seeds` beside `params.seed`. Cost is wall time x budget.cost_per_hour unless the stage logs `cost_usd`.
+    Raises TrackingError when the store cannot be opened.
+    """
+    store, started_s = open_store(), time.monotonic()
+    tags = code_provenance() | machine_provenance() | {"stage": stage}
+    logged = params.flat() | {f"seeds.{name}": seed for name, seed in (seeds or {}).items()}
+    if config is not None:
+        flags = {flag: str(getattr(config, flag)).lower() for flag in FLAGS}
+        tags |= flags | {"variant": config.variant()}
+        logged |= flags | {"variant": config.variant()}
+    optional = {"data_fingerprint": fingerprint, "machine.device": device}
+    tags |= {key: value for key, value in optional.items() if value is not None}
+    name = " ".join(filter(None, (stage, tags.get("variant"), tags.get("dvc.experiment"))))
+    with named_failures(store.uri):
+        run_id = store.client.create_run(store.experiment_id, run_name=name).info.run_id
+        _log_setting(store, run_id, {key: str(value) for key, value in logged.items()}, tags)
+    run, status = TrackedRun(store, run_id, stage), "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run._end(status, (time.monotonic() - started_s) / 3600 * params.budget.cost_per_hour)
+
+
+def _log_setting(store: Store, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Writes parameters and tags in as few calls as MLflow allows."""
+    all_params = [Param(key, value) for key, value in params.items()]
+    all_tags = [RunTag(key, value) for key, value in tags.items()]
+    for start in range(0, max(len(all_params), len(all_tags)), _MAX_BATCH):
+        batch = slice(start, start + _MAX_BATCH)
+        store.client.log_batch(run_id, params=all_params[batch], tags=all_tags[batch])

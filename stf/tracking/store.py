@@ -1,0 +1,133 @@
+"""The one MLflow store of this repository, however a run is started.
+
+By default it is `mlruns/mlflow.db` (SQLite) with the artifacts in `mlruns/artifacts`, both in the real repository:
+under `dvc exp run --temp` and `--queue` the working folder is a copy that DVC throws away. MLFLOW_TRACKING_URI points it
+at a server instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from stf.errors import TrackingError
+from stf.tracking.provenance import repository_root
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+EXPERIMENT = "stf-mamba"
+_LOCK_WAIT_S = 120.0
+_CONNECT_TIMEOUT_S = 10.0
+# Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store: MLflow's client, the id of the experiment, and the address for messages."""
+
+    client: MlflowClient
+    experiment_id: str
+    uri: str
+
+
+@contextmanager
+def named_failures(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises inside the block into a TrackingError that names the store."""
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the repository's own SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{repository_root() / 'mlruns' / 'mlflow.db'}"
+
+
+def open_store() -> Store:
+    """Opens the store, creating it on first use.
+
+    Raises TrackingError when the server does not answer, the lock is not free in time, or MLflow refuses.
+    """
+    uri, mlruns = store_uri(), repository_root() / "mlruns"
+    is_own = not os.environ.get("MLFLOW_TRACKING_URI")
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if uri.startswith(("http://", "https://")):
+        _require_answer(uri)
+    mlruns.mkdir(parents=True, exist_ok=True)
+    # Two processes that create the database at once corrupt it for good, hence the lock (measured, FACTS).
+    try:
+        with FileLock(mlruns / ".lock", timeout=_LOCK_WAIT_S), named_failures(uri):
+            artifacts = (mlruns / "artifacts").as_posix() if is_own else None
+            if artifacts:
+                _mend_locations(mlruns / "mlflow.db", artifacts)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            return Store(client, _experiment_id(client, artifacts), uri)
+    except TimeoutError:
+        raise TrackingError(
+            f"{mlruns / '.lock'} has been held for {_LOCK_WAIT_S:.0f} s; end the process that holds it"
+        ) from None
+
+
+def _require_answer(uri: str) -> None:
+    """Raises TrackingError within seconds where MLflow itself would retry for minutes."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it answers, perhaps asking for credentials: MLflow's business
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"no MLflow server answers at {uri} ({error}); start it, or unset MLFLOW_TRACKING_URI to log into mlruns/"
+        ) from None
+
+
+def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return known.experiment_id
+
+
+def _mend_locations(database: Path, artifacts: str) -> None:
+    """Replaces the old folder in every recorded artifact location when the repository was moved or copied."""
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database, timeout=_LOCK_WAIT_S)) as connection, connection:
+        tables = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        if "experiments" not in tables:
+            return
+        wanted = "SELECT artifact_location FROM experiments WHERE name = ?"
+        row = connection.execute(wanted, (EXPERIMENT,)).fetchone()
+        if row is None or row[0] == artifacts:
+            return
+        for table, column in _LOCATIONS:
+            if table in tables:
+                mend = (
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                )
+                connection.execute(mend, (artifacts, len(row[0]) + 1, len(row[0]), row[0]))
