@@ -1,0 +1,98 @@
+"""Video-SBI's transforms (SPEC section 4). Each samples its draws once per clip, then applies them; any clip replays.
+
+Drift, TPS, elastic and affine live in files of their own and are given out here; colour stands in stf.data.colour.
+Shape legend: T frames, H, W pixels, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.data.codec import PixelFormat, h264_round_trip
+from stf.data.drift import DriftPath, MultiScaleBrownianDrift
+from stf.data.tps import TPSDraw, TPSMaskDeformation
+from stf.data.warps import AffineDraw, ElasticDraw, ElasticMask, affine_frames, affine_masks
+from stf.errors import ConfigError
+
+__all__ = [
+    "AffineDraw",
+    "CompressionAugmentation",
+    "DriftPath",
+    "ElasticDraw",
+    "ElasticMask",
+    "MultiScaleBrownianDrift",
+    "RandomDownScale",
+    "TPSDraw",
+    "TPSMaskDeformation",
+    "affine_frames",
+    "affine_masks",
+]
+
+Frames = NDArray[np.uint8]
+FramesOrList = TypeVar("FramesOrList", NDArray[np.uint8], list[NDArray[np.uint8]])
+
+
+@dataclass(frozen=True)
+class RandomDownScale:
+    """SBI's resolution loss: down by one of `ratios` with nearest neighbour, back up bilinearly."""
+
+    ratios: tuple[int, ...] = (2, 4)
+
+    def sample(self, rng: np.random.Generator) -> int:
+        """One ratio for the whole clip."""
+        return self.ratios[int(rng.integers(len(self.ratios)))]
+
+    def apply(self, frames_THWC: Frames, ratio: int) -> Frames:
+        """The clip at the same size with the detail of one `ratio` times smaller."""
+        height, width = frames_THWC.shape[1:3]
+        small = (max(1, width // ratio), max(1, height // ratio))
+        out = np.empty_like(frames_THWC, order="C")
+        for t, frame in enumerate(frames_THWC):
+            down = cv2.resize(frame, small, interpolation=cv2.INTER_NEAREST)
+            cv2.resize(down, (width, height), dst=out[t], interpolation=cv2.INTER_LINEAR)
+        return out
+
+    def __call__(self, image: Frames, rng: np.random.Generator | None = None) -> Frames:
+        """One image (H, W, C) or one clip (T, H, W, C), with a ratio of its own."""
+        ratio = self.sample(rng or np.random.default_rng())
+        return self.apply(image, ratio) if image.ndim == 4 else self.apply(image[None], ratio)[0]
+
+
+@dataclass(frozen=True)
+class CompressionAugmentation:
+    """Real H.264 with `probability`, at a constant QP drawn uniformly from `qp_range`, both ends included."""
+
+    qp_range: tuple[int, int] = (23, 40)
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = self.qp_range
+        if not (0 <= low <= high <= 51 and 0 <= self.probability <= 1):
+            raise ConfigError(
+                f"compression has qp_range {self.qp_range} and probability {self.probability}; "
+                "it needs 0 <= low <= high <= 51 and a probability in [0, 1]"
+            )
+
+    def sample(self, rng: np.random.Generator) -> int | None:
+        """The clip's QP, or None for a clip that stays as it is."""
+        qp = int(rng.integers(self.qp_range[0], self.qp_range[1] + 1))
+        return qp if rng.random() < self.probability else None
+
+    def apply(
+        self, frames: FramesOrList, qp: int | None, pixel_format: PixelFormat = "bgr24"
+    ) -> FramesOrList:
+        """uint8 BGR frames, (T, H, W, 3) or a list of (H, W, 3) → the same type after H.264; QP None changes nothing."""
+        if qp is None:
+            return frames
+        if isinstance(frames, list):
+            return list(h264_round_trip(np.stack(frames), qp, pixel_format))
+        return h264_round_trip(frames, qp, pixel_format)
+
+    def __call__(self, frames: FramesOrList, rng: np.random.Generator | None = None) -> FramesOrList:
+        """Draws and applies at once."""
+        return self.apply(frames, self.sample(rng or np.random.default_rng()))

@@ -1,0 +1,163 @@
+"""Hull masks, soft masks and the blend of a self-blended image (Shiohara & Yamasaki, CVPR 2022).
+
+Written from the paper's description. Shape legend: T frames, H, W pixels, C = 3 channels, N landmarks.
+Masks are float32 in [0, 1]; 1 takes the source, 0 keeps the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.errors import DataError
+
+Floats = NDArray[np.float32]
+BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
+# A blurred plateau is 1 up to float32 rounding (a few 1e-7); one outside tap of the widest kernel lowers it by 1e-3.
+PLATEAU_TOLERANCE = 1e-5
+SUPERSAMPLE = 4  # sub-pixels per pixel and axis of a hull's edge
+FIXED_POINT_BITS = 6  # of cv2.fillConvexPoly's coordinates
+
+
+@dataclass(frozen=True)
+class SoftMaskDraw:
+    """One clip's softening: the size the mask is resized to, kernels and sigma, all in pixels."""
+
+    height: int
+    width: int
+    erode_kernel: int
+    blur_kernel: int
+    blur_sigma: int
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> SoftMaskDraw:
+        """Height and width in 192-256, both kernels odd in 5-25, sigma in 5-45, all uniform."""
+        height, width = (int(n) for n in rng.integers(192, 257, 2))
+        erode, blur = (5 + 2 * int(n) for n in rng.integers(0, 11, 2))
+        return cls(height, width, erode, blur, int(rng.integers(5, 46)))
+
+
+@dataclass(frozen=True)
+class BlendDraw:
+    """One clip's blend: how the mask is softened, and the share of the source inside it."""
+
+    soft: SoftMaskDraw
+    ratio: float
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> BlendDraw:
+        """The ratio is one of .25 .5 .75 1 1 1."""
+        return cls(SoftMaskDraw.sample(rng), BLEND_RATIOS[int(rng.integers(len(BLEND_RATIOS)))])
+
+
+def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_68: bool) -> Floats:
+    """The convex hull of the landmarks (all, or the first 68) as an anti-aliased float32 (H, W) mask in [0, 1].
+
+    `landmarks_N2` are (x, y) pixels of any float or integer type, pixel centres at whole numbers; fractions count.
+    Raises DataError for points that are not finite or not (N, 2).
+    """
+    points_N2 = np.asarray(landmarks_N2, np.float32)[: 68 if use_68 else None]
+    if (
+        points_N2.ndim != 2
+        or points_N2.shape[1] != 2
+        or not len(points_N2)
+        or not np.isfinite(points_N2).all()
+    ):
+        raise DataError(
+            f"a hull needs finite (N, 2) landmarks, got shape {points_N2.shape}; check the landmark file"
+        )
+    mask_HW = np.zeros((height, width), np.float32)
+    low = np.clip(np.floor(points_N2.min(0)).astype(int) - 1, 0, (width, height))
+    high = np.clip(np.ceil(points_N2.max(0)).astype(int) + 2, 0, (width, height))
+    (x0, y0), (x1, y1) = low, high
+    if x1 <= x0 or y1 <= y0:
+        return mask_HW
+    # cv2.convexHull takes float32 but not float64, fillConvexPoly only integers: hence the fixed point.
+    hull_N2 = cv2.convexHull(points_N2).reshape(-1, 2)
+    fine_N2 = (hull_N2 - (x0, y0) + 0.5) * SUPERSAMPLE - 0.5
+    fixed_N2 = np.rint(fine_N2 * 2**FIXED_POINT_BITS).astype(np.int32)
+    fine = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
+    cv2.fillConvexPoly(fine, fixed_N2, 255, shift=FIXED_POINT_BITS)
+    coarse = cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+    mask_HW[y0:y1, x0:x1] = coarse.astype(np.float32) / 255
+    return mask_HW
+
+
+def soften(mask_HW: NDArray[np.generic], draw: SoftMaskDraw) -> Floats:
+    """The soft mask, float32 (H, W) in [0, 1]: resized, eroded by blur-and-threshold, blurred, resized back.
+
+    `mask_HW` may have any dtype and scale. An empty mask stays empty; any other has a maximum above 0.
+    """
+    height, width = mask_HW.shape
+    soft = cv2.resize(np.asarray(mask_HW, np.float32), (draw.width, draw.height))
+    soft = cv2.GaussianBlur(soft, (draw.erode_kernel, draw.erode_kernel), 0)
+    peak = float(soft.max())
+    if peak <= 0:
+        return np.zeros((height, width), np.float32)
+    soft[soft < peak * (1 - PLATEAU_TOLERANCE)] = 0
+    soft[soft > 0] = 1
+    soft = cv2.GaussianBlur(soft, (draw.blur_kernel, draw.blur_kernel), draw.blur_sigma)
+    soft /= soft.max()
+    return np.clip(cv2.resize(soft, (width, height)), 0, 1)
+
+
+def mix(source: NDArray[np.generic], target: NDArray[np.generic], soft_HW: Floats) -> NDArray[np.generic]:
+    """mask · source + (1 - mask) · target, in target's dtype; uint8 is rounded, outside the mask it is target itself.
+
+    `source` and `target` are (H, W, C). SBI truncates to uint8, which darkens the inside of every mask by half a
+    grey level: a mark of the recipe, so it is rounded here.
+    """
+    out = target.copy()
+    x0, y0, width, height = cv2.boundingRect((soft_HW > 0).view(np.uint8))
+    if width == 0:
+        return out
+    box = (slice(y0, y0 + height), slice(x0, x0 + width))
+    old = target[box].astype(np.float32)
+    mixed = old + soft_HW[box][..., None] * (source[box].astype(np.float32) - old)
+    out[box] = np.rint(mixed).clip(0, 255).astype(target.dtype) if target.dtype == np.uint8 else mixed
+    return out
+
+
+def blend_clip(
+    source_THWC: NDArray[np.uint8], target_THWC: NDArray[np.uint8], masks_THW: Floats, draw: BlendDraw
+) -> tuple[NDArray[np.uint8], Floats]:
+    """A whole clip with one draw: (blended uint8 (T, H, W, C), soft mask · ratio float32 (T, H, W))."""
+    soft_THW = np.stack([soften(mask_HW, draw.soft) for mask_HW in masks_THW]) * np.float32(draw.ratio)
+    frames = zip(source_THWC, target_THWC, soft_THW, strict=True)
+    return np.stack([mix(source, target, soft) for source, target, soft in frames]), soft_THW
+
+
+def get_blend_mask(
+    mask: NDArray[np.generic], draw: SoftMaskDraw | None = None, rng: np.random.Generator | None = None
+) -> Floats:
+    """SBI's call: the soft mask of one (H, W) or (H, W, 1) mask, as (H, W, 1); without `draw` it is drawn from `rng`."""
+    draw = draw or SoftMaskDraw.sample(rng or np.random.default_rng())
+    return soften(mask.reshape(mask.shape[:2]), draw)[..., None]
+
+
+def alpha_blend(
+    source: NDArray[np.generic],
+    target: NDArray[np.generic],
+    mask: NDArray[np.generic],
+    ratio: float = 1.0,
+    draw: SoftMaskDraw | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[NDArray[np.generic], Floats]:
+    """One image blended with a given ratio: (blended (H, W, C) in target's dtype, soft mask · ratio (H, W, 1))."""
+    soft_HW1 = get_blend_mask(mask, draw, rng) * np.float32(ratio)
+    return mix(source, target, soft_HW1[..., 0]), soft_HW1
+
+
+def dynamic_blend(
+    source: NDArray[np.generic],
+    target: NDArray[np.generic],
+    mask: NDArray[np.generic],
+    draw: BlendDraw | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[NDArray[np.generic], Floats]:
+    """One image blended with a drawn ratio: (blended (H, W, C) in target's dtype, soft mask · ratio (H, W, 1))."""
+    draw = draw or BlendDraw.sample(rng or np.random.default_rng())
+    return alpha_blend(source, target, mask, draw.ratio, draw.soft)
