@@ -1,0 +1,130 @@
+"""Consecutive frames of a video as a uint8 clip, and the largest face's way through it.
+
+T frames, H and W pixels, N = 81 landmarks. Frames are RGB, uint8, C-contiguous; points are (x, y) pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.data.faces import (
+    IoUfrom2bboxes,
+    Points,
+    bounds,
+    largest_face,
+    match_box,
+    read_boxes,
+    read_landmarks,
+    reorder_landmark,
+)
+from stf.data.ffpp import Video
+from stf.data.png import decode, read_bytes
+from stf.errors import DataError
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """The face that is largest in a clip's first frame, in pixels of the stored frames."""
+
+    landmarks_TN2: Points  # (T, 81, 2), SBI order
+    box_22: Points  # its box in the FIRST frame, which sets the final crop of the whole clip
+
+
+def read_frame(path: str | Path) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB. Raises DataError, naming the file, for one that is no PNG, truncated, giant or 16-bit."""
+    return decode(path, read_bytes(path))
+
+
+def read_clip(paths: Sequence[str | Path]) -> NDArray[np.uint8]:
+    """(T, H, W, 3) RGB; raises DataError when a frame is unreadable or of another size than the first."""
+    if not paths:
+        raise DataError("a clip of no frames was asked for; the video is empty")
+    first = read_frame(paths[0])
+    clip_THWC = np.empty((len(paths), *first.shape), np.uint8)
+    clip_THWC[0] = first
+    for t, path in enumerate(paths[1:], start=1):
+        frame = read_frame(path)
+        if frame.shape != first.shape:
+            sizes = (
+                f"{frame.shape[1]}x{frame.shape[0]}, the clip's first frame {first.shape[1]}x{first.shape[0]}"
+            )
+            raise DataError(f"{path} is {sizes}; extract the video again at one size")
+        clip_THWC[t] = frame
+    return clip_THWC
+
+
+def spread_evenly(choices: Sequence[int], n: int) -> list[int]:
+    """At most `n` of the choices, first and last among them, evenly spaced, none twice; the middle one for n = 1."""
+    if not choices or n < 1:
+        return []
+    places = [(len(choices) - 1) / 2] if n == 1 else np.linspace(0, len(choices) - 1, n)
+    return [choices[i] for i in sorted({int(np.floor(place + 0.5)) for place in places})]
+
+
+def clip_starts(n_frames_video: int, num_frames: int, n_clips: int) -> list[int]:
+    """Start indices of at most `n_clips` clips spread over a gapless video; empty when it is too short."""
+    return spread_evenly(range(max(0, n_frames_video - num_frames + 1)), n_clips)
+
+
+def possible_starts(video: Video, num_frames: int, allow_strided: bool = False) -> list[int]:
+    """Indices at which `num_frames` consecutive frames with a face begin.
+
+    Consecutive means frame numbers that rise by one (with `allow_strided`, neighbours in the list). The first frame
+    needs landmarks and a box, the others landmarks, so a skipped or faceless frame costs the clips that hold it.
+    """
+    numbers = np.asarray(video.frame_numbers)
+    linked = np.ones(max(0, len(numbers) - 1), bool) if allow_strided else np.diff(numbers) == 1
+    has_face = np.array([path is not None for path in video.landmark_paths], bool)
+    starts, run = [], 0  # run: how many linked frames with a face begin at i, counted from the end
+    for i in range(len(numbers) - 1, -1, -1):
+        follows = i + 1 < len(numbers) and bool(linked[i])
+        run = (run if follows else 0) + 1 if has_face[i] else 0
+        if run >= num_frames and video.box_paths[i] is not None:
+            starts.append(i)
+    return starts[::-1]
+
+
+def video_clip_starts(video: Video, num_frames: int, n_clips: int, allow_strided: bool = False) -> list[int]:
+    """At most `n_clips` of the video's possible starts, evenly spread; empty when it holds no such clip."""
+    return spread_evenly(possible_starts(video, num_frames, allow_strided), n_clips)
+
+
+def read_geometry(video: Video, start: int, num_frames: int) -> FaceTrack:
+    """Follows the largest face of frame `start` through `num_frames` frames by IoU of its landmarks' bounds.
+
+    Raises DataError, naming the file, when a frame lacks landmarks, the first lacks a box, or the face is lost
+    (nothing in the next frame overlaps it).
+    """
+    first_FN2 = _landmarks_of(video, start)
+    face = first_FN2[largest_face(first_FN2)]
+    box_path = video.box_paths[start]
+    if box_path is None:
+        raise DataError(f"{video.frame_paths[start]} has no box in retina/; preprocess {video.name} again")
+    try:
+        box_22 = match_box(face, read_boxes(box_path))
+    except DataError as error:
+        raise DataError(f"{box_path}: {error}") from None
+    track = [face]
+    for t in range(start + 1, start + num_frames):
+        track.append(_follow(track[-1], _landmarks_of(video, t), video, t))
+    return FaceTrack(reorder_landmark(np.stack(track)), box_22)
+
+
+def _landmarks_of(video: Video, index: int) -> Points:
+    path = video.landmark_paths[index]
+    if path is None:
+        raise DataError(f"{video.frame_paths[index]} has no landmarks; preprocess {video.name} again")
+    return read_landmarks(path)
+
+
+def _follow(face_N2: Points, landmarks_FN2: Points, video: Video, index: int) -> Points:
+    overlaps = [IoUfrom2bboxes(bounds(face_N2), bounds(other)) for other in landmarks_FN2]
+    best = int(np.argmax(overlaps))
+    if overlaps[best] <= 0:
+        raise DataError(f"{video.landmark_paths[index]}: the face followed from the frame before is lost")
+    return landmarks_FN2[best]

@@ -1,0 +1,227 @@
+"""Landmarks and boxes: read, match, flip, and the SBI paper's two crops (SPEC sections 3 and 4).
+
+N points (81, or their first 68), F faces, T frames. Points are (x, y) in pixels of the stored frame, float64;
+a box is box_22 = [[x0, y0], [x1, y1]]; a window is (y0, y1, x0, x1), ends exclusive, ready for slicing.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.errors import DataError
+
+Points = NDArray[np.float64]
+Window = tuple[int, int, int, int]
+N_POINTS = 81
+MAX_GEOMETRY_BYTES = 1_000_000
+# The 81-point detector numbers the 13 forehead points irregularly; SBI's order runs along the hairline.
+FOREHEAD_ORDER = (77, 75, 76, 68, 69, 70, 71, 80, 72, 73, 79, 74, 78)
+
+
+def _flip_order() -> NDArray[np.intp]:
+    """For each of the 81 points (SBI order), the index of the point it becomes in a mirrored face."""
+    runs = ((0, 17), (17, 27), (31, 36), (48, 55), (55, 60), (60, 65), (65, 68), (68, 81))
+    order = np.arange(N_POINTS)
+    for start, stop in runs:  # jaw, brows, nostrils, four lip contours, forehead: each mirrors onto itself
+        order[start:stop] = order[start:stop][::-1]
+    order[36:42] = [45, 44, 43, 42, 47, 46]  # the eyes change places, corner to corner
+    order[42:48] = [39, 38, 37, 36, 41, 40]
+    return order
+
+
+FLIP_ORDER = _flip_order()
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    """The array in a small .npy file. Never unpickles; the header must agree with the file's size before it is used."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_GEOMETRY_BYTES:
+            raise DataError(f"{path} has {size} bytes; landmarks and boxes of one frame are far smaller")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[version](stream)
+    except (ValueError, KeyError, SyntaxError) as error:
+        raise DataError(
+            f"{path} is not a .npy file ({type(error).__name__}); preprocess the video again"
+        ) from None
+    if dtype.kind not in "iuf":
+        raise DataError(f"{path} holds {dtype} values (pickled objects are never loaded); numbers are needed")
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data) - stream.tell():
+        raise DataError(f"{path} is truncated or damaged: its size does not fit its shape {shape}")
+    flat = np.frombuffer(data, dtype=dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _finite(path: Path, values: NDArray[Any]) -> Points:
+    if len(values) == 0:
+        raise DataError(f"{path} holds no face; delete it, so that the frame counts as one without a face")
+    points = np.ascontiguousarray(values, dtype=np.float64)
+    if not np.isfinite(points).all():
+        raise DataError(f"{path} holds NaN or infinite coordinates; preprocess the video again")
+    return points
+
+
+def read_landmarks(path: str | Path) -> Points:
+    """(F, 81, 2) landmarks as stored, from a file of (81, 2) or (F, 81, 2); raises DataError naming the file."""
+    values = _read_npy(Path(path))
+    if values.shape == (N_POINTS, 2):
+        values = values[None]
+    if values.ndim != 3 or values.shape[1:] != (N_POINTS, 2):
+        raise DataError(f"{path} has shape {values.shape}; landmarks are (81, 2) or (faces, 81, 2)")
+    return _finite(Path(path), values)
+
+
+def read_boxes(path: str | Path) -> Points:
+    """(F, 2, 2) boxes [[x0, y0], [x1, y1]], from (F, 2, 2), (F, 7, 2) (box and five points) or (F, 4).
+
+    Raises DataError naming the file for another shape, and for a box without area.
+    """
+    values = _read_npy(Path(path))
+    if values.ndim == 2 and values.shape[1] == 4:
+        values = values.reshape(-1, 2, 2)
+    if values.ndim != 3 or values.shape[1:] not in ((2, 2), (7, 2)):
+        raise DataError(
+            f"{path} has shape {values.shape}; boxes are (faces, 2, 2), (faces, 7, 2) or (faces, 4)"
+        )
+    boxes = _finite(Path(path), values[:, :2])
+    if (boxes[:, 1] <= boxes[:, 0]).any():
+        raise DataError(
+            f"{path} holds a box whose right or lower edge does not lie beyond its left or upper one"
+        )
+    return boxes
+
+
+def reorder_landmark(landmark: NDArray[Any]) -> NDArray[Any]:
+    """A copy of (..., 81, 2) with the forehead points 68–80 in SBI's order, along the hairline from left to right."""
+    reordered = np.array(landmark)
+    reordered[..., 68:, :] = landmark[..., FOREHEAD_ORDER, :]
+    return reordered
+
+
+def bounds(landmarks_N2: NDArray[Any]) -> NDArray[np.float64]:
+    """(x0, y0, x1, y1) around the points (last two axes N, 2)."""
+    points = np.asarray(landmarks_N2, dtype=np.float64)
+    return np.concatenate([points.min(-2), points.max(-2)], axis=-1)
+
+
+def IoUfrom2bboxes(boxA: Any, boxB: Any) -> float:
+    """Intersection over union of two (x0, y0, x1, y1) boxes whose end pixels belong to them, as SBI counts it."""
+    width = min(boxA[2], boxB[2]) - max(boxA[0], boxB[0]) + 1
+    height = min(boxA[3], boxB[3]) - max(boxA[1], boxB[1]) + 1
+    shared = max(0, width) * max(0, height)
+    areas = [(b[2] - b[0] + 1) * (b[3] - b[1] + 1) for b in (boxA, boxB)]
+    return float(shared / (areas[0] + areas[1] - shared))
+
+
+def largest_face(landmarks_FN2: Points) -> int:
+    """The index of the face whose landmarks span the largest area; the first of equals."""
+    x0, y0, x1, y1 = bounds(landmarks_FN2).T
+    return int(np.argmax((x1 - x0) * (y1 - y0)))
+
+
+def match_box(landmarks_N2: Points, boxes_F22: Points) -> Points:
+    """The box (2, 2) that overlaps the landmarks most by IoU; raises DataError when none touches them."""
+    face = bounds(landmarks_N2)
+    overlaps = [IoUfrom2bboxes(face, box.ravel()) for box in boxes_F22]
+    best = int(np.argmax(overlaps))
+    if overlaps[best] <= 0:
+        raise DataError(
+            "no face box touches the landmarks; they belong to different faces or different frames"
+        )
+    return boxes_F22[best]
+
+
+def flip_geometry(
+    landmarks: NDArray[Any], box: NDArray[Any], width: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Landmarks (..., 81 or 68, 2) in SBI order and box (2, 2) of the horizontally mirrored image, as copies.
+
+    Pixel x goes to width - 1 - x, which is where `image[:, ::-1]` puts it (SBI writes width - x, one pixel off).
+    """
+    flipped = np.array(landmarks)[..., FLIP_ORDER[: landmarks.shape[-2]], :]
+    flipped[..., 0] = width - 1 - flipped[..., 0]
+    box_22 = np.array(box)
+    box_22[:, 0] = width - 1 - box_22[::-1, 0]
+    return flipped, box_22
+
+
+def _window(bounds_4: Any, margins_4: Any, height: int, width: int) -> Window:
+    """Bounds (x0, y0, x1, y1) grown by margins (left, right, top, bottom), clipped to the image, ends +1."""
+    x0, y0, x1, y1 = (float(v) for v in bounds_4)
+    left, right, top, bottom = (float(v) for v in margins_4)
+    window = (
+        max(0, int(y0 - top)),
+        min(height, int(y1 + bottom) + 1),
+        max(0, int(x0 - left)),
+        min(width, int(x1 + right) + 1),
+    )
+    if window[0] >= window[1] or window[2] >= window[3]:
+        raise DataError(f"the face at {bounds_4} lies outside the {width}x{height} image")
+    return window
+
+
+def first_crop_window(landmarks: NDArray[Any], height: int, width: int) -> Window:
+    """SBI's generous crop around landmarks[:68]: margins w/8, w/8, h/2, h/5, × 4 horizontally and × 2 vertically."""
+    face = bounds(landmarks[:68])
+    w, h = face[2] - face[0], face[3] - face[1]
+    return _window(face, (4 * w / 8, 4 * w / 8, 2 * h / 2, 2 * h / 5), height, width)
+
+
+def final_crop_window(box: NDArray[Any], height: int, width: int, side_factors_4: Any) -> Window:
+    """SBI's tight crop around the box: margins w/4 and h/4, each side × its factor (left, right, top, bottom)."""
+    face = np.asarray(box, dtype=np.float64).ravel()[:4]
+    w, h = face[2] - face[0], face[3] - face[1]
+    margins = np.array([w / 4, w / 4, h / 4, h / 4]) * np.asarray(side_factors_4, dtype=np.float64)
+    return _window(face, margins, height, width)
+
+
+def draw_side_factors(rng: np.random.Generator, train: bool) -> tuple[float, float, float, float]:
+    """The final crop's four factors (left, right, top, bottom): U(.2, .8) each in training, .5 otherwise."""
+    left, right, top, bottom = rng.uniform(0.2, 0.8, size=4).tolist() if train else [0.5] * 4
+    return left, right, top, bottom
+
+
+def crop_face(
+    img: NDArray[Any],
+    landmark: NDArray[Any] | None = None,
+    bbox: NDArray[Any] | None = None,
+    margin: bool = False,
+    crop_by_bbox: bool = True,
+    abs_coord: bool = False,
+    only_img: bool = False,
+    phase: str = "train",
+    rng: np.random.Generator | None = None,
+) -> Any:
+    """SBI's crop_face, same arguments and results, for callers that crop one image.
+
+    `margin` is the first crop's enlargement; without it the sides are drawn (train) or halved. Returns the crop
+    (H, W, 3), landmark and bbox in the crop's pixels, (y0, x0, y1, x1) distances from the face to the crop's edges,
+    and with `abs_coord` the window as four ints. Raises DataError when the geometry to crop by is not given.
+    """
+    geometry = bbox if crop_by_bbox else landmark
+    if geometry is None or phase not in ("train", "val", "test"):
+        raise DataError("crop_face needs a bbox (crop_by_bbox) or a landmark, and phase train, val or test")
+    face = np.asarray(bbox, dtype=np.float64)[:2].ravel() if crop_by_bbox else bounds(geometry[:68])
+    w, h = face[2] - face[0], face[3] - face[1]
+    shares = (1 / 4, 1 / 4, 1 / 4, 1 / 4) if crop_by_bbox else (1 / 8, 1 / 8, 1 / 2, 1 / 5)
+    drawn = None if margin else draw_side_factors(rng or np.random.default_rng(), phase == "train")
+    factors = drawn or (4, 4, 2, 2)
+    margins = np.array([w, w, h, h]) * shares * factors
+    y0, y1, x0, x1 = window = _window(face, margins, *img.shape[:2])
+    crop = img[y0:y1, x0:x1]
+    if only_img:
+        return crop
+    moved = [None if g is None else np.asarray(g, dtype=np.float64) - (x0, y0) for g in (landmark, bbox)]
+    edges = (face[1] - y0, face[0] - x0, y1 - face[3], x1 - face[2])
+    return (crop, *moved, edges, *window) if abs_coord else (crop, *moved, edges)

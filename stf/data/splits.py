@@ -1,0 +1,44 @@
+"""Split files of FaceForensics++: JSON lists of identity pairs, read as text from strangers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from stf.errors import DataError
+
+MAX_SPLIT_BYTES = 10_000_000
+ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id can never leave its folder
+
+
+def read_split(path: Path) -> list[tuple[str, str]]:
+    """The identity pairs of one split file; raises DataError for anything that is not a list of pairs of plain ids."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_SPLIT_BYTES:
+            raise DataError(f"{path} has {size} bytes; a split file lists pairs of ids and is far smaller")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist; data.root must be the folder that holds FaceForensics++/"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not valid JSON ({str(error)[:120]}); restore it from the FF++ release"
+        ) from None
+    if not isinstance(values, list) or not values:
+        raise DataError(f'{path} must hold a non-empty list of id pairs such as [["000", "003"]]')
+    return [_checked_pair(path, i, pair) for i, pair in enumerate(values)]
+
+
+def _checked_pair(path: Path, index: int, pair: object) -> tuple[str, str]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise DataError(f"{path}, entry {index}: {str(pair)[:60]!r} is not a pair of ids")
+    for value in pair:
+        if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
+            hint = "an id is text of letters, digits and '-', at most 64 of them"
+            raise DataError(f"{path}, entry {index}: {str(value)[:60]!r} is not a video id; {hint}")
+    return pair[0], pair[1]

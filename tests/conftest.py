@@ -1,0 +1,131 @@
+"""Fixtures that several test folders share: a tiny tree in the FF++ layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stf.config import METHODS
+from stf.data.faces import FOREHEAD_ORDER
+from stf.data.ffpp import frame_name, split_file, video_folder
+
+TINY_SPLITS = {"train": [["000", "001"], ["002", "003"]], "val": [["004", "005"]], "test": [["006", "007"]]}
+
+
+def unit_face() -> np.ndarray:
+    """(81, 2) landmarks of a face that fills [-1, 1]², in the order of the stored files (forehead not reordered)."""
+    jaw = np.linspace(np.pi * 1.05, -np.pi * 0.05, 17)
+    parts = [np.stack([np.cos(jaw), np.sin(jaw)], 1) * (1, 1)]
+    for sign in (-1, 1):  # brows
+        parts.append(np.stack([sign * 0.45 + np.linspace(-0.25, 0.25, 5), np.full(5, -0.4)], 1))
+    parts.append(np.stack([np.zeros(4), np.linspace(-0.3, 0.1, 4)], 1))  # nose bridge
+    parts.append(np.stack([np.linspace(-0.15, 0.15, 5), np.full(5, 0.18)], 1))  # nostrils
+    for sign in (-1, 1):  # eyes, clockwise from the left corner
+        eye = np.array([np.pi, 1.3 * np.pi, 1.7 * np.pi, 0, 0.3 * np.pi, 0.7 * np.pi])
+        parts.append(np.stack([sign * 0.45 + 0.15 * np.cos(eye), -0.2 + 0.06 * np.sin(eye)], 1))
+    for width, n_top, n_low in ((0.3, 7, 5), (0.2, 5, 3)):  # lips, outer and inner
+        top = np.linspace(np.pi, 2 * np.pi, n_top)
+        low = np.linspace(0, np.pi, n_low + 2)[1:-1]
+        lips = np.concatenate([top, low])
+        parts.append(np.stack([width * np.cos(lips), 0.5 + 0.4 * width * np.sin(lips)], 1))
+    hairline = np.linspace(np.pi * 0.95, np.pi * 0.05, 13)
+    forehead = np.empty((13, 2))
+    forehead[np.array(FOREHEAD_ORDER) - 68] = np.stack([np.cos(hairline), -np.sin(hairline)], 1)
+    return np.concatenate([*parts, forehead])
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    coarse = rng.uniform(40, 215, (max(2, height // 12), max(2, width // 12), 3)).astype(np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_video(
+    root: Path,
+    video_id: str,
+    *,
+    method: str | None = None,
+    quality: str = "c23",
+    n_frames: int = 12,
+    size: tuple[int, int] = (120, 144),
+    seed: int = 0,
+) -> None:
+    """One video: a textured ellipse of about 52x64 px that moves smoothly over a textured, noisy background."""
+    height, width = size
+    rng = np.random.default_rng([seed, *video_id.encode(), *(method or "").encode()])
+    background, skin = _texture(rng, height, width), _texture(rng, height, width)
+    folders = {
+        kind: video_folder(root, method, quality, kind, video_id)
+        for kind in ("frames", "landmarks", "retina")
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    for t in range(n_frames):
+        centre = np.array([width / 2, height * 0.55]) + (4, 2) * np.sin(0.35 * t + phase)
+        shift = np.float32([[1, 0, 4 * np.sin(0.35 * t + phase[0])], [0, 1, 2 * np.sin(0.35 * t + phase[1])]])
+        moved = cv2.warpAffine(skin, shift, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+        mask = np.zeros((height, width), np.float32)
+        fixed = tuple(int(round(16 * v)) for v in centre)
+        cv2.ellipse(mask, fixed, (26 * 16, 32 * 16), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4)
+        frame = background + mask[..., None] * (moved - background) + rng.normal(0, 2, background.shape)
+        cv2.imwrite(str(folders["frames"] / frame_name(t, "frames")), np.clip(frame, 0, 255).astype(np.uint8))
+        landmarks = centre + unit_face() * (26, 32)
+        corners = np.array([centre - (26, 32), centre + (26, 32)])
+        np.save(folders["landmarks"] / frame_name(t, "landmarks"), np.round(landmarks)[None].astype(np.int64))
+        np.save(folders["retina"] / frame_name(t, "retina"), np.concatenate([corners, landmarks[:5]])[None])
+
+
+def write_tree(
+    root: Path,
+    *,
+    splits: dict[str, list[list[str]]] | None = None,
+    qualities: tuple[str, ...] = ("c23",),
+    methods: tuple[str, ...] = METHODS,
+    fake_splits: tuple[str, ...] = ("test",),
+    n_frames: int = 12,
+    size: tuple[int, int] = (120, 144),
+) -> Path:
+    """A whole small tree under `root`; reals in every split, both directions of each pair as fakes in `fake_splits`."""
+    splits = splits or TINY_SPLITS
+    for split, pairs in splits.items():
+        split_file(root, split).parent.mkdir(parents=True, exist_ok=True)
+        split_file(root, split).write_text(json.dumps(pairs))
+        for quality in qualities:
+            for video_id in sorted({i for pair in pairs for i in pair}):
+                write_video(root, video_id, quality=quality, n_frames=n_frames, size=size)
+            for method in methods if split in fake_splits else ():
+                for a, b in pairs:
+                    for video_id in (f"{a}_{b}", f"{b}_{a}"):
+                        write_video(
+                            root, video_id, method=method, quality=quality, n_frames=n_frames, size=size
+                        )
+    return root
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[..., Path]:
+    """`make_tree(n_frames=…, size=(h, w), …)` writes a tree of one's own under tmp_path/data and returns its root."""
+    return lambda **options: write_tree(tmp_path / "data", **options)
+
+
+@pytest.fixture
+def tiny_tree(make_tree: Callable[..., Path]) -> Path:
+    """The root of a fresh small tree, free to be damaged: 8 real videos, 8 fakes, 12 frames of 144x120, quality c23."""
+    return make_tree()
+
+
+@pytest.fixture
+def write_one_video() -> Callable[..., None]:
+    """`write_one_video(root, id, method=…, quality=…, n_frames=…)`: adds one video to a tree."""
+    return write_video
+
+
+@pytest.fixture(scope="session")
+def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tree as `tiny_tree` for the whole session; read it, never write to it."""
+    return write_tree(tmp_path_factory.mktemp("shared") / "data")
