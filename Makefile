@@ -1,0 +1,69 @@
+# Every target installs what it needs into .venv first; python3 (>= 3.11), pip, git, make and gcc are enough.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+PORT ?= 5000
+UV_VERSION := 0.13.9
+
+VENV := $(CURDIR)/.venv
+INSTALLED := .venv/.installed
+# Stages run `python`: it must be the one in .venv, whatever the caller's shell has first.
+export PATH := $(VENV)/bin:$(PATH)
+export NO_ALBUMENTATIONS_UPDATE := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+
+.PHONY: help install repro test lint check ui baseline deps lock
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; try make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv .venv
+	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet uv==$(UV_VERSION)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock -e .
+	@touch $@
+
+install: $(INSTALLED) ## set up .venv from requirements.lock (the other targets do it when needed)
+
+repro: $(INSTALLED) ## the main job: data, training, evaluation; only what changed runs again
+	dvc repro
+
+test: $(INSTALLED) ## all tests that this machine can run
+	pytest
+
+lint: $(INSTALLED) ## format, lint, types, and who may import whom
+	ruff format --check .
+	ruff check .
+	basedpyright
+	lint-imports
+	python scripts/dvc_deps.py
+
+check: lint test ## lint and test
+
+ui: $(INSTALLED) ## compare the runs in a browser; PORT=5000
+	@python -c 'from stf.tracking.store import open_store; open_store()'
+	@echo
+	@echo "  open http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"
+	@echo
+	mlflow ui --backend-store-uri "sqlite:///mlruns/mlflow.db" --workers 1 --port $(PORT)
+
+# In a temporary copy, so that params.yaml, weights/ and metrics/ of phase A stay as they are. Uncommitted changes
+# of tracked files take part; files unknown to both git and DVC do not. Where nothing changed since the last time,
+# its results come from DVC's cache without training. The MLflow run lands in the same store.
+baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in the same store
+	@dvc exp remove --quiet v73-baseline 2>/dev/null || true
+	@export GIT_AUTHOR_NAME="$${GIT_AUTHOR_NAME:-$$(git config user.name || echo stf-mamba)}"; \
+	export GIT_AUTHOR_EMAIL="$${GIT_AUTHOR_EMAIL:-$$(git config user.email || echo stf-mamba@localhost)}"; \
+	export GIT_COMMITTER_NAME="$$GIT_AUTHOR_NAME" GIT_COMMITTER_EMAIL="$$GIT_AUTHOR_EMAIL"; \
+	dvc exp run --temp --name v73-baseline \
+	  -S phase_a.use_contrastive_hll=false -S phase_a.use_compression_aug=false \
+	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
+
+deps: $(INSTALLED) ## write the stages' import closures into dvc.yaml
+	python scripts/dvc_deps.py --write
+
+lock: $(INSTALLED) ## resolve pyproject.toml into requirements.lock
+	uv pip compile pyproject.toml --extra dev --universal --no-emit-index-url --generate-hashes -o requirements.lock
