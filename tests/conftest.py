@@ -18,7 +18,7 @@ TINY_SPLITS = {"train": [["000", "001"], ["002", "003"]], "val": [["004", "005"]
 
 
 def unit_face() -> np.ndarray:
-    """(81, 2) landmarks of a face that fills [-1, 1]², in the order of the stored files (forehead not reordered)."""
+    """(81, 2) landmarks of a face that fills [-1, 1]², forehead in the order of the stored files."""
     jaw = np.linspace(np.pi * 1.05, -np.pi * 0.05, 17)
     parts = [np.stack([np.cos(jaw), np.sin(jaw)], 1) * (1, 1)]
     for sign in (-1, 1):  # brows
@@ -54,7 +54,7 @@ def write_video(
     size: tuple[int, int] = (120, 144),
     seed: int = 0,
 ) -> None:
-    """One video: a textured ellipse of about 52x64 px that moves smoothly over a textured, noisy background."""
+    """One video: a textured ellipse of 52x64 px that moves smoothly over a textured, noisy background."""
     height, width = size
     rng = np.random.default_rng([seed, *video_id.encode(), *(method or "").encode()])
     background, skin = _texture(rng, height, width), _texture(rng, height, width)
@@ -70,12 +70,12 @@ def write_video(
         shift = np.float32([[1, 0, 4 * np.sin(0.35 * t + phase[0])], [0, 1, 2 * np.sin(0.35 * t + phase[1])]])
         moved = cv2.warpAffine(skin, shift, (width, height), borderMode=cv2.BORDER_REFLECT_101)
         mask = np.zeros((height, width), np.float32)
-        fixed = tuple(int(round(16 * v)) for v in centre)
+        fixed = tuple(round(16 * v) for v in centre)
         cv2.ellipse(mask, fixed, (26 * 16, 32 * 16), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4)
         frame = background + mask[..., None] * (moved - background) + rng.normal(0, 2, background.shape)
         cv2.imwrite(str(folders["frames"] / frame_name(t, "frames")), np.clip(frame, 0, 255).astype(np.uint8))
         landmarks = centre + unit_face() * (26, 32)
-        corners = np.array([centre - (26, 32), centre + (26, 32)])
+        corners = centre + np.array([[-26, -32], [26, 32]])
         np.save(folders["landmarks"] / frame_name(t, "landmarks"), np.round(landmarks)[None].astype(np.int64))
         np.save(folders["retina"] / frame_name(t, "retina"), np.concatenate([corners, landmarks[:5]])[None])
 
@@ -90,7 +90,7 @@ def write_tree(
     n_frames: int = 12,
     size: tuple[int, int] = (120, 144),
 ) -> Path:
-    """A whole small tree under `root`; reals in every split, both directions of each pair as fakes in `fake_splits`."""
+    """A small tree under `root`: reals in every split, both directions of each pair in `fake_splits`."""
     splits = splits or TINY_SPLITS
     for split, pairs in splits.items():
         split_file(root, split).parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +109,13 @@ def write_tree(
 
 @pytest.fixture
 def make_tree(tmp_path: Path) -> Callable[..., Path]:
-    """`make_tree(n_frames=…, size=(h, w), …)` writes a tree of one's own under tmp_path/data and returns its root."""
+    """`make_tree(n_frames=…, size=(h, w), …)` writes a tree under tmp_path/data and returns its root."""
     return lambda **options: write_tree(tmp_path / "data", **options)
 
 
 @pytest.fixture
 def tiny_tree(make_tree: Callable[..., Path]) -> Path:
-    """The root of a fresh small tree, free to be damaged: 8 real videos, 8 fakes, 12 frames of 144x120, quality c23."""
+    """A fresh small tree, free to be damaged: 8 real videos, 8 fakes, 12 frames of 144x120, c23."""
     return make_tree()
 
 

@@ -36,7 +36,7 @@ class FaceTrack:
 
 
 def read_frame(path: str | Path) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB. Raises DataError, naming the file, for one that is no PNG, truncated, giant or 16-bit."""
+    """(H, W, 3) RGB; raises DataError naming a file that is no PNG, truncated, giant or 16-bit."""
     return decode(path, read_bytes(path))
 
 
@@ -59,7 +59,7 @@ def read_clip(paths: Sequence[str | Path]) -> NDArray[np.uint8]:
 
 
 def spread_evenly(choices: Sequence[int], n: int) -> list[int]:
-    """At most `n` of the choices, first and last among them, evenly spaced, none twice; the middle one for n = 1."""
+    """At most `n` of the choices, evenly from first to last, none twice; the middle one for n = 1."""
     if not choices or n < 1:
         return []
     places = [(len(choices) - 1) / 2] if n == 1 else np.linspace(0, len(choices) - 1, n)
@@ -74,8 +74,9 @@ def clip_starts(n_frames_video: int, num_frames: int, n_clips: int) -> list[int]
 def possible_starts(video: Video, num_frames: int, allow_strided: bool = False) -> list[int]:
     """Indices at which `num_frames` consecutive frames with a face begin.
 
-    Consecutive means frame numbers that rise by one (with `allow_strided`, neighbours in the list). The first frame
-    needs landmarks and a box, the others landmarks, so a skipped or faceless frame costs the clips that hold it.
+    Consecutive means frame numbers that rise by one (with `allow_strided`, neighbours in the list). The
+    first frame needs landmarks and a box, the others landmarks, so a skipped or faceless frame costs the
+    clips that hold it.
     """
     numbers = np.asarray(video.frame_numbers)
     linked = np.ones(max(0, len(numbers) - 1), bool) if allow_strided else np.diff(numbers) == 1
@@ -97,8 +98,8 @@ def video_clip_starts(video: Video, num_frames: int, n_clips: int, allow_strided
 def read_geometry(video: Video, start: int, num_frames: int) -> FaceTrack:
     """Follows the largest face of frame `start` through `num_frames` frames by IoU of its landmarks' bounds.
 
-    Raises DataError, naming the file, when a frame lacks landmarks, the first lacks a box, or the face is lost
-    (nothing in the next frame overlaps it).
+    Raises DataError, naming the file, when a frame lacks landmarks, the first lacks a box, or the face is
+    lost (nothing in the next frame overlaps it).
     """
     first_FN2 = _landmarks_of(video, start)
     face = first_FN2[largest_face(first_FN2)]

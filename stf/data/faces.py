@@ -38,7 +38,7 @@ FLIP_ORDER = _flip_order()
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    """The array in a small .npy file. Never unpickles; the header must agree with the file's size before it is used."""
+    """The array in a small .npy file; never unpickles, and the header must agree with the file's size."""
     try:
         size = path.stat().st_size
         if size > MAX_GEOMETRY_BYTES:
@@ -73,7 +73,7 @@ def _finite(path: Path, values: NDArray[Any]) -> Points:
 
 
 def read_landmarks(path: str | Path) -> Points:
-    """(F, 81, 2) landmarks as stored, from a file of (81, 2) or (F, 81, 2); raises DataError naming the file."""
+    """(F, 81, 2) landmarks as stored, from (81, 2) or (F, 81, 2); raises DataError naming the file."""
     values = _read_npy(Path(path))
     if values.shape == (N_POINTS, 2):
         values = values[None]
@@ -103,7 +103,7 @@ def read_boxes(path: str | Path) -> Points:
 
 
 def reorder_landmark(landmark: NDArray[Any]) -> NDArray[Any]:
-    """A copy of (..., 81, 2) with the forehead points 68–80 in SBI's order, along the hairline from left to right."""
+    """A copy of (..., 81, 2) with the forehead points 68–80 in SBI's order, along the hairline."""
     reordered = np.array(landmark)
     reordered[..., 68:, :] = landmark[..., FOREHEAD_ORDER, :]
     return reordered
@@ -116,7 +116,7 @@ def bounds(landmarks_N2: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def IoUfrom2bboxes(boxA: Any, boxB: Any) -> float:
-    """Intersection over union of two (x0, y0, x1, y1) boxes whose end pixels belong to them, as SBI counts it."""
+    """Intersection over union of two (x0, y0, x1, y1) boxes; end pixels belong to them, as SBI counts."""
     width = min(boxA[2], boxB[2]) - max(boxA[0], boxB[0]) + 1
     height = min(boxA[3], boxB[3]) - max(boxA[1], boxB[1]) + 1
     shared = max(0, width) * max(0, height)
@@ -147,7 +147,7 @@ def flip_geometry(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Landmarks (..., 81 or 68, 2) in SBI order and box (2, 2) of the horizontally mirrored image, as copies.
 
-    Pixel x goes to width - 1 - x, which is where `image[:, ::-1]` puts it (SBI writes width - x, one pixel off).
+    Pixel x goes to width - 1 - x, where `image[:, ::-1]` puts it (SBI writes width - x, one pixel off).
     """
     flipped = np.array(landmarks)[..., FLIP_ORDER[: landmarks.shape[-2]], :]
     flipped[..., 0] = width - 1 - flipped[..., 0]
@@ -172,14 +172,14 @@ def _window(bounds_4: Any, margins_4: Any, height: int, width: int) -> Window:
 
 
 def first_crop_window(landmarks: NDArray[Any], height: int, width: int) -> Window:
-    """SBI's generous crop around landmarks[:68]: margins w/8, w/8, h/2, h/5, × 4 horizontally and × 2 vertically."""
+    """SBI's generous crop around landmarks[:68]: margins w/8, w/8 (× 4), h/2 above and h/5 below (× 2)."""
     face = bounds(landmarks[:68])
     w, h = face[2] - face[0], face[3] - face[1]
     return _window(face, (4 * w / 8, 4 * w / 8, 2 * h / 2, 2 * h / 5), height, width)
 
 
 def final_crop_window(box: NDArray[Any], height: int, width: int, side_factors_4: Any) -> Window:
-    """SBI's tight crop around the box: margins w/4 and h/4, each side × its factor (left, right, top, bottom)."""
+    """SBI's tight crop around the box: margins w/4 and h/4, × the factors (left, right, top, bottom)."""
     face = np.asarray(box, dtype=np.float64).ravel()[:4]
     w, h = face[2] - face[0], face[3] - face[1]
     margins = np.array([w / 4, w / 4, h / 4, h / 4]) * np.asarray(side_factors_4, dtype=np.float64)
@@ -192,7 +192,7 @@ def draw_side_factors(rng: np.random.Generator, train: bool) -> tuple[float, flo
     return left, right, top, bottom
 
 
-def crop_face(
+def crop_face(  # noqa: PLR0913 - SBI's public signature
     img: NDArray[Any],
     landmark: NDArray[Any] | None = None,
     bbox: NDArray[Any] | None = None,
@@ -205,9 +205,10 @@ def crop_face(
 ) -> Any:
     """SBI's crop_face, same arguments and results, for callers that crop one image.
 
-    `margin` is the first crop's enlargement; without it the sides are drawn (train) or halved. Returns the crop
-    (H, W, 3), landmark and bbox in the crop's pixels, (y0, x0, y1, x1) distances from the face to the crop's edges,
-    and with `abs_coord` the window as four ints. Raises DataError when the geometry to crop by is not given.
+    `margin` is the first crop's enlargement; without it the sides are drawn (train) or halved. Returns the
+    crop (H, W, 3), landmark and bbox in the crop's pixels, (y0, x0, y1, x1) distances from the face to the
+    crop's edges, and with `abs_coord` the window as four ints. Raises DataError when the geometry to crop by
+    is not given.
     """
     geometry = bbox if crop_by_bbox else landmark
     if geometry is None or phase not in ("train", "val", "test"):

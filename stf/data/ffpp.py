@@ -1,4 +1,4 @@
-"""The FaceForensics++ tree on disk: splits, qualities, methods, videos. Nothing else knows a path (SPEC section 3).
+"""The FaceForensics++ tree on disk: splits, qualities, methods, videos. Nothing else knows a path.
 
 {root}/FaceForensics++/{train,val,test}.json                               pairs of ids
 {root}/FaceForensics++/original_sequences/youtube/{quality}/{kind}/{id}/{NNN}.{png,npy}
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,35 +18,12 @@ import numpy as np
 from stf.config import METHODS, QUALITIES, SAMPLE_ROOT
 from stf.data.fingerprint import fingerprint_of_folder
 from stf.data.splits import ID_PATTERN, read_split
+from stf.data.video import Video, folders_in, frame_fields, numbered_files
 from stf.errors import DataError
 
 SPLITS = ("train", "val", "test")
 KINDS = ("frames", "landmarks", "retina")
 SUFFIXES = {"frames": ".png", "landmarks": ".npy", "retina": ".npy"}
-_NUMBER = re.compile(r"[0-9]{1,9}")
-
-
-@dataclass(frozen=True)
-class Video:
-    """One video of the tree; the three path tuples run over its frames, sorted by frame number."""
-
-    video_id: str
-    label: int  # 0 real, 1 fake
-    method: str | None  # None for a real video
-    quality: str
-    split: str
-    target_id: str  # a real video is its own target
-    source_id: str | None
-    frame_paths: tuple[Path, ...] = field(repr=False)
-    frame_numbers: tuple[int, ...] = field(repr=False)
-    landmark_paths: tuple[Path | None, ...] = field(repr=False)
-    box_paths: tuple[Path | None, ...] = field(repr=False)
-    borrowed_geometry: bool = False  # a fake that uses its target's landmarks or boxes
-
-    @property
-    def name(self) -> str:
-        """'test/Deepfakes/c23/000_003': how messages and tables call this video."""
-        return f"{self.split}/{self.method or 'real'}/{self.quality}/{self.video_id}"
 
 
 def tree_folder(root: str | Path) -> Path:
@@ -85,25 +60,6 @@ def split_fake_id(video_id: str) -> tuple[str, str] | None:
     return parts[0], parts[1]
 
 
-def _numbered_files(folder: Path, kind: str) -> dict[int, Path]:
-    """{frame number: path} of a video's files of one kind, in order; a missing folder is empty."""
-    suffix = SUFFIXES[kind]
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    stems = (name.removesuffix(suffix) for name in sorted(names) if name.endswith(suffix))
-    numbered = {int(stem): folder / f"{stem}{suffix}" for stem in stems if _NUMBER.fullmatch(stem)}
-    return dict(sorted(numbered.items()))
-
-
-def _folders_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 class FFPPTree:
     """An index of one FaceForensics++ tree. Looks at names only; opens no frame and no landmark file."""
 
@@ -117,7 +73,7 @@ class FFPPTree:
 
     @cached_property
     def splits(self) -> dict[str, list[tuple[str, str]]]:
-        """{'train': [('000', '003'), …], 'val': …, 'test': …}; raises DataError for a missing or hostile file."""
+        """{'train': [('000', '003'), …], …}; raises DataError for a missing or hostile file."""
         return {split: read_split(split_file(self.root, split)) for split in SPLITS}
 
     def ids(self, split: str) -> list[str]:
@@ -135,7 +91,7 @@ class FFPPTree:
         return {split: set(self.ids(split)) for split in SPLITS}
 
     def overlap(self) -> dict[str, tuple[str, ...]]:
-        """{identity: its splits} for every identity that stands in more than one split; empty when all is well."""
+        """{identity: its splits} for every identity in more than one split; empty when all is well."""
         found = {}
         for identity in sorted(set().union(*self._id_sets.values())):
             splits = tuple(split for split in SPLITS if identity in self._id_sets[split])
@@ -158,16 +114,16 @@ class FFPPTree:
 
     def video_ids(self, method: str | None, quality: str) -> list[str]:
         """Every video folder on disk, whether a split lists it or not."""
-        return _folders_in(_group_folder(self.root, method) / quality / "frames")
+        return folders_in(_group_folder(self.root, method) / quality / "frames")
 
     def real_videos(self, split: str, quality: str) -> list[Video]:
-        """The split's real videos that are on disk, by id; raises DataError when the quality is not there at all."""
+        """The split's real videos on disk, by id; raises DataError when the quality is not there at all."""
         self._require_quality(None, quality)
         wanted = set(self.ids(split))
         return [self._real(i, split, quality) for i in self.video_ids(None, quality) if i in wanted]
 
     def fake_videos(self, split: str, method: str, quality: str) -> list[Video]:
-        """The fakes of one method whose target belongs to the split; raises DataError when the quality is missing."""
+        """The fakes of one method whose target is in the split; raises DataError without the quality."""
         self._require_quality(method, quality)
         wanted, videos = set(self.ids(split)), []
         for video_id in self.video_ids(method, quality):
@@ -188,7 +144,8 @@ class FFPPTree:
 
     def _files(self, method: str | None, quality: str, video_id: str) -> list[dict[int, Path]]:
         return [
-            _numbered_files(video_folder(self.root, method, quality, kind, video_id), kind) for kind in KINDS
+            numbered_files(video_folder(self.root, method, quality, kind, video_id), SUFFIXES[kind])
+            for kind in KINDS
         ]
 
     def _real(self, video_id: str, split: str, quality: str) -> Video:
@@ -201,7 +158,7 @@ class FFPPTree:
             split,
             video_id,
             None,
-            **_paths(frames, landmarks, boxes),
+            **frame_fields(frames, landmarks, boxes),
             borrowed_geometry=False,
         )
 
@@ -212,24 +169,15 @@ class FFPPTree:
         if borrowed:
             _, target_landmarks, target_boxes = self._files(None, quality, target_id)
             landmarks, boxes = landmarks or target_landmarks, boxes or target_boxes
-        paths = _paths(frames, landmarks, boxes)
+        paths = frame_fields(frames, landmarks, boxes)
         borrowed = borrowed and any(p is not None for p in paths["landmark_paths"] + paths["box_paths"])
         return Video(
             video_id, 1, method, quality, split, target_id, source_id, **paths, borrowed_geometry=borrowed
         )
 
     def fingerprint(self, with_mtimes: bool) -> str:
-        """SHA-256 (hex) over the tree's file names and sizes, and their modification times when asked; reads no file."""
+        """SHA-256 (hex) over the tree's file names and sizes, and mtimes when asked; reads no file."""
         return fingerprint_of_folder(tree_folder(self.root), with_mtimes)
-
-
-def _paths(frames: dict[int, Path], landmarks: dict[int, Path], boxes: dict[int, Path]) -> dict[str, tuple]:
-    return {
-        "frame_paths": tuple(frames.values()),
-        "frame_numbers": tuple(frames),
-        "landmark_paths": tuple(landmarks.get(number) for number in frames),
-        "box_paths": tuple(boxes.get(number) for number in frames),
-    }
 
 
 def is_sample(root: str | Path) -> bool:
@@ -238,12 +186,12 @@ def is_sample(root: str | Path) -> bool:
 
 
 def fingerprint_of(root: str | Path) -> str:
-    """The fingerprint verify_data writes: without mtimes for the sample (equal in every clone), with them elsewhere."""
+    """What verify_data writes: without mtimes for the sample (equal in every clone), with them elsewhere."""
     return FFPPTree(root).fingerprint(with_mtimes=not is_sample(root))
 
 
 def require_fingerprint(root: str | Path, data_json: str | Path) -> str:
-    """The fingerprint of the data under `root`, if it is still the one verify_data checked and wrote to `data_json`.
+    """The fingerprint of the data under `root`, if it is the one verify_data wrote to `data_json`.
 
     Raises DataError, with the command that mends it, when the data changed since or was never verified.
     """
@@ -265,8 +213,8 @@ def init_ff(
 ) -> tuple[list[str], list[int]]:
     """SBI's index of real training material: (paths, labels), every label 0.
 
-    level 'video' gives the frame folders, 'frame' at most `n_frames` frames spread over each video. Takes raw where
-    it is on disk, as SBI does, else the best quality there is. Raises DataError for an unknown level or no video.
+    level 'video' gives the frame folders, 'frame' at most `n_frames` frames spread over each video. Takes raw
+    where it is on disk, as SBI does, else the best quality there is. Raises DataError for an unknown level.
     """
     tree = FFPPTree(data_root)
     if level not in ("frame", "video"):

@@ -59,7 +59,7 @@ def read_header(path: str | Path) -> PngHeader:
 
 
 def check_chunks(path: str | Path, data: bytes) -> PngHeader:
-    """Walks the chunks of a whole PNG file and checks each one's CRC; raises DataError when one does not hold."""
+    """Walks the chunks of a whole PNG file and checks each CRC; raises DataError when one does not hold."""
     header = _parse_header(Path(path), data)
     position, name = len(SIGNATURE), b""
     while name != b"IEND":
@@ -77,7 +77,7 @@ def check_chunks(path: str | Path, data: bytes) -> PngHeader:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes; raises DataError when it cannot be read, or is far larger than its pixels could be."""
+    """The file's bytes; raises DataError when it cannot be read or is larger than any frame."""
     limit = MAX_PIXELS * 4
     try:
         with open(path, "rb") as stream:
@@ -90,7 +90,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of a PNG whose chunks hold; grey and palette become RGB, transparency is dropped."""
+    """uint8 (H, W, 3) RGB of a PNG whose chunks hold; grey and palette become RGB, alpha is dropped."""
     header = check_chunks(path, data)
     try:
         image_bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -98,4 +98,4 @@ def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
         image_bgr = None
     if image_bgr is None or image_bgr.shape[:2] != (header.height, header.width):
         raise DataError(f"{path} cannot be decoded; extract the frame again")
-    return cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)

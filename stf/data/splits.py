@@ -13,7 +13,7 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id ca
 
 
 def read_split(path: Path) -> list[tuple[str, str]]:
-    """The identity pairs of one split file; raises DataError for anything that is not a list of pairs of plain ids."""
+    """The identity pairs of one split file; raises DataError for anything but a list of pairs of ids."""
     try:
         size = path.stat().st_size
         if size > MAX_SPLIT_BYTES:

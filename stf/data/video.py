@@ -1,0 +1,64 @@
+"""One video as lists of numbered files, and how such files are found in a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NUMBER_PATTERN = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of the tree; the three path tuples run over its frames, sorted by frame number."""
+
+    video_id: str
+    label: int  # 0 real, 1 fake
+    method: str | None  # None for a real video
+    quality: str
+    split: str
+    target_id: str  # a real video is its own target
+    source_id: str | None
+    frame_paths: tuple[Path, ...] = field(repr=False)
+    frame_numbers: tuple[int, ...] = field(repr=False)
+    landmark_paths: tuple[Path | None, ...] = field(repr=False)
+    box_paths: tuple[Path | None, ...] = field(repr=False)
+    borrowed_geometry: bool = False  # a fake that uses its target's landmarks or boxes
+
+    @property
+    def name(self) -> str:
+        """'test/Deepfakes/c23/000_003': how messages and tables call this video."""
+        return f"{self.split}/{self.method or 'real'}/{self.quality}/{self.video_id}"
+
+
+def numbered_files(folder: Path, suffix: str) -> dict[int, Path]:
+    """{frame number: path} of a video's files of one kind, in order; a missing folder is empty."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    stems = (name.removesuffix(suffix) for name in sorted(names) if name.endswith(suffix))
+    numbered = {int(stem): folder / f"{stem}{suffix}" for stem in stems if NUMBER_PATTERN.fullmatch(stem)}
+    return dict(sorted(numbered.items()))
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted; none when it does not exist."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def frame_fields(
+    frames: dict[int, Path], landmarks: dict[int, Path], boxes: dict[int, Path]
+) -> dict[str, tuple]:
+    """The four fields of Video that run over its frames, from {frame number: path} per kind of file."""
+    return {
+        "frame_paths": tuple(frames.values()),
+        "frame_numbers": tuple(frames),
+        "landmark_paths": tuple(landmarks.get(number) for number in frames),
+        "box_paths": tuple(boxes.get(number) for number in frames),
+    }
