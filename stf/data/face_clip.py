@@ -1,0 +1,68 @@
+"""From a video on disk to the frames around one face, by the SBI paper's two crops (SPEC section 4).
+
+T frames, H, W pixels, C = 3 RGB channels, N = 81 landmarks, S = img_size. Points are (x, y); a window is (y0, y1, x0, x1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.data.clips import read_frame, read_geometry
+from stf.data.faces import Points, Window, first_crop_window, flip_geometry
+from stf.data.ffpp import Video
+from stf.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class FaceClip:
+    """T frames cut by the first crop of the first frame, with the face's geometry in the crop's pixels."""
+
+    frames_THWC: NDArray[np.uint8]
+    landmarks_TN2: Points
+    box_22: Points  # of the first frame: it sets the final crop
+
+
+def read_face_clip(video: Video, start: int, num_frames: int, flip: bool = False) -> FaceClip:
+    """Reads `num_frames` frames from list index `start`, mirrors them if `flip`, and makes the first crop.
+
+    Each frame is cut as soon as it is decoded, so full frames never pile up. Raises DataError naming the file.
+    """
+    paths = video.frame_paths[start : start + num_frames]
+    track = read_geometry(video, start, num_frames)
+    frame = read_frame(paths[0])
+    height, width = frame.shape[:2]
+    landmarks_TN2, box_22 = track.landmarks_TN2, track.box_22
+    if flip:
+        landmarks_TN2, box_22 = flip_geometry(landmarks_TN2, box_22, width)
+    try:
+        y0, y1, x0, x1 = first_crop_window(landmarks_TN2[0], height, width)
+    except DataError as error:
+        raise DataError(f"{paths[0]}: {error}; preprocess {video.name} again") from None
+    frames_THWC = np.empty((num_frames, y1 - y0, x1 - x0, 3), np.uint8)
+    for t, path in enumerate(paths):
+        frame = frame if t == 0 else read_frame(path)
+        if frame.shape[:2] != (height, width):
+            sizes = f"{frame.shape[1]}x{frame.shape[0]}, the clip's first frame {width}x{height}"
+            raise DataError(f"{path} is {sizes}; extract {video.name} again at one size")
+        frames_THWC[t] = (frame[:, ::-1] if flip else frame)[y0:y1, x0:x1]
+    return FaceClip(frames_THWC, landmarks_TN2 - (x0, y0), box_22 - (x0, y0))
+
+
+def resize_window(clip_THWC: NDArray[np.uint8], window: Window, size: int) -> NDArray[np.uint8]:
+    """The window of every frame, resized to (T, S, S, C): bilinear, as in SBI. Also takes (T, H, W) float32 masks."""
+    y0, y1, x0, x1 = window
+    out = np.empty((len(clip_THWC), size, size, *clip_THWC.shape[3:]), clip_THWC.dtype)
+    for t, frame in enumerate(clip_THWC):
+        cv2.resize(frame[y0:y1, x0:x1], (size, size), dst=out[t], interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def to_model_input(clip_TSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(T, S, S, 3) uint8 → (3, T, S, S) float32 in [0, 1], C-contiguous; no mean or deviation is taken off."""
+    video_CTSS = np.empty((clip_TSSC.shape[3], *clip_TSSC.shape[:3]), np.float32)
+    np.multiply(clip_TSSC.transpose(3, 0, 1, 2), np.float32(1 / 255), out=video_CTSS)
+    return video_CTSS

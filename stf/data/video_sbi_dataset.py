@@ -1,0 +1,243 @@
+"""Video-SBI as a data set: item 2i is the real and 2i + 1 the fake member of pair i (SPEC section 4).
+
+T frames, H, W pixels of the first crop, S = img_size, C = 3 RGB channels. A pair is computed once and serves both members.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from stf.config import DataParams, SbiParams, STFV8Config
+from stf.data.clips import possible_starts
+from stf.data.codec import encoder_works
+from stf.data.face_clip import read_face_clip, resize_window, to_model_input
+from stf.data.faces import Window, draw_side_factors, final_crop_window
+from stf.data.ffpp import FFPPTree, Video
+from stf.data.pairs import PairBatchSampler, collate_clips, make_loader
+from stf.data.video_sbi import (
+    Blend,
+    Recipe,
+    Rejected,
+    blend_members,
+    degrade,
+    draw_sbi,
+    require_visible,
+    streams,
+)
+from stf.errors import ConfigError, DataError
+
+__all__ = [
+    "Pair",
+    "PairBatchSampler",
+    "Provenance",
+    "VideoSBIDataset",
+    "collate_clips",
+    "make_loader",
+    "replay",
+]
+
+Phase = Literal["train", "val", "test"]
+Stage = Literal["native", "final"]
+Seed = tuple[int, int, int, int]
+MAX_REPLACEMENTS = 10
+# The pair's own video gets this many attempts (another start may miss a broken frame, another draw be visible);
+# later ones take any video of the split. The attempt's number alone decides, so a seed replays without its history.
+ATTEMPTS_AT_OWN_VIDEO = 3
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What it takes to make a pair again, and how it came about; both members carry the same one."""
+
+    video_id: str
+    start_frame: int  # its number on disk
+    seed: Seed  # (run seed, epoch, pair, attempt)
+    qp: int | None  # H.264's, None for a pair that was not compressed
+    failures: tuple[str, ...] = ()  # the causes of the attempts before this one
+    codec: Literal["none", "h264", "jpeg"] = (
+        "none"  # jpeg: no encoder worked, so frames were compressed one by one
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Both members and the blend mask.
+
+    native: uint8 (T, H, W, 3) members in the first crop's pixels, after H.264 and before the final crop; mask float32
+    (T, H, W). final: float32 (3, T, S, S) members in [0, 1] as the network gets them; mask float32 (T, S, S).
+    The mask is the soft mask times the blend ratio: above 0 where the fake could be changed.
+    """
+
+    real: NDArray[Any]
+    fake: NDArray[Any]
+    mask: NDArray[np.float32]
+    provenance: Provenance
+
+
+class _Computed(NamedTuple):
+    blend: Blend
+    final: Window
+    provenance: Provenance
+
+
+class _Members(NamedTuple):
+    key: tuple[int, int]
+    clips: tuple[NDArray[np.uint8], NDArray[np.uint8]]  # real, fake, (T, S, S, C)
+    provenance: Provenance
+
+
+class VideoSBIDataset(Dataset[dict[str, Any]]):
+    """`dataset[i]` or `dataset[(epoch, i)]` → {'video': float32 (3, T, S, S), 'label': 0 | 1, 'provenance'}.
+
+    Real videos of one split and quality, `pairs_per_video` pairs each; val and test always use epoch 0. Raises
+    ConfigError for an unknown phase, DataError for a split without videos or a video without T consecutive frames
+    with a face (each named), and, when read, for a pair whose sample failed and was replaced 10 times in vain.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        config: STFV8Config,
+        *,
+        data: DataParams | None = None,
+        sbi: SbiParams | None = None,
+        seed: int = 0,
+    ) -> None:
+        if phase not in get_args(Phase):
+            raise ConfigError(f"phase is {phase!r}; it must be one of {', '.join(get_args(Phase))}")
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}; it must not be negative")
+        config.validate()
+        data = data or DataParams(root=config.data_root)
+        self.phase, self.seed = phase, seed
+        self.recipe = Recipe.of(phase, config, sbi or SbiParams())
+        self.pairs_per_video = data.train_pairs_per_video if phase == "train" else data.val_pairs_per_video
+        self.videos = FFPPTree(config.data_root).real_videos(phase, data.quality)
+        if not self.videos:
+            raise DataError(
+                f"{config.data_root} has no real {phase} video in {data.quality}; run verify_data"
+            )
+        self._starts = [_starts_of(video, config.num_frames, data.allow_strided) for video in self.videos]
+        self._last: _Members | None = None
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs per epoch: videos × pairs per video."""
+        return len(self.videos) * self.pairs_per_video
+
+    def __len__(self) -> int:
+        return 2 * self.n_pairs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}  # a worker makes its own pairs
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, item = index if isinstance(index, tuple) else (0, index)
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"item {item} of a data set of {len(self)}")
+        pair, label = divmod(item % len(self), 2)
+        members = self._members(self._epoch(epoch), pair)
+        video = torch.from_numpy(to_model_input(members.clips[label]))
+        return {"video": video, "label": label, "provenance": members.provenance}
+
+    def pair(self, epoch: int, pair: int, *, stage: Stage = "final") -> Pair:
+        """Both members of one pair with their mask, before ("native") or after ("final") the final crop."""
+        if not 0 <= pair < self.n_pairs:
+            raise IndexError(f"pair {pair} of a data set of {self.n_pairs}")
+        return self._as_pair(self._compute(self._epoch(epoch), pair), stage)
+
+    def replay(self, provenance: Provenance, *, stage: Stage = "final") -> Pair:
+        """The very pair that `provenance` describes; raises DataError when this data set makes another one of it."""
+        made = self._attempt(provenance.seed)
+        found = dataclasses.replace(made.provenance, failures=provenance.failures)
+        if found != provenance:
+            here = f"{found.video_id} from frame {found.start_frame}, QP {found.qp}"
+            there = f"{provenance.video_id} from frame {provenance.start_frame}, QP {provenance.qp}"
+            raise DataError(
+                f"the seed {provenance.seed} gives {here}, not {there}: other data, split or parameters"
+            )
+        return self._as_pair(made._replace(provenance=found), stage)
+
+    def _epoch(self, epoch: int) -> int:
+        return epoch if self.phase == "train" else 0
+
+    def _members(self, epoch: int, pair: int) -> _Members:
+        if self._last is None or self._last.key != (epoch, pair):
+            made, size = self._compute(epoch, pair), self.recipe.img_size
+            real, fake = (resize_window(c, made.final, size) for c in (made.blend.real, made.blend.fake))
+            self._last = _Members((epoch, pair), (real, fake), made.provenance)
+        return self._last
+
+    def _as_pair(self, made: _Computed, stage: Stage) -> Pair:
+        blend, size = made.blend, self.recipe.img_size
+        if stage == "native":
+            return Pair(blend.real, blend.fake, blend.mask, made.provenance)
+        real, fake = (to_model_input(resize_window(c, made.final, size)) for c in (blend.real, blend.fake))
+        return Pair(real, fake, resize_window(blend.mask, made.final, size), made.provenance)
+
+    def _compute(self, epoch: int, pair: int) -> _Computed:
+        failures: list[str] = []
+        last = ""
+        for attempt in range(1 + MAX_REPLACEMENTS):
+            try:
+                made = self._attempt((self.seed, epoch, pair, attempt))
+                return made._replace(
+                    provenance=dataclasses.replace(made.provenance, failures=tuple(failures))
+                )
+            except Rejected as rejected:
+                failures.append(rejected.cause)
+                last = rejected.cause
+            except DataError as error:
+                failures.append("unreadable data")
+                last = str(error)
+                _log.warning("%s pair %d, epoch %d, attempt %d: %s", self.phase, pair, epoch, attempt, error)
+        counts = ", ".join(f"{n} × {cause}" for cause, n in Counter(failures).most_common())
+        where = f"{self.phase} pair {pair} ({self._video_of(pair).name}), epoch {epoch}"
+        raise DataError(f"{where} failed {len(failures)} times ({counts}); last: {last}. Run verify_data")
+
+    def _video_of(self, pair: int) -> Video:
+        return self.videos[pair // self.pairs_per_video]
+
+    def _attempt(self, seed: Seed) -> _Computed:
+        """One attempt, a pure function of the seed; raises Rejected or DataError when it gives no pair."""
+        _, _, pair, attempt = seed
+        rngs = streams(seed)
+        place = pair // self.pairs_per_video
+        if attempt >= ATTEMPTS_AT_OWN_VIDEO:
+            place = int(rngs["video"].integers(len(self.videos)))
+        video, starts = self.videos[place], self._starts[place]
+        start = int(starts[int(rngs["start"].integers(len(starts)))])
+        flip = bool(rngs["flip"].random() < 0.5) and self.recipe.train
+        clip = read_face_clip(video, start, self.recipe.num_frames, flip)
+        factors = draw_side_factors(rngs["crop"], self.recipe.train)
+        final = final_crop_window(clip.box_22, *clip.frames_THWC.shape[1:3], factors)
+        draw = draw_sbi(rngs, self.recipe, clip, final)
+        blend = blend_members(clip, draw, self.recipe)
+        require_visible(blend)
+        codec = "none" if draw.qp is None else "h264" if encoder_works() else "jpeg"
+        provenance = Provenance(video.video_id, video.frame_numbers[start], seed, draw.qp, codec=codec)
+        return _Computed(degrade(blend, draw), final, provenance)
+
+
+def _starts_of(video: Video, num_frames: int, allow_strided: bool) -> NDArray[np.int32]:
+    starts = possible_starts(video, num_frames, allow_strided)
+    if not starts:
+        frames = f"{len(video.frame_paths)} frames on disk"
+        hint = "extract it without gaps, take it out of the split, lower data.num_frames or set data.allow_strided"
+        raise DataError(f"{video.name} has no {num_frames} consecutive frames with a face ({frames}); {hint}")
+    return np.array(starts, np.int32)
+
+
+def replay(dataset: VideoSBIDataset, provenance: Provenance, *, stage: Stage = "final") -> Pair:
+    """`dataset.replay`: the pair that a provenance, for instance of a run's log, describes."""
+    return dataset.replay(provenance, stage=stage)
