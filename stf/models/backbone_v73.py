@@ -1,0 +1,121 @@
+"""STFMambaV73: clip → logits and wavelet energies.
+
+    stem /4 ─ stage 1 /4 (DCConv) ─ stage 2 /8 (DCConv) ─ stage 3 /16 (Mamba along time) ─ stage 4 /32 (attention) ─ head
+      └ HLL gate ──┴──────────────────┘        └ energies (for the loss)
+
+Time keeps its T frames throughout. Stage 4 merges 2×2 locations first: attention over T·(H/32)·(W/32) = 1,568 tokens at
+full size costs a sixteenth of that over stage 3's 6,272. Shapes: B clips, T frames, H, W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from stf.config import PHASE_B_FLAGS, STFV8Config
+from stf.errors import ConfigError
+from stf.models.dcconv_3d import DCConv3DBlock
+from stf.models.dwt_3d import STF3DDWTModule, hll_band, inner
+from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
+from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
+from stf.models.transformer_blocks import TransformerBlock, position_code
+
+# Scales hll_energy² of natural clips at initialisation to the size of the cross-entropy over λ = 0.1 (SPEC 6): the
+# features have unit variance, and real clips leave about 1 % of it in each HLL coefficient.
+ENERGY_GAIN = 8.0
+BACKBONE = ("stem", "stage1", "stage2")
+
+
+class STFMambaV73(nn.Module):
+    """V7.3's network for `config`; raises ConfigError when a flag of V8.0's modules is on."""
+
+    def __init__(self, config: STFV8Config) -> None:
+        super().__init__()
+        config.validate()
+        _refuse_v8_flags(config)
+        c = config
+        rates = iter(_drop_path_rates(c))
+        self.stem = Stem(c.in_channels, c.stem_dim)
+        self.hll_gate = HLLGate(c.stem_dim, c.dwt_channels, c.dwt_hidden_dim, (c.stage1_dim, c.stage2_dim))
+        self.stage1 = nn.Sequential(nn.Linear(c.stem_dim, c.stage1_dim), *_dcconv_blocks(c, 1, rates))
+        self.stage2 = nn.Sequential(PatchMerging(c.stage1_dim, c.stage2_dim), *_dcconv_blocks(c, 2, rates))
+        self.energy_norm = nn.LayerNorm(c.stage2_dim, elementwise_affine=False)
+        self.energy_dwt = STF3DDWTModule(c.stage2_dim, c.dwt_channels, gain=ENERGY_GAIN)
+        self.stage3 = nn.Sequential(PatchMerging(c.stage2_dim, c.stage3_dim), *_mamba_blocks(c, rates))
+        self.merge4 = PatchMerging(c.stage3_dim, c.stage4_dim)
+        self.stage4 = nn.Sequential(
+            *(
+                TransformerBlock(c.stage4_dim, c.num_heads, c.mlp_ratio, next(rates))
+                for _ in range(c.stage4_blocks)
+            )
+        )
+        self.head_norm = nn.LayerNorm(c.stage4_dim)
+        self.head_dropout = nn.Dropout(c.dropout)
+        self.head = nn.Linear(c.stage4_dim, c.num_classes)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def early_features(self, video_BCTHW: Tensor) -> Tensor:
+        """Stage 2's gated output, (B, T, H/8, W/8, stage2_dim)."""
+        stem = self.stem(video_BCTHW)
+        gate1, gate2 = self.hll_gate(stem)
+        return apply_gate(self.stage2(apply_gate(self.stage1(stem), gate1)), gate2)
+
+    def forward(self, video_BCTHW: Tensor) -> dict[str, Tensor]:
+        """(B, 3, T, H, W) in [0, 1] → logits (B, 2), hll_energy (B,) and all_band_energy (B,), energies in float32."""
+        features = self.early_features(video_BCTHW)
+        hll_energy, all_band_energy = self.energy_dwt.energies(self.energy_norm(features))
+        x = self.merge4(self.stage3(features))
+        x = x + position_code(x.shape[1:4], x.shape[4]).to(x)
+        tokens = self.stage4(x.flatten(1, 3))
+        logits = self.head(self.head_dropout(self.head_norm(tokens).mean(1)))
+        return {"logits": logits, "hll_energy": hll_energy, "all_band_energy": all_band_energy}
+
+    @torch.no_grad()
+    def hll_maps(self, video_BCTHW: Tensor) -> Tensor:
+        """|HLL| averaged over channels, (B, T/2 - 2, H/16, W/16): where the network sees flicker, for pictures."""
+        features = self.energy_norm(self.early_features(video_BCTHW))
+        return inner(hll_band(self.energy_dwt.projection(features))).abs().mean(-1)
+
+    def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of the stem and stages 1-2, which train at `backbone_lr_scale`."""
+        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] in BACKBONE)
+
+    def temporal_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of everything else: wavelet modules, stages 3-4 and head."""
+        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] not in BACKBONE)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the state-space parameters, which weight decay would pull off their time scales (timm's hook)."""
+        return {n for n, p in self.named_parameters() if getattr(p, "_no_weight_decay", False)}
+
+
+def _refuse_v8_flags(config: STFV8Config) -> None:
+    on = [flag for flag in config.active_flags() if flag in PHASE_B_FLAGS]
+    if on:
+        verb, them = ("needs", "it") if len(on) == 1 else ("need", "them")
+        names = ", ".join(on)
+        raise ConfigError(f"{names} {verb} STFMambaV8, which this version does not have; set {them} to false")
+
+
+def _drop_path_rates(config: STFV8Config) -> list[float]:
+    """Stochastic depth growing linearly from 0 to drop_path over the blocks (Huang et al. 2016)."""
+    n = config.stage1_blocks + config.stage2_blocks + config.stage3_blocks + config.stage4_blocks
+    return [config.drop_path * i / max(1, n - 1) for i in range(n)]
+
+
+def _dcconv_blocks(config: STFV8Config, stage: int, rates: Iterator[float]) -> list[nn.Module]:
+    dim, n = (
+        (config.stage1_dim, config.stage1_blocks) if stage == 1 else (config.stage2_dim, config.stage2_blocks)
+    )
+    return [DCConv3DBlock(dim, config.dcconv_kernel_length, next(rates)) for _ in range(n)]
+
+
+def _mamba_blocks(config: STFV8Config, rates: Iterator[float]) -> list[nn.Module]:
+    c = config
+    mixers = (
+        MambaVisionMixer(c.stage3_dim, c.d_state, c.d_conv, c.ssm_expand) for _ in range(c.stage3_blocks)
+    )
+    return [MambaBlock(c.stage3_dim, mixer, c.mlp_ratio, next(rates)) for mixer in mixers]

@@ -1,0 +1,212 @@
+"""Checkpoints: written atomically and byte for byte reproducibly, read without ever running code.
+
+A checkpoint is what torch.load(weights_only=True) reads: a dict of tensors, numbers and text. The one that is a DVC
+out holds weights, configuration and epoch only; the optimizer's state goes into resumable checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pickle
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stf.config import STFV8Config
+from stf.errors import CheckpointError, ConfigError
+from stf.models.backbone_v73 import STFMambaV73
+
+FORMAT = "stf-mamba-1"
+MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
+WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
+PARTS = ("optimizer", "scheduler", "scaler")
+
+
+class Stateful(Protocol):
+    """An optimizer, schedule or gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_checkpoint_flexible` did, by parameter name; `restored` names optimizer, scheduler, scaler."""
+
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    restored: tuple[str, ...]
+    epoch: int | None = None
+    kinds: dict[str, str] = field(
+        default_factory=lambda: {
+            "loaded": "taken from the file",
+            "new": "not in the file, kept as initialised",
+            "dropped": "in the file, not in the network",
+            "reshaped": "of another shape in the file, kept as initialised",
+        }
+    )
+
+    def table(self, max_names: int = 6) -> str:
+        """One line per kind: count, meaning, and the first names."""
+        lines = []
+        for kind, meaning in self.kinds.items():
+            names = getattr(self, kind)
+            shown = ", ".join(names[:max_names]) + (", …" if len(names) > max_names else "")
+            lines.append(
+                f"{kind:>9} {len(names):5d}  {meaning}" + (f": {shown}" if names and kind != "loaded" else "")
+            )
+        return "\n".join(lines)
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    config: STFV8Config,
+    epoch: int,
+    loss: nn.Module | None = None,
+    extra: dict[str, Any] | None = None,
+    **parts: Stateful | None,
+) -> None:
+    """Writes `path` in one step (temporary file, fsync, rename); equal state gives equal bytes.
+
+    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. Raises CheckpointError when the
+    folder cannot be written.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise TypeError(f"save_checkpoint() got unexpected {', '.join(sorted(unknown))}")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in MACHINE_FIELDS}
+    payload: dict[str, Any] = {"format": FORMAT, "config": settings, "epoch": epoch, "model": _owned(model)}
+    if loss is not None:
+        payload["loss"] = _owned(loss)
+    payload |= {name: part.state_dict() for name, part in sorted(parts.items()) if part is not None}
+    if extra is not None:
+        payload["extra"] = extra
+    buffer = io.BytesIO()  # given a path instead, torch writes the file's own name into it
+    torch.save(payload, buffer)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`content` under `path`, or nothing: a reader never sees half a file. Raises CheckpointError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _owned(module: nn.Module) -> dict[str, Tensor]:
+    """The state on the CPU, each tensor with a storage of its own size."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dict in a checkpoint, tensors on the CPU; raises CheckpointError (missing, damaged, or holding code)."""
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; `dvc repro` or `dvc pull` brings it") from None
+    except pickle.UnpicklingError:
+        advice = "it is damaged, or would have to run code to be read, which is refused; take another file"
+        raise CheckpointError(f"{path} is not a file of plain weights: {advice}") from None
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({reason}); take another copy"
+        ) from None
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
+    return payload
+
+
+def _weights_in(payload: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The name → tensor dict of our own or a common foreign layout; DataParallel's "module." is taken off."""
+    inside = next((payload[key] for key in WRAPPERS if isinstance(payload.get(key), dict)), payload)
+    weights = {str(k).removeprefix("module."): v for k, v in inside.items() if isinstance(v, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path} holds no weights; give a checkpoint written by train_phase_a")
+    return weights
+
+
+def load_checkpoint_flexible(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    scaler: Stateful | None = None,
+) -> LoadReport:
+    """Loads every parameter whose name and shape agree and leaves the rest as initialised.
+
+    Optimizer, schedule and scaler are restored only when all weights agree, because their states belong to them.
+    Raises CheckpointError when file and network share nothing.
+    """
+    payload = read_checkpoint(path)
+    weights, own = _weights_in(payload, path), model.state_dict()
+    common = [name for name in own if name in weights]
+    loaded = [name for name in common if weights[name].shape == own[name].shape]
+    if not loaded:
+        raise CheckpointError(
+            f"{path} shares no weights with {type(model).__name__}; it belongs to another network"
+        )
+    model.load_state_dict({name: weights[name] for name in loaded}, strict=False)
+    new = tuple(name for name in own if name not in weights)
+    dropped = tuple(name for name in weights if name not in own)
+    whole = len(loaded) == len(own) == len(weights)
+    wanted = zip(PARTS, (optimizer, scheduler, scaler), strict=True)
+    restored = [(name, part) for name, part in wanted if part is not None and name in payload and whole]
+    for name, part in restored:
+        part.load_state_dict(payload[name])
+    reshaped = tuple(name for name in common if name not in loaded)
+    epoch = payload.get("epoch")
+    return LoadReport(tuple(loaded), new, dropped, reshaped, tuple(n for n, _ in restored), epoch)
+
+
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Loads a checkpoint that fits `model` exactly; raises CheckpointError naming what does not."""
+    report = load_checkpoint_flexible(path, model)
+    if report.new or report.dropped or report.reshaped:
+        raise CheckpointError(f"{path} does not fit this network:\n{report.table()}")
+
+
+def load_model(path: str | Path) -> tuple[STFMambaV73, STFV8Config, int]:
+    """(network in eval mode, its configuration, epoch) from one of our checkpoints, built from the config inside."""
+    payload = read_checkpoint(path)
+    settings, epoch = payload.get("config"), payload.get("epoch")
+    if payload.get("format") != FORMAT or not isinstance(settings, dict) or not isinstance(epoch, int):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of STF-Mamba ({FORMAT}); give one written by train_phase_a"
+        )
+    try:
+        config = STFV8Config(**settings)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path} holds a configuration that this version cannot read: {error}"
+        ) from None
+    model = STFMambaV73(config)
+    load_weights(path, model)
+    return model.eval(), config, epoch
