@@ -1,4 +1,7 @@
-"""Real test videos as clips to be scored: validation's crop, evenly spread over the video, no augmentation (SPEC section 8)."""
+"""Real test videos as clips to be scored: validation's crop, evenly spread, no augmentation (SPEC section 8).
+
+B clips, T frames, S = img_size, RGB.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from stf.errors import DataError
 
 
 class EvaluationClips(Dataset[dict[str, Any]]):
-    """Item: {'video': float32 (3, T, S, S), 'video_index', 'clip_index'}, or {'error': text, and the two indices}.
+    """Item: {'video': float32 (3, T, S, S), 'video_index', 'clip_index'}, or 'error': text in place of 'video'.
 
-    `video_index` counts in `videos`, `clip_index` within the video. A video gives at most `clips_per_video` clips; one
-    without T consecutive frames with a face gives a single error item, an unreadable clip an error in its place.
+    `video_index` counts in `videos`, `clip_index` within the video. A video gives at most `clips_per_video`
+    clips; one without T consecutive frames with a face gives one error item, an unreadable clip another.
     """
 
     def __init__(
@@ -61,12 +64,16 @@ class EvaluationClips(Dataset[dict[str, Any]]):
         factors = draw_side_factors(
             np.random.default_rng(0), train=False
         )  # validation's constants: nothing is drawn
-        window = final_crop_window(clip.box_22, *clip.frames_THWC.shape[1:3], factors)
+        height, width = clip.frames_THWC.shape[1:3]
+        window = final_crop_window(clip.box_22, height, width, factors)
         return torch.from_numpy(to_model_input(resize_window(clip.frames_THWC, window, self.img_size)))
 
 
 def collate_evaluation(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Splits a batch: {'video': (B, 3, T, S, S) or None, 'video_index': list of B, 'errors': list of (index, text)}."""
+    """{'video': (B, 3, T, S, S), 'video_index': list of B, 'errors': [(video_index, text), …]} of one batch.
+
+    B counts the readable clips; 'video' is None when there are none.
+    """
     good = [item for item in items if "video" in item]
     video = torch.utils.data.default_collate([item["video"] for item in good]) if good else None
     errors = [(item["video_index"], item["error"]) for item in items if "error" in item]

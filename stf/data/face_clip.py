@@ -1,11 +1,13 @@
 """From a video on disk to the frames around one face, by the SBI paper's two crops (SPEC section 4).
 
-T frames, H, W pixels, C = 3 RGB channels, N = 81 landmarks, S = img_size. Points are (x, y); a window is (y0, y1, x0, x1).
+T frames, H, W pixels, C = 3 RGB channels, N = 81 landmarks, S = img_size.
+Points are (x, y), windows (y0, y1, x0, x1).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ from stf.data.clips import read_frame, read_geometry
 from stf.data.faces import Points, Window, first_crop_window, flip_geometry
 from stf.data.ffpp import Video
 from stf.errors import DataError
+
+PixelT = TypeVar("PixelT", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class FaceClip:
 def read_face_clip(video: Video, start: int, num_frames: int, flip: bool = False) -> FaceClip:
     """Reads `num_frames` frames from list index `start`, mirrors them if `flip`, and makes the first crop.
 
-    Each frame is cut as soon as it is decoded, so full frames never pile up. Raises DataError naming the file.
+    Each frame is cut as soon as it is decoded: full frames never pile up. Raises DataError naming the file.
     """
     paths = video.frame_paths[start : start + num_frames]
     track = read_geometry(video, start, num_frames)
@@ -52,8 +56,8 @@ def read_face_clip(video: Video, start: int, num_frames: int, flip: bool = False
     return FaceClip(frames_THWC, landmarks_TN2 - (x0, y0), box_22 - (x0, y0))
 
 
-def resize_window(clip_THWC: NDArray[np.uint8], window: Window, size: int) -> NDArray[np.uint8]:
-    """The window of every frame, resized to (T, S, S, C): bilinear, as in SBI. Also takes (T, H, W) float32 masks."""
+def resize_window(clip_THWC: NDArray[PixelT], window: Window, size: int) -> NDArray[PixelT]:
+    """The window of every frame, resized bilinearly as in SBI: (T, S, S, C), or (T, S, S) of masks."""
     y0, y1, x0, x1 = window
     out = np.empty((len(clip_THWC), size, size, *clip_THWC.shape[3:]), clip_THWC.dtype)
     for t, frame in enumerate(clip_THWC):
@@ -62,7 +66,7 @@ def resize_window(clip_THWC: NDArray[np.uint8], window: Window, size: int) -> ND
 
 
 def to_model_input(clip_TSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(T, S, S, 3) uint8 → (3, T, S, S) float32 in [0, 1], C-contiguous; no mean or deviation is taken off."""
+    """(T, S, S, 3) uint8 → (3, T, S, S) float32 in [0, 1], C-contiguous; no mean is taken off."""
     video_CTSS = np.empty((clip_TSSC.shape[3], *clip_TSSC.shape[:3]), np.float32)
     np.multiply(clip_TSSC.transpose(3, 0, 1, 2), np.float32(1 / 255), out=video_CTSS)
     return video_CTSS

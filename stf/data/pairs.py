@@ -21,8 +21,8 @@ EpochIndex = tuple[int, int]
 class PairBatchSampler(Sampler[list[EpochIndex]]):
     """A batch sampler of (epoch, index): each batch is real, fake, real, fake, … of whole pairs.
 
-    With batches drawn clip by clip, one batch of 4 in 8 holds a single class and no pair loss at all. The order
-    depends on (seed, epoch) alone, so a later split over ranks can deal the same global batches out.
+    Drawn clip by clip, one batch of 4 in 8 would hold a single class, and nothing to compare. The order depends
+    on (seed, epoch) alone, so that a split over ranks can deal the same global batches out.
     Raises ConfigError for an odd batch size or an empty data set.
     """
 
@@ -83,7 +83,7 @@ def make_loader(
     num_workers: int,
     collate: Callable[[Sequence[Mapping[str, Any]]], Any] = collate_clips,
 ) -> DataLoader[dict[str, Any]]:
-    """A loader over the batches of `sampler`; the same clips in the same order for any `num_workers` (0: no worker)."""
+    """A loader over the batches of `sampler`: the same clips in the same order for any `num_workers`."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  any iterable with a length will do

@@ -1,4 +1,4 @@
-"""Video-SBI's recipe: a face clip and its draws → a real and a fake member that differ only inside the blend mask.
+"""Video-SBI's recipe: a face clip and its draws → a real and a fake member that differ only inside the mask.
 
 Self-blended images (Shiohara & Yamasaki, CVPR 2022) carried to video: every draw is made once per clip; only
 drift, elastic, TPS and a tracked hull vary over time. Nothing here reads a file or knows an epoch.
@@ -59,7 +59,7 @@ COMPONENTS += ("train", "codec")
 
 
 class Rejected(Exception):
-    """A draw that gives no usable fake; `cause` is "empty mask" or "invisible blend". Never leaves the data set."""
+    """A draw that gives no usable fake: `cause` is "empty mask" or "invisible blend"."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -83,8 +83,8 @@ class Recipe:
     def of(cls, phase: str, config: STFV8Config, sbi: SbiParams) -> Recipe:
         """Flags off: drift of V7.3's fixed 2 px, no H.264.
 
-        H.264 follows its flag in every phase: SPEC 4 takes flip, train transforms and crop jitter out of validation
-        and nothing else, both members share the QP, and the test videos of the wild are compressed.
+        H.264 follows its flag in every phase: SPEC 4 takes flip, train transforms and crop jitter out of
+        validation and nothing else, both members share the QP, and videos met in the wild are compressed.
         """
         return cls(
             train=phase == "train",
@@ -121,7 +121,7 @@ class SbiDraw:
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """A pair in the first crop's pixels: uint8 (T, H, W, C) members, float32 (T, H, W) soft mask · blend ratio."""
+    """A pair in the first crop's pixels: uint8 (T, H, W, C) members, float32 (T, H, W) soft mask · ratio."""
 
     real: Frames
     fake: Frames
@@ -135,7 +135,7 @@ def streams(seed: tuple[int, ...]) -> dict[str, np.random.Generator]:
 
 
 def draw_sbi(rngs: dict[str, np.random.Generator], recipe: Recipe, clip: FaceClip, final: Window) -> SbiDraw:
-    """All draws of one pair; `final` is the final crop, whose size tells how many pixels one img_size pixel is."""
+    """All draws of one pair; the size of the `final` crop tells how many pixels one img_size pixel is."""
     n_frames, height, width = clip.frames_THWC.shape[:3]
     y0, y1, x0, x1 = final
     scale = (y1 - y0 + x1 - x0) / (2 * recipe.img_size)
@@ -168,7 +168,7 @@ def moving_masks(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Floats:
 
 
 def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Blend:
-    """The pair before train transforms and H.264: real = the *transformed* target, fake = source blended into it."""
+    """The pair before train transforms and H.264: real = the *transformed* target, fake = source blended in."""
     coloured = SourceTransform().apply(clip.frames_THWC, draw.colour)
     source, target = (coloured, clip.frames_THWC) if draw.colour_on_source else (clip.frames_THWC, coloured)
     source = affine_frames(source, draw.affine)
@@ -179,7 +179,7 @@ def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Blend:
 
 
 def require_visible(blend: Blend) -> None:
-    """Raises Rejected for a mask that is empty throughout, or a change one cannot see (mean < 1 grey level in it)."""
+    """Raises Rejected for a mask empty in every frame, or a mean change below 1 grey level inside it."""
     inside = int(np.count_nonzero(blend.mask))
     if inside == 0:
         raise Rejected("empty mask")

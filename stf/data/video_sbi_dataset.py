@@ -1,6 +1,6 @@
 """Video-SBI as a data set: item 2i is the real and 2i + 1 the fake member of pair i (SPEC section 4).
 
-T frames, H, W pixels of the first crop, S = img_size, C = 3 RGB channels. A pair is computed once and serves both members.
+T frames, H, W pixels of the first crop, S = img_size, C = 3 channels. One computation serves both members.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ Phase = Literal["train", "val", "test"]
 Stage = Literal["native", "final"]
 Seed = tuple[int, int, int, int]
 MAX_REPLACEMENTS = 10
-# The pair's own video gets this many attempts (another start may miss a broken frame, another draw be visible);
-# later ones take any video of the split. The attempt's number alone decides, so a seed replays without its history.
+# The pair's own video gets this many attempts (another start may miss a broken frame, another draw may show);
+# later ones take any video of the split. Its number alone decides: a seed replays without its history.
 ATTEMPTS_AT_OWN_VIDEO = 3
 _log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ class Provenance:
 class Pair:
     """Both members and the blend mask.
 
-    native: uint8 (T, H, W, 3) members in the first crop's pixels, after H.264 and before the final crop; mask float32
-    (T, H, W). final: float32 (3, T, S, S) members in [0, 1] as the network gets them; mask float32 (T, S, S).
+    native: uint8 (T, H, W, 3) members in the first crop's pixels, after H.264 and before the final crop; mask
+    float32 (T, H, W). final: float32 (3, T, S, S) members in [0, 1] as the network gets them; mask (T, S, S).
     The mask is the soft mask times the blend ratio: above 0 where the fake could be changed.
     """
 
@@ -97,11 +97,11 @@ class _Members(NamedTuple):
 
 
 class VideoSBIDataset(Dataset[dict[str, Any]]):
-    """`dataset[i]` or `dataset[(epoch, i)]` → {'video': float32 (3, T, S, S), 'label': 0 | 1, 'provenance'}.
+    """`dataset[i]` or `dataset[(epoch, i)]` → {'video': float32 (3, T, S, S), 'label': 0 or 1, 'provenance'}.
 
-    Real videos of one split and quality, `pairs_per_video` pairs each; val and test always use epoch 0. Raises
-    ConfigError for an unknown phase, DataError for a split without videos or a video without T consecutive frames
-    with a face (each named), and, when read, for a pair whose sample failed and was replaced 10 times in vain.
+    Real videos of one split and quality, `pairs_per_video` pairs each; val and test always use epoch 0.
+    Raises ConfigError for an unknown phase, DataError for a split without videos or a video (named) without T
+    consecutive frames with a face, and, when read, for a pair that failed and was replaced 10 times in vain.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         return self._as_pair(self._compute(self._epoch(epoch), pair), stage)
 
     def replay(self, provenance: Provenance, *, stage: Stage = "final") -> Pair:
-        """The very pair that `provenance` describes; raises DataError when this data set makes another one of it."""
+        """The very pair that `provenance` describes; raises DataError when this data set makes another one."""
         made = self._attempt(provenance.seed)
         found = dataclasses.replace(made.provenance, failures=provenance.failures)
         if found != provenance:
@@ -220,7 +220,8 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         flip = bool(rngs["flip"].random() < 0.5) and self.recipe.train
         clip = read_face_clip(video, start, self.recipe.num_frames, flip)
         factors = draw_side_factors(rngs["crop"], self.recipe.train)
-        final = final_crop_window(clip.box_22, *clip.frames_THWC.shape[1:3], factors)
+        height, width = clip.frames_THWC.shape[1:3]
+        final = final_crop_window(clip.box_22, height, width, factors)
         draw = draw_sbi(rngs, self.recipe, clip, final)
         blend = blend_members(clip, draw, self.recipe)
         require_visible(blend)
@@ -233,7 +234,7 @@ def _starts_of(video: Video, num_frames: int, allow_strided: bool) -> NDArray[np
     starts = possible_starts(video, num_frames, allow_strided)
     if not starts:
         frames = f"{len(video.frame_paths)} frames on disk"
-        hint = "extract it without gaps, take it out of the split, lower data.num_frames or set data.allow_strided"
+        hint = "extract it without gaps, take it out of the split, or lower data.num_frames"
         raise DataError(f"{video.name} has no {num_frames} consecutive frames with a face ({frames}); {hint}")
     return np.array(starts, np.int32)
 
