@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,9 +115,9 @@ def make_tree(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tiny_tree(make_tree: Callable[..., Path]) -> Path:
+def tiny_tree(shared_tree: Path, tmp_path: Path) -> Path:
     """A fresh small tree, free to be damaged: 8 real videos, 8 fakes, 12 frames of 144x120, c23."""
-    return make_tree()
+    return Path(shutil.copytree(shared_tree, tmp_path / "tiny"))
 
 
 @pytest.fixture

@@ -106,8 +106,9 @@ def read_geometry(video: Video, start: int, num_frames: int) -> FaceTrack:
     box_path = video.box_paths[start]
     if box_path is None:
         raise DataError(f"{video.frame_paths[start]} has no box in retina/; preprocess {video.name} again")
+    boxes_F22 = read_boxes(box_path)
     try:
-        box_22 = match_box(face, read_boxes(box_path))
+        box_22 = match_box(face, boxes_F22)
     except DataError as error:
         raise DataError(f"{box_path}: {error}") from None
     track = [face]

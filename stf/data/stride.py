@@ -2,9 +2,9 @@
 
 Frame numbers tell the stride where preprocessing kept them. Where it renumbered the frames 0…N−1, the face's
 movement and its pixels' change between neighbours are compared with what 25 fps video does. Measured on 29
-real clips of 25–30 fps: neighbours 1 frame apart move 0.3–5.1 % of the face's size (median 0.9 %), 8 apart
-0.7–24 % (median 4.5 %), 12 apart 0.8–32 % (median 5.8 %). A calm speaker at stride 8 looks like a lively one
-at stride 1, so a single video is suspected late and a whole data set, by its median, early: stride 5 and more.
+real clips of 25–30 fps: frames 1 apart move 0.3–5.1 % of the face's size (median 0.9 %), 8 apart 0.7–24 %
+(median 4.5 %), 12 apart 0.8–32 % (median 5.8 %). A calm speaker at stride 8 looks like a lively one at
+stride 1, so a single video is suspected late and a whole data set, by its median, early (from stride 5 on).
 
 T frames, N = 81 landmarks, boxes (x0, y0, x1, y1) in pixels.
 """
