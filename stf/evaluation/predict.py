@@ -1,0 +1,97 @@
+"""Network + videos → one score per video. B clips, T frames, S = img_size; a score is softmax p(fake)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from stf.config import STFV8Config
+from stf.data.evaluation_clips import EvaluationClips, collate_evaluation
+from stf.data.pairs import one_thread_per_worker
+from stf.data.video import Video
+from stf.errors import CheckpointError
+
+Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (batches, what they are, how many) → the batches
+
+
+def unwatched(batches: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    """The progress display of those who want none."""
+    return batches
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """A network with the configuration it was trained with, and where it runs."""
+
+    model: nn.Module
+    config: STFV8Config
+    device: str = "cpu"
+    num_workers: int = 0
+
+    def p_fake(self, video_BCTSS: Tensor) -> np.ndarray:
+        """(B,) float64 probabilities of label 1; raises CheckpointError when the network gives no number."""
+        self.model.eval()
+        with torch.inference_mode():
+            logits_B2 = self.model(video_BCTSS.to(self.device, non_blocking=True))["logits"]
+        scores_B = torch.softmax(logits_B2.double(), dim=1)[:, 1].cpu().numpy()
+        if not np.isfinite(scores_B).all():
+            raise CheckpointError(
+                "the network's output is not finite; its weights are damaged, train it again"
+            )
+        return scores_B
+
+
+def score_videos(
+    scorer: ClipScorer,
+    videos: Sequence[Video],
+    clusters: Mapping[str, str],
+    *,
+    clips_per_video: int,
+    allow_strided: bool = False,
+    watch: Watch = unwatched,
+) -> pd.DataFrame:
+    """One row per video, in the order given: its score is the mean over its readable clips.
+
+    Columns: video_id, method ("real" for reals), quality, label, target_id, identity_pair (the target's
+    cluster), score (NaN when no clip could be read), n_clips (scored), error (what could not be read, or "").
+    """
+    dataset = EvaluationClips(videos, scorer.config, clips_per_video, allow_strided=allow_strided)
+    loader = DataLoader(
+        dataset,
+        batch_size=scorer.config.batch_size,
+        num_workers=scorer.num_workers,
+        collate_fn=collate_evaluation,
+        worker_init_fn=one_thread_per_worker,
+        pin_memory=scorer.device != "cpu",
+        generator=torch.Generator(),
+    )
+    scores: list[list[float]] = [[] for _ in videos]
+    errors: list[list[str]] = [[] for _ in videos]
+    for batch in watch(loader, "Scoring test clips", len(loader)):
+        for video_index, text in batch["errors"]:
+            errors[video_index].append(text)
+        if batch["video"] is not None:
+            for video_index, score in zip(batch["video_index"], scorer.p_fake(batch["video"]), strict=True):
+                scores[video_index].append(float(score))
+    rows = [
+        {
+            "video_id": video.video_id,
+            "method": video.method or "real",
+            "quality": video.quality,
+            "label": video.label,
+            "target_id": video.target_id,
+            "identity_pair": clusters[video.target_id],
+            "score": float(np.mean(clip_scores)) if clip_scores else float("nan"),
+            "n_clips": len(clip_scores),
+            "error": "; ".join(texts),
+        }
+        for video, clip_scores, texts in zip(videos, scores, errors, strict=True)
+    ]
+    return pd.DataFrame(rows)

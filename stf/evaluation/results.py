@@ -1,0 +1,145 @@
+"""Score table → figures per method and overall, per quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from stf.config import Params
+from stf.data.ffpp import FFPPTree, is_sample
+from stf.evaluation.baselines import SCALARS, ScalarAuc, scalar_auc, video_scalars
+from stf.evaluation.bootstrap import auc_interval, identity_clusters
+from stf.evaluation.gate import Gate, judge
+from stf.evaluation.metrics import GroupMetrics, Threshold, group_metrics
+from stf.evaluation.predict import ClipScorer, Watch, score_videos, unwatched
+from stf.evaluation.self_blended import SelfBlendedResult, self_blended_test, validation_threshold
+from stf.evaluation.videos import SPLIT, TestVideos, select_videos
+
+OVERALL = "overall"
+REAL = "real"
+
+
+@dataclass(frozen=True)
+class QualityResult:
+    """One quality's figures: the methods in order, then OVERALL (their fakes pooled against the reals)."""
+
+    quality: str
+    groups: dict[str, GroupMetrics]
+
+    @property
+    def overall(self) -> GroupMetrics:
+        return self.groups[OVERALL]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that a report says about one checkpoint on one data set."""
+
+    variant: str
+    epoch: int
+    clips_per_video: int
+    num_frames: int
+    img_size: int
+    synthetic: bool
+    threshold: Threshold
+    videos: TestVideos
+    table: pd.DataFrame  # one row per video, predict.score_videos' columns and the scalars
+    qualities: tuple[QualityResult, ...]  # the headline first
+    baselines: dict[str, dict[str, ScalarAuc]]  # scalar → group → AUC at the headline quality
+    gate: Gate | None  # None when the overall AUC is not available
+    self_blended: tuple[SelfBlendedResult, ...] = ()
+
+    @property
+    def headline(self) -> QualityResult:
+        return self.qualities[0]
+
+    def failed_groups(self) -> tuple[str, ...]:
+        """'c23/Deepfakes' for every group with videos on disk of which none could be read."""
+        scored = self.table[self.table["score"].notna()]
+        read = set(zip(scored["quality"], scored["method"], strict=True))
+        names = [(group.quality, group.method or REAL) for group in self.videos.groups]
+        return tuple(f"{quality}/{method}" for quality, method in names if (quality, method) not in read)
+
+
+def group_rows(table: pd.DataFrame, quality: str, method: str) -> pd.DataFrame:
+    """The scored videos of one quality: all reals and the fakes of `method`, or of every method for OVERALL."""
+    scored = (table["quality"] == quality) & table["score"].notna()
+    wanted = scored if method == OVERALL else scored & table["method"].isin([REAL, method])
+    return pd.DataFrame(table.loc[wanted])
+
+
+def quality_result(
+    table: pd.DataFrame, quality: str, methods: tuple[str, ...], threshold: float, params: Params
+) -> QualityResult:
+    """The figures of one quality; videos without a score count in nothing."""
+    figures = {}
+    for name in (*methods, OVERALL):
+        rows = group_rows(table, quality, name)
+        labels_N, scores_N = rows["label"].to_numpy(int), rows["score"].to_numpy(float)
+        clusters_N, n_resamples = rows["identity_pair"].to_numpy(str), params.evaluation.bootstrap_samples
+        interval = auc_interval(labels_N, scores_N, clusters_N, n_resamples, params.seed)
+        figures[name] = group_metrics(labels_N, scores_N, threshold, interval)
+    return QualityResult(quality, figures)
+
+
+def baseline_results(
+    table: pd.DataFrame, methods: tuple[str, ...], params: Params
+) -> dict[str, dict[str, ScalarAuc]]:
+    """AUC of each untrained scalar over the videos that the network scored at the headline quality."""
+    groups = {name: group_rows(table, params.data.quality, name) for name in (*methods, OVERALL)}
+    n_resamples = params.evaluation.bootstrap_samples
+    return {
+        scalar: {name: scalar_auc(rows, scalar, n_resamples, params.seed) for name, rows in groups.items()}
+        for scalar in SCALARS
+    }
+
+
+def evaluate(
+    scorer: ClipScorer,
+    epoch: int,
+    params: Params,
+    methods: tuple[str, ...],
+    *,
+    sbi_test: bool = False,
+    watch: Watch = unwatched,
+) -> Evaluation:
+    """Scores a checkpoint on the test split's real and manipulated videos in every quality on disk.
+
+    Raises DataError when there is nothing to score, CheckpointError when the network returns no numbers.
+    """
+    data, config, n_clips = params.data, scorer.config, params.evaluation.clips_per_video
+    tree = FFPPTree(data.root)
+    videos = select_videos(tree, methods, data.quality)
+    threshold = validation_threshold(scorer, params, watch)
+    listed = [video for group in videos.groups for video in group.videos]
+    clusters = identity_clusters(tree.splits[SPLIT])
+    strided = data.allow_strided
+    table = score_videos(
+        scorer, listed, clusters, clips_per_video=n_clips, allow_strided=strided, watch=watch
+    )
+    headline = [video for video in listed if video.quality == data.quality]
+    scalars = video_scalars(
+        headline, config.num_frames, allow_strided=strided, num_workers=scorer.num_workers, watch=watch
+    )
+    table = pd.concat([table, scalars], axis=1)  # the headline's videos come first in both
+    results = tuple(
+        quality_result(table, quality, videos.methods(quality), threshold.value, params)
+        for quality in videos.qualities
+    )
+    auc = results[0].overall.auc
+    return Evaluation(
+        variant=config.variant(),
+        epoch=epoch,
+        clips_per_video=n_clips,
+        num_frames=config.num_frames,
+        img_size=config.img_size,
+        synthetic=is_sample(data.root),
+        threshold=threshold,
+        videos=videos,
+        table=table,
+        qualities=results,
+        baselines=baseline_results(table, videos.methods(data.quality), params),
+        gate=judge(auc, params.phase_b.min_phase_a_auc) if auc is not None else None,
+        self_blended=self_blended_test(scorer, params, watch) if sbi_test else (),
+    )

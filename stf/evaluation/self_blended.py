@@ -1,0 +1,98 @@
+"""Scores on self-blended clips: validation (it gives the threshold) and the two fixed sets of --sbi-test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from stf.config import Params
+from stf.data.ffpp import FFPPTree
+from stf.data.video_sbi_dataset import PairBatchSampler, Phase, VideoSBIDataset, make_loader
+from stf.evaluation.bootstrap import Interval, auc_interval, identity_clusters
+from stf.evaluation.metrics import Threshold, choose_threshold
+from stf.evaluation.predict import ClipScorer, Watch, unwatched
+
+SBI_TEST_SEED = 8  # fixed: every checkpoint, whatever its run's seed, meets the same clips
+SBI_TEST_FLAGS = {  # recipe → (H.264 augmentation, multi-scale drift)
+    "V7.3 recipe": (False, False),
+    "V8.0 recipe": (True, True),
+}
+RECIPE_MEANING = {
+    "V7.3 recipe": "fixed 2-px drift, no H.264",
+    "V8.0 recipe": "multi-scale drift, H.264 on half of the pairs",
+}
+
+
+@dataclass(frozen=True)
+class SelfBlendedScores:
+    """Scores of the real and fake clips of a self-blended set; N clips, the two of a pair are neighbours."""
+
+    labels_N: np.ndarray
+    scores_N: np.ndarray
+    video_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SelfBlendedResult:
+    """AUC over the clips of one fixed self-blended set, with an interval over the identity pairs."""
+
+    recipe: str
+    meaning: str
+    auc: float
+    interval: Interval | None
+    n_real: int
+    n_fake: int
+
+
+def score_self_blended(
+    scorer: ClipScorer, dataset: VideoSBIDataset, what: str, watch: Watch = unwatched
+) -> SelfBlendedScores:
+    """Every clip of `dataset`, in its own order."""
+    sampler = PairBatchSampler(dataset.n_pairs, scorer.config.batch_size, seed=0, shuffle=False)
+    loader = make_loader(dataset, sampler, scorer.num_workers)
+    labels, scores, video_ids = [], [], []
+    for batch in watch(loader, f"Scoring {what}", len(loader)):
+        labels.append(batch["label"].numpy())
+        scores.append(scorer.p_fake(batch["video"]))
+        video_ids += [provenance.video_id for provenance in batch["provenance"]]
+    return SelfBlendedScores(np.concatenate(labels), np.concatenate(scores), tuple(video_ids))
+
+
+def validation_threshold(scorer: ClipScorer, params: Params, watch: Watch = unwatched) -> Threshold:
+    """The threshold of the highest balanced accuracy on the val split's self-blended clips.
+
+    No manipulated and no test video is read. The clips follow the recipe that the checkpoint was trained with
+    (its own flags), in the training quality.
+    """
+    dataset = _dataset("val", scorer, params, params.seed)
+    found = score_self_blended(scorer, dataset, "validation clips", watch)
+    return choose_threshold(found.labels_N, found.scores_N)
+
+
+def self_blended_test(
+    scorer: ClipScorer, params: Params, watch: Watch = unwatched
+) -> tuple[SelfBlendedResult, ...]:
+    """AUC on the test split's reals, self-blended by V7.3's and by V8.0's recipe (seed SBI_TEST_SEED)."""
+    results = []
+    for recipe, (compression, drift) in SBI_TEST_FLAGS.items():
+        config = replace(scorer.config, use_compression_aug=compression, use_multiscale_drift=drift)
+        dataset = _dataset("test", replace(scorer, config=config), params, SBI_TEST_SEED)
+        found = score_self_blended(scorer, dataset, f"self-blended test clips, {recipe}", watch)
+        clusters = identity_clusters(FFPPTree(params.data.root).splits["test"])
+        clusters_N = np.array([clusters[video_id] for video_id in found.video_ids])
+        n_resamples = params.evaluation.bootstrap_samples
+        interval = auc_interval(found.labels_N, found.scores_N, clusters_N, n_resamples, params.seed)
+        n_fake = int(found.labels_N.sum())
+        auc = float(roc_auc_score(found.labels_N, found.scores_N))
+        n_real = len(found.labels_N) - n_fake
+        results.append(SelfBlendedResult(recipe, RECIPE_MEANING[recipe], auc, interval, n_real, n_fake))
+    return tuple(results)
+
+
+def _dataset(phase: Phase, scorer: ClipScorer, params: Params, seed: int) -> VideoSBIDataset:
+    """The split's self-blended clips in the checkpoint's clip shape, from the data of `params`."""
+    config = replace(scorer.config, data_root=params.data.root)
+    data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
+    return VideoSBIDataset(phase, config, data=data, sbi=params.sbi, seed=seed)
