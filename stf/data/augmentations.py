@@ -1,6 +1,7 @@
-"""Video-SBI's transforms (SPEC section 4). Each samples its draws once per clip, then applies them; any clip replays.
+"""Video-SBI's transforms (SPEC section 4): each samples its draws once per clip, then applies them.
 
-Drift, TPS, elastic and affine live in files of their own and are given out here; colour stands in stf.data.colour.
+Drift, TPS, elastic and affine live in files of their own and are given out here; colour is in
+stf.data.colour.
 Shape legend: T frames, H, W pixels, C = 3 channels.
 """
 
@@ -86,7 +87,7 @@ class CompressionAugmentation:
     def apply(
         self, frames: FramesOrList, qp: int | None, pixel_format: PixelFormat = "bgr24"
     ) -> FramesOrList:
-        """uint8 BGR frames, (T, H, W, 3) or a list of (H, W, 3) → the same type after H.264; QP None changes nothing."""
+        """uint8 BGR frames, (T, H, W, 3) or a list of (H, W, 3) → the same type after H.264."""
         if qp is None:
             return frames
         if isinstance(frames, list):

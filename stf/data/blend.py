@@ -7,6 +7,7 @@ Masks are float32 in [0, 1]; 1 takes the source, 0 keeps the target.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from stf.errors import DataError
 
 Floats = NDArray[np.float32]
+PixelT = TypeVar("PixelT", np.uint8, np.float32, np.float64)
 BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
-# A blurred plateau is 1 up to float32 rounding (a few 1e-7); one outside tap of the widest kernel lowers it by 1e-3.
+# A blurred plateau is 1 up to float32 rounding (a few 1e-7); an edge under the kernel's last tap costs 1e-3.
 PLATEAU_TOLERANCE = 1e-5
 SUPERSAMPLE = 4  # sub-pixels per pixel and axis of a hull's edge
 FIXED_POINT_BITS = 6  # of cv2.fillConvexPoly's coordinates
@@ -54,9 +56,9 @@ class BlendDraw:
 
 
 def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_68: bool) -> Floats:
-    """The convex hull of the landmarks (all, or the first 68) as an anti-aliased float32 (H, W) mask in [0, 1].
+    """The convex hull of the landmarks (all, or the first 68), anti-aliased: float32 (H, W) in [0, 1].
 
-    `landmarks_N2` are (x, y) pixels of any float or integer type, pixel centres at whole numbers; fractions count.
+    `landmarks_N2` are (x, y) pixels of any number type, pixel centres at whole numbers; fractions count.
     Raises DataError for points that are not finite or not (N, 2).
     """
     points_N2 = np.asarray(landmarks_N2, np.float32)[: 68 if use_68 else None]
@@ -104,11 +106,11 @@ def soften(mask_HW: NDArray[np.generic], draw: SoftMaskDraw) -> Floats:
     return np.clip(cv2.resize(soft, (width, height)), 0, 1)
 
 
-def mix(source: NDArray[np.generic], target: NDArray[np.generic], soft_HW: Floats) -> NDArray[np.generic]:
-    """mask · source + (1 - mask) · target, in target's dtype; uint8 is rounded, outside the mask it is target itself.
+def mix(source: NDArray[PixelT], target: NDArray[PixelT], soft_HW: Floats) -> NDArray[PixelT]:
+    """mask · source + (1 - mask) · target, (H, W, C) in target's dtype; target bit for bit at mask 0.
 
-    `source` and `target` are (H, W, C). SBI truncates to uint8, which darkens the inside of every mask by half a
-    grey level: a mark of the recipe, so it is rounded here.
+    SBI truncates to uint8, which darkens the inside of every mask by half a grey level: a mark of the recipe
+    that no forgery bears, so it is rounded here.
     """
     out = target.copy()
     x0, y0, width, height = cv2.boundingRect((soft_HW > 0).view(np.uint8))
@@ -133,31 +135,31 @@ def blend_clip(
 def get_blend_mask(
     mask: NDArray[np.generic], draw: SoftMaskDraw | None = None, rng: np.random.Generator | None = None
 ) -> Floats:
-    """SBI's call: the soft mask of one (H, W) or (H, W, 1) mask, as (H, W, 1); without `draw` it is drawn from `rng`."""
+    """SBI's call: the soft mask of one (H, W) or (H, W, 1) mask, as (H, W, 1), by `draw` or drawn."""
     draw = draw or SoftMaskDraw.sample(rng or np.random.default_rng())
     return soften(mask.reshape(mask.shape[:2]), draw)[..., None]
 
 
 def alpha_blend(
-    source: NDArray[np.generic],
-    target: NDArray[np.generic],
+    source: NDArray[PixelT],
+    target: NDArray[PixelT],
     mask: NDArray[np.generic],
     ratio: float = 1.0,
     draw: SoftMaskDraw | None = None,
     rng: np.random.Generator | None = None,
-) -> tuple[NDArray[np.generic], Floats]:
-    """One image blended with a given ratio: (blended (H, W, C) in target's dtype, soft mask · ratio (H, W, 1))."""
+) -> tuple[NDArray[PixelT], Floats]:
+    """One image blended at a given ratio: (blended in target's dtype, soft mask · ratio (H, W, 1))."""
     soft_HW1 = get_blend_mask(mask, draw, rng) * np.float32(ratio)
     return mix(source, target, soft_HW1[..., 0]), soft_HW1
 
 
 def dynamic_blend(
-    source: NDArray[np.generic],
-    target: NDArray[np.generic],
+    source: NDArray[PixelT],
+    target: NDArray[PixelT],
     mask: NDArray[np.generic],
     draw: BlendDraw | None = None,
     rng: np.random.Generator | None = None,
-) -> tuple[NDArray[np.generic], Floats]:
-    """One image blended with a drawn ratio: (blended (H, W, C) in target's dtype, soft mask · ratio (H, W, 1))."""
+) -> tuple[NDArray[PixelT], Floats]:
+    """One image blended at a drawn ratio: (blended in target's dtype, soft mask · ratio (H, W, 1))."""
     draw = draw or BlendDraw.sample(rng or np.random.default_rng())
     return alpha_blend(source, target, mask, draw.ratio, draw.soft)

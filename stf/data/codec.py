@@ -1,6 +1,6 @@
 """H.264 in memory through PyAV: what every platform does to a video. T frames, H, W pixels, C = 3 channels.
 
-Constant QP, libx264 ultrafast, yuv420p, one keyframe at the head, no B-frames, one thread: the same bytes every time.
+Constant QP, libx264 ultrafast, yuv420p, a keyframe at the head, no B-frames, one thread: same bytes always.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 from av.codec.codec import UnknownCodecError
+from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
@@ -24,13 +25,13 @@ PixelFormat = Literal["bgr24", "rgb24"]
 ENCODER = "libx264"
 FRAME_RATE = 25
 MAX_QP = 51
-# 250 frames is x264's own interval: a clip holds one keyframe, at its head, as a piece of a platform's video would.
+# x264's own interval, which platforms leave as it is: a clip holds one keyframe, at its head.
 KEYFRAME_INTERVAL = 250
 _fallback_clips = 0
 
 
 class FallbackWarning(UserWarning):
-    """H.264 was asked for and JPEG was used: the detector then learns another codec than the one it will meet."""
+    """H.264 was asked for and JPEG was used: the detector learns another codec than the one it will meet."""
 
 
 def fallback_count() -> int:
@@ -41,8 +42,8 @@ def fallback_count() -> int:
 def h264_round_trip(frames_THWC: Frames, qp: int, pixel_format: PixelFormat = "bgr24") -> Frames:
     """The frames after encoding and decoding at constant QP (0 best, 51 worst); same shape, uint8.
 
-    Odd sizes are padded by their edge, since 4:2:0 needs even ones, and cut back. Raises DataError for anything but
-    uint8 (T, H, W, 3) and a QP of 0 to 51. Without an encoder: JPEG per frame, a FallbackWarning, `fallback_count`.
+    Odd sizes are padded by their edge, since 4:2:0 needs even ones, and cut back. Without an encoder: JPEG
+    per frame, one FallbackWarning, `fallback_count`. Raises DataError for other frames or another QP.
     """
     _check(frames_THWC, qp)
     if not encoder_works():
@@ -60,7 +61,7 @@ def h264_bits(frames_THWC: Frames, qp: int, pixel_format: PixelFormat = "rgb24")
     _check(frames_THWC, qp)
     if not encoder_works():
         raise DataError(
-            f"PyAV has no {ENCODER}, so no bitrate can be measured; install the av wheel of requirements.lock"
+            f"no bitrate without {ENCODER}: PyAV cannot open it; install the av wheel of requirements.lock"
         )
     return 8 * sum(packet.size for packet in encode_h264(frames_THWC, qp, pixel_format))
 
@@ -93,7 +94,11 @@ def encoder_works() -> bool:
     """Whether this PyAV can open libx264 at all; asked once per process."""
     try:
         _open_encoder(16, 16, 30).open()
-    except (UnknownCodecError, av.FFmpegError):
+    except (UnknownCodecError, FFmpegError) as error:
+        what = (
+            f"PyAV cannot open {ENCODER} ({error}): clips are compressed as JPEG per frame INSTEAD OF H.264"
+        )
+        warnings.warn(f"{what}; install the av wheel of requirements.lock", FallbackWarning, stacklevel=3)
         return False
     return True
 
@@ -124,16 +129,14 @@ def _check(frames_THWC: Frames, qp: int) -> None:
 
 
 def _jpeg_fallback(frames_THWC: Frames, qp: int) -> Frames:
-    """JPEG per frame; quality falls from 95 at QP 18 to 10 at QP 51. cv2's channel order does not matter here much."""
+    """JPEG per frame; its quality falls from 95 at QP 18 to 10 at QP 51."""
     global _fallback_clips
     _fallback_clips += 1
-    message = f"PyAV cannot open {ENCODER}: clips are compressed as JPEG per frame, which is NOT what SPEC 4 asks for"
-    warnings.warn(f"{message}; install the av wheel of requirements.lock", FallbackWarning, stacklevel=3)
     quality = int(np.clip(round(95 - (qp - 18) * 85 / 33), 1, 100))
     out = np.empty_like(frames_THWC, order="C")
     for t, frame in enumerate(frames_THWC):
         written, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if not written:
             raise DataError(f"frame {t} of a clip of shape {frames_THWC.shape} cannot be written as JPEG")
-        out[t] = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        out[t] = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
     return out

@@ -66,7 +66,7 @@ PROFILES: dict[str, Callable[[np.random.Generator, int], Steps]] = {
 
 @dataclass(frozen=True, eq=False)
 class DriftPath:
-    """Where the mask is in each frame: offsets (T, 2) px from its place in the first, and the profile's name."""
+    """Where the mask is in each frame: offsets (T, 2) px from the first frame's place; the profile's name."""
 
     offsets_T2: Steps
     profile: str
@@ -76,7 +76,7 @@ class DriftPath:
 class MultiScaleBrownianDrift:
     """A random walk of the mask: a clip draws its step size (log-normal) and one of four velocity profiles.
 
-    `step_range` bounds the length of every step, `max_cumulative` the length of the offset from the first frame; both
+    `step_range` bounds the length of every step, `max_cumulative` that of the offset from the first frame,
     in pixels at img_size scale. Equal bounds give V7.3's drift: steps of that very length, in any direction.
     """
 
@@ -85,16 +85,16 @@ class MultiScaleBrownianDrift:
 
     def __post_init__(self) -> None:
         low, high = self.step_range
-        if not (0 <= low <= high and self.max_cumulative >= 0):
+        if not (0 < low <= high or low == high == 0) or self.max_cumulative < 0:
             raise ConfigError(
                 f"drift has step_range {self.step_range} and max_cumulative {self.max_cumulative}; "
-                "it needs 0 <= low <= high and max_cumulative >= 0"
+                "it needs 0 < low <= high (or 0, 0 for none) and max_cumulative >= 0"
             )
 
     def sample_step_size(self, rng: np.random.Generator) -> float:
         """Log-normal, its median the range's geometric mean, its bounds two sigma away and never passed."""
         low, high = self.step_range
-        if low == high or low == 0:
+        if low == high:
             return high
         centre, sigma = 0.5 * math.log(low * high), 0.25 * math.log(high / low)
         while True:
@@ -119,7 +119,7 @@ class MultiScaleBrownianDrift:
         return DriftPath(_clamped_walk(steps_S2, self.max_cumulative) * scale, name)
 
     def apply(self, mask: NDArray[np.generic], path: DriftPath) -> Floats:
-        """One mask, (H, W) or (H, W, 1), or one per frame, (T, H, W) → (T, H, W) float32, moved by sub-pixel warps."""
+        """One mask, (H, W) or (H, W, 1), or one per frame, (T, H, W) → (T, H, W) float32, moved."""
         check_frames("drift", mask, len(path.offsets_T2))
         return np.stack([_shifted(mask_at(mask, t), *offset) for t, offset in enumerate(path.offsets_T2)])
 
@@ -128,10 +128,7 @@ class MultiScaleBrownianDrift:
     ) -> list[Floats]:
         """Draws a path and returns the n moved masks, each of `mask`'s shape; the first one is not moved."""
         path = self.sample(rng or np.random.default_rng(), n_frames)
-        return [
-            moved.reshape(mask.shape[-2:] if mask.ndim == 2 else mask.shape)
-            for moved in self.apply(mask, path)
-        ]
+        return [moved.reshape(mask.shape) for moved in self.apply(mask, path)]
 
 
 def _clamped_walk(steps_S2: Steps, limit: float) -> Steps:
@@ -146,4 +143,4 @@ def _clamped_walk(steps_S2: Steps, limit: float) -> Steps:
 def _shifted(mask_HW: Floats, dx: float, dy: float) -> Floats:
     matrix = np.array([[1, 0, dx], [0, 1, dy]])
     height, width = mask_HW.shape
-    return cv2.warpAffine(mask_HW, matrix, (width, height))  # pyright: ignore[reportReturnType]
+    return np.asarray(cv2.warpAffine(mask_HW, matrix, (width, height)), np.float32)

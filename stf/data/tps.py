@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
-from stf.data.warps import check_frames, mask_at, pixel_grid
+from stf.data.warps import check_frames, displaced, mask_at, pixel_grid
 
 Floats = NDArray[np.float32]
 CONTROL_PER_AXIS = 4
@@ -44,7 +44,7 @@ def grid_nodes() -> NDArray[np.float64]:
 def _influence() -> NDArray[np.float64]:
     """(G·G, P): what a unit displacement of each control point does at each node.
 
-    The spline is linear in its displacements and the control points never move, so it is solved once per process.
+    The spline is linear in them and the control points never move: it is solved once per process.
     """
     points = control_points()
     return RBFInterpolator(points, np.eye(len(points)), kernel="thin_plate_spline")(grid_nodes())
@@ -52,7 +52,7 @@ def _influence() -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class TPSMaskDeformation:
-    """With `probability`, control points walk at random, `step_px` a frame, never beyond `max_px` (img_size scale)."""
+    """With `probability`, control points walk at random, `step_px` a frame, within `max_px` (at img_size)."""
 
     probability: float = 0.3
     step_px: float = 0.6
@@ -84,6 +84,6 @@ class TPSMaskDeformation:
             coarse_GG2 = (
                 (_influence() @ displacement_P2).reshape(GRID_NODES, GRID_NODES, 2).astype(np.float32)
             )
-            field_HW2 = cv2.resize(coarse_GG2, (width, height), interpolation=cv2.INTER_LINEAR)
-            cv2.remap(mask_at(mask, t), grid_HW2 + field_HW2, None, cv2.INTER_LINEAR, dst=out[t])
+            field_HW2 = np.asarray(cv2.resize(coarse_GG2, (width, height)), np.float32)
+            out[t] = displaced(mask_at(mask, t), grid_HW2 + field_HW2)
         return out

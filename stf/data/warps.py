@@ -1,13 +1,15 @@
-"""Warps that follow SBI: one affine of source and mask together, an elastic one of the mask that varies smoothly.
+"""SBI's warps: one affine of source and mask together, an elastic one of the mask that varies smoothly.
 
-Shape legend: T frames, H, W pixels, C channels, K key fields. Displacements are (dx, dy) in pixels: the output at
-(x, y) is the input at (x + dx, y + dy).
+Shape legend: T frames, H, W pixels, h, w pixels of a reduced field, C channels, K key fields. Displacements
+are (dx, dy) in pixels: the output at (x, y) is the input at (x + dx, y + dy).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from stf.errors import DataError
 
 Floats = NDArray[np.float32]
+PixelsT = TypeVar("PixelsT", NDArray[np.float32], NDArray[np.uint8])
 
 
 def mask_at(mask: NDArray[np.generic], t: int) -> Floats:
-    """Frame t of a mask that is the same for all frames, (H, W) or (H, W, 1), or given per frame, (T, H, W)."""
+    """Frame t of a mask that is one for all frames, (H, W) or (H, W, 1), or one per frame, (T, H, W)."""
     if mask.ndim == 3 and mask.shape[-1] != 1:
         mask = mask[t]
     return np.ascontiguousarray(mask.reshape(mask.shape[:2]), np.float32)
@@ -36,6 +39,13 @@ def check_frames(name: str, mask: NDArray[np.generic], n_frames: int) -> None:
 def pixel_grid(height: int, width: int) -> Floats:
     """(H, W, 2): every pixel's own (x, y)."""
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+
+
+def displaced(image: PixelsT, places_HW2: Floats, border: int = cv2.BORDER_CONSTANT) -> PixelsT:
+    """The image (H, W) or (H, W, C), bilinearly sampled at `places_HW2`; 0 outside, or as `border` says."""
+    # The second map must be None, which cv2's stubs do not know: an empty array is read as a map (and hangs).
+    moved = cv2.remap(image, places_HW2, None, cv2.INTER_LINEAR, borderMode=border)  # pyright: ignore
+    return moved  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,10 @@ def affine_frames(frames_THWC: NDArray[np.uint8], draw: AffineDraw) -> NDArray[n
     """Each frame warped alike. What comes in from outside is mirrored: black edges would mark the blend."""
     height, width = frames_THWC.shape[1:3]
     matrix = draw.matrix(height, width)
-    warped = [
-        cv2.warpAffine(f, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101) for f in frames_THWC
-    ]
-    return np.stack(warped)  # pyright: ignore[reportReturnType]
+    out = np.empty_like(frames_THWC, order="C")
+    for t, frame in enumerate(frames_THWC):
+        out[t] = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return out
 
 
 def affine_masks(mask: NDArray[np.generic], draw: AffineDraw) -> Floats:
@@ -77,15 +87,15 @@ def affine_masks(mask: NDArray[np.generic], draw: AffineDraw) -> Floats:
     if mask.ndim == 3:
         return np.stack([affine_masks(mask_HW, draw) for mask_HW in mask])
     height, width = mask.shape
-    warped = cv2.warpAffine(np.asarray(mask, np.float32), draw.matrix(height, width), (width, height))
-    return warped  # pyright: ignore[reportReturnType]
+    moved = cv2.warpAffine(np.asarray(mask, np.float32), draw.matrix(height, width), (width, height))
+    return np.asarray(moved, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class ElasticDraw:
-    """A clip's elastic warp: K displacement fields at reduced size, K h w 2, and each frame's place among them."""
+    """A clip's elastic warp: K displacement fields, (K, h, w, 2) px, `frames_per_key` apart."""
 
-    keys_KHW2: Floats
+    keys_Khw2: Floats
     n_frames: int
     height: int
     width: int
@@ -94,29 +104,27 @@ class ElasticDraw:
     def fields(self) -> Iterator[Floats]:
         """Each frame's displacement (H, W, 2) px.
 
-        Neighbouring keys are mixed with cos and sin of a quarter turn: their sum keeps the variance of one field.
+        Neighbouring keys are mixed by cosine and sine of a quarter turn: the sum keeps a field's variance.
         """
-        keys = [_resized(key, self.height, self.width) for key in self.keys_KHW2]
+        keys = [_resized(key, self.height, self.width) for key in self.keys_Khw2]
         for t in range(self.n_frames):
             k, step = divmod(t, self.frames_per_key)
-            angle = 0.5 * np.pi * step / self.frames_per_key
-            yield (
-                keys[k] * np.float32(np.cos(angle)) + keys[k + 1] * np.float32(np.sin(angle))
-                if step
-                else keys[k]
-            )
+            angle = 0.5 * math.pi * step / self.frames_per_key
+            weights = np.array([math.cos(angle), math.sin(angle)], np.float32)
+            yield weights[0] * keys[k] + weights[1] * keys[k + 1]
 
 
 def _resized(field_hw2: Floats, height: int, width: int) -> Floats:
-    return cv2.resize(field_hw2, (width, height), interpolation=cv2.INTER_CUBIC)  # pyright: ignore[reportReturnType]
+    return np.asarray(cv2.resize(field_hw2, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 @dataclass(frozen=True)
 class ElasticMask:
-    """Simard's elastic warp, correlated over time: uniform noise in [-1, 1], blurred with `sigma`, times `alpha`.
+    """Simard's elastic warp, correlated over time: uniform noise in [-1, 1], blurred by `sigma`, × `alpha`.
 
-    SBI's albumentations 1.x formula (mean displacement 1.5 px at alpha 50, sigma 7; 2.x gives .6 px). Fields are
-    band-limited, so they are made at 1/3 of the size: white noise on every third pixel is three times as strong.
+    This is albumentations 1's formula, which SBI used (mean displacement 1.5 px at alpha 50, sigma 7; version
+    2 gives .6 px). Fields are band-limited, so they are made at 1/3 of the size, where the same noise, blurred
+    by sigma / 3, is three times as strong: hence alpha / 3.
     """
 
     alpha: float = 50.0
@@ -131,24 +139,18 @@ class ElasticMask:
         noise = rng.uniform(-1, 1, (n_keys, *size, 2)).astype(np.float32)
         sigma = self.sigma / self.reduction
         keys = [cv2.GaussianBlur(n, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for n in noise]
-        strength = np.float32(self.alpha / self.reduction)
-        return ElasticDraw(np.stack(keys) * strength, n_frames, height, width, self.frames_per_key)
+        keys_Khw2 = np.stack(keys).astype(np.float32) * np.float32(self.alpha / self.reduction)
+        return ElasticDraw(keys_Khw2, n_frames, height, width, self.frames_per_key)
 
     def apply(self, mask: NDArray[np.generic], draw: ElasticDraw) -> Floats:
         """One mask for all frames, or one per frame → (T, H, W) float32; 0 comes in from outside."""
         check_frames("ElasticMask", mask, draw.n_frames)
         grid_HW2 = pixel_grid(draw.height, draw.width)
-        fields = enumerate(draw.fields())
-        return np.stack(
-            [cv2.remap(mask_at(mask, t), grid_HW2 + f, None, cv2.INTER_LINEAR) for t, f in fields]
-        )
+        return np.stack([displaced(mask_at(mask, t), grid_HW2 + d) for t, d in enumerate(draw.fields())])
 
     def apply_to_frames(self, frames_THWC: NDArray[np.uint8], draw: ElasticDraw) -> NDArray[np.uint8]:
-        """The same warp of the source frames (`sbi.elastic_on_source`); what comes in from outside is mirrored."""
+        """The same warp of the source frames (`sbi.elastic_on_source`); mirrored where it looks outside."""
         check_frames("ElasticMask", frames_THWC[..., 0], draw.n_frames)
         grid_HW2 = pixel_grid(draw.height, draw.width)
         pairs = zip(frames_THWC, draw.fields(), strict=True)
-        border = cv2.BORDER_REFLECT_101
-        return np.stack(
-            [cv2.remap(f, grid_HW2 + d, None, cv2.INTER_LINEAR, borderMode=border) for f, d in pairs]
-        )
+        return np.stack([displaced(frame, grid_HW2 + d, cv2.BORDER_REFLECT_101) for frame, d in pairs])
