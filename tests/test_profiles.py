@@ -30,7 +30,9 @@ def test_sample_is_the_default() -> None:
 
 
 def test_baseline_is_the_default_with_every_flag_off() -> None:
-    baseline, default = (Params.load(ROOT / name).flat() for name in ("profiles/v73_baseline.yaml", "params.yaml"))
+    baseline, default = (
+        Params.load(ROOT / name).flat() for name in ("profiles/v73_baseline.yaml", "params.yaml")
+    )
     flags = {f"{phase}.{flag}" for phase in ("phase_a", "phase_b") for flag in FLAGS}
     assert {key for key in default if default[key] != baseline[key]} <= flags
     assert not any(baseline[key] for key in flags)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stf.errors import TrackingError
 
-CSV_COLUMNS = (
+CSV_COLUMNS: tuple[str, ...] = (
     "epoch",
     "phase",
     "train_loss",

@@ -14,11 +14,6 @@ import torch
 _WRITTEN_BY_STAGES = (":!metrics", ":!dvc.lock", ":!params.yaml")
 
 
-def repository_root() -> Path:
-    """The real repository, also when DVC runs the stage in a throw-away copy (`exp run --temp`, `--queue`)."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
-
-
 def _git(*arguments: str) -> str | None:
     """The output of a git command in the working folder; None without git or outside a repository."""
     try:

@@ -131,9 +131,9 @@ def track(
 ) -> Iterator[TrackedRun]:
     """Opens a run of `stage` and closes it: FINISHED, FAILED when the block raises, KILLED on KeyboardInterrupt.
 
-    Records the flat parameters, the flags and variant of `config`, commit, DVC experiment, machine, `fingerprint` of the
-    data, and `seeds` beside `params.seed`. Cost is wall time x budget.cost_per_hour unless the stage logs `cost_usd`.
-    Raises TrackingError when the store cannot be opened.
+    Records the flat parameters, the flags and variant of `config`, commit, DVC experiment, machine, `fingerprint` of
+    the data, and `seeds` beside `params.seed`. Cost is wall time x budget.cost_per_hour unless the stage logs it as
+    `cost_usd`. Raises TrackingError when the store cannot be opened.
     """
     store, started_s = open_store(), time.monotonic()
     tags = code_provenance() | machine_provenance() | {"stage": stage}

@@ -1,8 +1,8 @@
 """The one MLflow store of this repository, however a run is started.
 
 By default it is `mlruns/mlflow.db` (SQLite) with the artifacts in `mlruns/artifacts`, both in the real repository:
-under `dvc exp run --temp` and `--queue` the working folder is a copy that DVC throws away. MLFLOW_TRACKING_URI points it
-at a server instead.
+under `dvc exp run --temp` and `--queue` the working folder is a copy that DVC throws away. MLFLOW_TRACKING_URI
+points it at a server instead.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from stf.errors import TrackingError
-from stf.tracking.provenance import repository_root
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "stf-mamba"
 _LOCK_WAIT_S = 120.0
@@ -38,6 +37,11 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
+
+
+def repository_root() -> Path:
+    """The real repository, also when DVC runs the stage in a throw-away copy (`exp run --temp`, `--queue`)."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def named_failures(uri: str) -> Iterator[None]:
     """Turns what MLflow raises inside the block into a TrackingError that names the store."""
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, sqlite3.Error) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
 

@@ -1,0 +1,139 @@
+"""The CSV file and the console."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stf.errors import TrackingError
+from stf.tracking.loggers import CSV_COLUMNS, ConsoleLogger, CSVLogger
+
+SPEC_COLUMNS = (
+    "epoch, phase, train_loss, train_acc, val_loss, val_acc, val_auc, val_f1, lr, epoch_time, gpu_mem_gb, best_auc, "
+    "cost_usd, ce_loss, hll_loss, timestamp"
+)
+ROW = dict.fromkeys(CSV_COLUMNS, 1.5)
+
+
+@dataclass(frozen=True)
+class Step:
+    epoch: int
+    step: int
+    loss: float = 0.5
+    clips: int = 8
+
+
+@dataclass(frozen=True)
+class Epoch:
+    epoch: int
+    train_loss: float = 0.7
+    val_loss: float = 0.6
+    val_auc: float = 0.8125
+    best_auc: float = 0.875
+    lr: float = 1.0e-3
+    epoch_time: float = 36.0
+    cost_usd: float = 0.01
+
+
+def _console(is_terminal: bool) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, force_terminal=is_terminal, width=200), text
+
+
+def test_columns_are_the_specifications() -> None:
+    assert ", ".join(CSV_COLUMNS) == SPEC_COLUMNS
+
+
+def test_every_row_is_on_disk_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "log.csv"
+    logger = CSVLogger(path)
+    for epoch in (1, 2):
+        logger.log(ROW | {"epoch": epoch})
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == [str(n) for n in range(1, epoch + 1)]
+
+
+def test_a_new_run_starts_a_new_file_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    for append, lines in ((False, 2), (True, 3), (False, 2)):
+        CSVLogger(tmp_path / "log.csv", append=append).log(ROW)
+        assert len((tmp_path / "log.csv").read_text().splitlines()) == lines
+
+
+def test_foreign_file_and_foreign_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(TrackingError, match=r"other\.csv has other columns"):
+        CSVLogger(tmp_path / "other.csv", append=True)
+    logger = CSVLogger(tmp_path / "log.csv")
+    with pytest.raises(ValueError, match="val_acuracy"):
+        logger.log(ROW | {"val_acuracy": 1})
+    with pytest.raises(ValueError, match="val_auc"):
+        logger.log({key: value for key, value in ROW.items() if key != "val_auc"})
+
+
+def test_off_a_terminal_there_are_a_few_plain_lines_per_epoch() -> None:
+    console, text = _console(is_terminal=False)
+    with ConsoleLogger("a", epochs=2, steps_per_epoch=100, cost_per_hour=1.39, console=console) as logger:
+        for epoch in (1, 2):
+            for step in range(1, 101):
+                logger.step(Step(epoch, step))
+            logger.epoch(Epoch(epoch))
+    lines = text.getvalue().splitlines()
+    assert "\x1b" not in text.getvalue()
+    assert sum("step" in line for line in lines) == 8
+    assert "step 100/100" in lines[3]
+    assert "pairs/s" in lines[3]
+    assert "ETA" in lines[3]
+
+
+def test_epoch_line_shows_cost_so_far_projected_cost_and_eta() -> None:
+    console, text = _console(is_terminal=False)
+    with ConsoleLogger("a", epochs=101, steps_per_epoch=1, cost_per_hour=2.0, console=console) as logger:
+        logger.epoch(Epoch(1))
+    cells = text.getvalue().splitlines()[-1].split()
+    # 100 epochs of 36 s are left: one hour, two dollars, on top of one cent.
+    assert cells == [
+        "1/101",
+        "0.7000",
+        "0.6000",
+        "0.8125",
+        "0.8750",
+        "1.00e-03",
+        "36.0s",
+        "0.0100",
+        "2.0100",
+        "1h",
+        "00m",
+    ]
+
+
+def test_eta_of_a_resumed_run_counts_the_epochs_that_are_left() -> None:
+    console, text = _console(is_terminal=False)
+    with ConsoleLogger(
+        "b", epochs=50, steps_per_epoch=1, cost_per_hour=1.0, first_epoch=50, console=console
+    ) as logger:
+        logger.epoch(Epoch(50))
+    assert text.getvalue().split()[-1] == "0.0s"
+
+
+def test_on_a_terminal_a_bar_moves_and_is_taken_down() -> None:
+    console, text = _console(is_terminal=True)
+    with ConsoleLogger("a", epochs=1, steps_per_epoch=4, cost_per_hour=1.39, console=console) as logger:
+        for step in range(1, 5):
+            logger.step(Step(1, step))
+        logger.epoch(Epoch(1))
+    assert "phase a  epoch 1/1" in text.getvalue()
+    assert "clips/s" in text.getvalue()
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, ConsoleLogger])
+def test_loggers_return_nothing(logger: type) -> None:
+    public = [method for name, method in inspect.getmembers(logger, inspect.isfunction) if name[0] != "_"]
+    assert public
+    assert {inspect.signature(method, eval_str=True).return_annotation for method in public} == {None}
