@@ -19,9 +19,9 @@ EpochIndex = tuple[int, int]
 
 
 class PairBatchSampler(Sampler[list[EpochIndex]]):
-    """A batch sampler of (epoch, index): each batch is real, fake, real, fake, … of whole pairs.
+    """A batch sampler of (epoch, index): each batch holds whole pairs, real, fake, real, …
 
-    Drawn clip by clip, one batch of 4 in 8 would hold a single class, and nothing to compare. The order depends
+    Drawn clip by clip, one batch of 4 in 8 would hold a single class, nothing to compare. The order depends
     on (seed, epoch) alone, so that a split over ranks can deal the same global batches out.
     Raises ConfigError for an odd batch size or an empty data set.
     """

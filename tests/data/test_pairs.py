@@ -67,8 +67,10 @@ def test_impossible_batches_are_refused(arguments):
 def test_collate():
     items = [Numbers()[(0, i)] for i in range(4)]
     batch = collate_clips(items)
-    assert batch["video"].shape == (4, 3, 2, 4, 4) and batch["video"].dtype == torch.float32
-    assert batch["label"].tolist() == [0, 1, 0, 1] and batch["label"].dtype == torch.long
+    assert batch["video"].shape == (4, 3, 2, 4, 4)
+    assert batch["video"].dtype == torch.float32
+    assert batch["label"].tolist() == [0, 1, 0, 1]
+    assert batch["label"].dtype == torch.long
     assert [p[1] for p in batch["provenance"]] == [0, 1, 2, 3]
 
 
