@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +129,3 @@ def test_on_a_terminal_a_bar_moves_and_is_taken_down() -> None:
         logger.epoch(Epoch(1))
     assert "phase a  epoch 1/1" in text.getvalue()
     assert "clips/s" in text.getvalue()
-
-
-@pytest.mark.parametrize("logger", [CSVLogger, ConsoleLogger])
-def test_loggers_return_nothing(logger: type) -> None:
-    public = [method for name, method in inspect.getmembers(logger, inspect.isfunction) if name[0] != "_"]
-    assert public
-    assert {inspect.signature(method, eval_str=True).return_annotation for method in public} == {None}

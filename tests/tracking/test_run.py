@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
 from stf.errors import DataError
 from stf.tracking.baseline import OVERALL_AUC, baseline_auc
-from stf.tracking.run import MODEL_NAME, TrackedRun, track
+from stf.tracking.run import MODEL_NAME, track
 from stf.tracking.store import open_store
 
 PARAMS = Params()
@@ -191,12 +190,6 @@ def test_model_is_registered_from_weights_and_json_alone(runs: Runs, tmp_path: P
     folder = Path(client.get_model_version_download_uri(MODEL_NAME, "2"))
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "phase_a.pt"]
     assert STFV8Config(**json.loads((folder / "config.json").read_text())) == STFV8Config.phase_a()
-
-
-def test_every_method_returns_none() -> None:
-    public = [method for name, method in inspect.getmembers(TrackedRun, inspect.isfunction) if name[0] != "_"]
-    assert len(public) >= 6
-    assert {inspect.signature(method, eval_str=True).return_annotation for method in public} == {None}
 
 
 def test_baseline_is_the_newest_finished_v73_evaluation(root: Path) -> None:
