@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from stf.errors import ConfigError
+from stf.model_size import size_text
 
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
@@ -213,6 +214,23 @@ class STFV8Config:
         flags = self.active_flags()
         names = {(): "V7.3", PHASE_A_FLAGS: "V8.0-A", FLAGS: "V8.0-B"}
         return names.get(flags, "+".join(flag.removeprefix("use_") for flag in flags))
+
+    def describe(self) -> str:
+        """Variant, active features, clip, and the network's parameters and multiply-adds per clip, as text.
+
+        The counts are those of STFMambaV73; a line says so when a flag adds modules that they leave out.
+        """
+        self.validate()
+        flags = self.active_flags()
+        lines = [
+            f"STF-Mamba {self.variant()}",
+            f"active features: {', '.join(flags) if flags else 'none'}",
+            f"clip: {self.num_frames} frames of {self.img_size}×{self.img_size} px, {self.batch_size} clips a batch",
+            size_text(self),
+        ]
+        if set(flags) & set(PHASE_B_FLAGS):
+            lines.append("the counts cover STFMambaV73's network only: phase B's modules are not in them")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

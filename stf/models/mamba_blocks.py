@@ -13,25 +13,17 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stf.model_size import SCAN_DIRECTIONS, dt_rank
 from stf.models.scan import selective_scan
 
 DT_MIN, DT_MAX = 1.0e-3, 1.0e-1
-DIRECTIONS = 2
 
 
-def dt_rank(dim: int) -> int:
-    """Rank R of the projection that makes the step size, Mamba's "auto": ⌈dim / 16⌉."""
-    return math.ceil(dim / 16)
-
-
-def causal_depthwise(x_MTGE: Tensor, weight_KGE: Tensor, bias_GE: Tensor) -> Tensor:
-    """y_t = Σ_k w_k·x_{t-k} + bias, per channel, zeros before the start: K fused passes, no transposes."""
-    T = x_MTGE.shape[1]
-    y = torch.addcmul(bias_GE, x_MTGE, weight_KGE[0])
-    padded = F.pad(x_MTGE, (0, 0, 0, 0, weight_KGE.shape[0] - 1, 0))
-    for k in range(1, weight_KGE.shape[0]):
-        start = weight_KGE.shape[0] - 1 - k
-        y = torch.addcmul(y, padded[:, start : start + T], weight_KGE[k])
+def causal_depthwise(x_TMGE: Tensor, weight_KGE: Tensor, bias_GE: Tensor) -> Tensor:
+    """y_t = Σ_k w_k·x_{t-k} + bias per channel, zeros before the start: K fused passes over contiguous memory."""
+    y = torch.addcmul(bias_GE, x_TMGE, weight_KGE[0])
+    for k in range(1, min(len(weight_KGE), len(x_TMGE))):
+        y[k:].addcmul_(x_TMGE[:-k], weight_KGE[k])
     return y
 
 
@@ -45,7 +37,7 @@ class MambaVisionMixer(nn.Module):
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.rank = expand * d_model, d_state, dt_rank(d_model)
-        G, E, R = DIRECTIONS, self.d_inner, self.rank
+        G, E, R = SCAN_DIRECTIONS, self.d_inner, self.rank
         self.in_proj = nn.Linear(d_model, 2 * G * E, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(d_conv, G, E))
         self.conv_bias = nn.Parameter(torch.zeros(G, E))
@@ -71,21 +63,19 @@ class MambaVisionMixer(nn.Module):
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
     def forward(self, x_MTD: Tensor) -> Tensor:
-        M, T, _ = x_MTD.shape
-        x, gate = self.in_proj(x_MTD).view(M, T, 2, DIRECTIONS, self.d_inner).unbind(2)
+        x_TMD = x_MTD.transpose(0, 1)  # time first: steps, shifts and reversals are then contiguous slabs
+        x, gate = self.in_proj(x_TMD).unflatten(-1, (2, SCAN_DIRECTIONS, self.d_inner)).unbind(2)
         u = F.silu(causal_depthwise(_reverse_second(x), self.conv_weight, self.conv_bias))
-        low, B, C = torch.einsum("mtge,ger->mtgr", u, self.x_proj).split(
-            [self.rank, self.d_state, self.d_state], -1
-        )
-        dt = F.softplus(torch.einsum("mtgr,gre->mtge", low, self.dt_proj).float() + self.dt_bias)
+        low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split([self.rank, self.d_state, self.d_state], -1)
+        dt = F.softplus(torch.einsum("tmgr,gre->tmge", low, self.dt_proj).float() + self.dt_bias)
         y = selective_scan(u, dt, -torch.exp(self.A_log.float()), B, C)
         y = _reverse_second(torch.addcmul(y, u, self.D))
-        return self.out_proj((y.to(gate.dtype) * F.silu(gate)).flatten(2))
+        return self.out_proj((y.to(gate.dtype) * F.silu(gate)).flatten(2)).transpose(0, 1)
 
 
-def _reverse_second(x_MTGE: Tensor) -> Tensor:
+def _reverse_second(x_TMGE: Tensor) -> Tensor:
     """The second group read backwards in time; its own inverse."""
-    return torch.stack((x_MTGE[:, :, 0], x_MTGE[:, :, 1].flip(1)), dim=2)
+    return torch.stack((x_TMGE[:, :, 0], x_TMGE[:, :, 1].flip(0)), dim=2)
 
 
 class MambaBlock(nn.Module):
@@ -100,7 +90,7 @@ class MambaBlock(nn.Module):
 
     def forward(self, x_BTHWD: Tensor) -> Tensor:
         B, T, H, W, D = x_BTHWD.shape
-        sequences = self.norm1(x_BTHWD).permute(0, 2, 3, 1, 4).reshape(B * H * W, T, D)
-        mixed = self.mixer(sequences).view(B, H, W, T, D).permute(0, 3, 1, 2, 4)
+        sequences = self.norm1(x_BTHWD).transpose(0, 1).reshape(T, B * H * W, D)
+        mixed = self.mixer(sequences.transpose(0, 1)).transpose(0, 1).view(T, B, H, W, D).transpose(0, 1)
         h = x_BTHWD + self.drop_path(mixed)
         return h + self.drop_path(self.mlp(self.norm2(h)))

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stf.model_size import STEM_FRAMES, STEM_KERNEL, STEM_STRIDE
 from stf.models.dwt_3d import STF3DDWTModule
 
-STEM_KERNEL, STEM_STRIDE = 7, 4
-STEM_FRAMES = 3
 
 
 class Stem(nn.Module):
