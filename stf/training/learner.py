@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -34,9 +35,9 @@ class Learner:
     max_grad_norm: float
 
     @property
-    def judged(self) -> nn.Module:
+    def judged(self) -> STFMambaV73:
         """The network that is validated and kept: the moving average where there is one."""
-        return self.ema.module if self.ema is not None else self.model
+        return cast(STFMambaV73, self.ema.module) if self.ema is not None else self.model
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that is trained: the network's parameters and the margin."""
