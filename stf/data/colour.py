@@ -62,7 +62,7 @@ class SourceTransform:
 
 
 class TrainTransform:
-    """SBI's train transforms: RGB shift ±20, HSV ±.3, brightness/contrast ±.3, p = .3; JPEG 40-100, p = .5."""
+    """SBI's train transforms: RGB shift ±20, HSV and brightness/contrast ±.3, p .3; JPEG 40-100, p .5."""
 
     def sample(self, rng: np.random.Generator) -> TrainDraw:
         """One draw for both members of a pair."""

@@ -1,4 +1,4 @@
-"""SBI's warps: one affine of source and mask together, an elastic one of the mask that varies smoothly.
+"""SBI's warps: one affine of source and mask together, an elastic one of the mask, varying smoothly.
 
 Shape legend: T frames, H, W pixels, h, w pixels of a reduced field, C channels, K key fields. Displacements
 are (dx, dy) in pixels: the output at (x, y) is the input at (x + dx, y + dy).
@@ -44,8 +44,7 @@ def pixel_grid(height: int, width: int) -> Floats:
 def displaced(image: PixelsT, places_HW2: Floats, border: int = cv2.BORDER_CONSTANT) -> PixelsT:
     """The image (H, W) or (H, W, C), bilinearly sampled at `places_HW2`; 0 outside, or as `border` says."""
     # The second map must be None, which cv2's stubs do not know: an empty array is read as a map (and hangs).
-    moved = cv2.remap(image, places_HW2, None, cv2.INTER_LINEAR, borderMode=border)  # pyright: ignore
-    return moved  # pyright: ignore[reportReturnType]
+    return cv2.remap(image, places_HW2, None, cv2.INTER_LINEAR, borderMode=border)  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,9 @@ def _resized(field_hw2: Floats, height: int, width: int) -> Floats:
 class ElasticMask:
     """Simard's elastic warp, correlated over time: uniform noise in [-1, 1], blurred by `sigma`, × `alpha`.
 
-    This is albumentations 1's formula, which SBI used (mean displacement 1.5 px at alpha 50, sigma 7; version
-    2 gives .6 px). Fields are band-limited, so they are made at 1/3 of the size, where the same noise, blurred
-    by sigma / 3, is three times as strong: hence alpha / 3.
+    This is albumentations 1's formula, which SBI used (mean displacement 1.5 px at alpha 50, sigma 7; version 2
+    gives .6 px). Fields are band-limited, so they are made at 1/3 of the size, where the same noise, blurred by
+    sigma / 3, is three times as strong: hence alpha / 3.
     """
 
     alpha: float = 50.0

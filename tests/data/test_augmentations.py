@@ -1,0 +1,309 @@
+"""Drift, affine, elastic, TPS and down-scaling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stf.data.augmentations import (
+    AffineDraw,
+    DriftPath,
+    ElasticDraw,
+    ElasticMask,
+    MultiScaleBrownianDrift,
+    RandomDownScale,
+    TPSDraw,
+    TPSMaskDeformation,
+    affine_frames,
+    affine_masks,
+)
+from stf.data.drift import PROFILES
+from stf.data.tps import CONTROL_PER_AXIS
+from stf.errors import ConfigError, DataError
+from tests.reference import data_warps_plain as plain
+
+HEIGHT, WIDTH, N_FRAMES = 90, 110, 8
+seeds = st.integers(0, 2**32 - 1)
+
+
+def soft_disc() -> np.ndarray:
+    y, x = np.indices((HEIGHT, WIDTH))
+    return np.clip(30 - np.hypot(x - 55, y - 45), 0, 1).astype(np.float32)
+
+
+def centroid(mask_HW: np.ndarray) -> np.ndarray:
+    y, x = np.indices(mask_HW.shape)
+    return np.array([(x * mask_HW).sum(), (y * mask_HW).sum()]) / mask_HW.sum()
+
+
+def steps_of(profile: str, n_clips: int = 200) -> np.ndarray:
+    """(n_clips, 31, 2) steps, no clamp in their way."""
+    drift = MultiScaleBrownianDrift((0.01, 50.0), max_cumulative=1e9)
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [np.diff(drift.sample(rng, 32, profile=profile).offsets_T2, axis=0) for _ in range(n_clips)]
+    )
+
+
+def lag_correlation(steps: np.ndarray) -> float:
+    return float((steps[:, 1:] * steps[:, :-1]).sum() / (steps**2).sum())
+
+
+def swing_share(steps: np.ndarray) -> float:
+    """The mean share of a clip's step energy along its strongest axis."""
+    values = np.array([np.linalg.svd(clip, compute_uv=False) ** 2 for clip in steps])
+    return float((values[:, 0] / values.sum(1)).mean())
+
+
+def test_no_drift_is_the_identity() -> None:
+    mask = soft_disc()
+    still = MultiScaleBrownianDrift((0.0, 0.0)).apply_drift(mask, N_FRAMES)
+    assert len(still) == N_FRAMES
+    assert all(np.array_equal(moved, mask) for moved in still)
+    assert np.array_equal(MultiScaleBrownianDrift(max_cumulative=0.0).apply_drift(mask, 5)[4], mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.sampled_from([*PROFILES, None]), st.floats(0.3, 4), st.integers(1, 40))
+def test_steps_and_offsets_keep_within_their_bounds(
+    seed: int, profile: str | None, scale: float, n_frames: int
+) -> None:
+    path = MultiScaleBrownianDrift().sample(np.random.default_rng(seed), n_frames, scale, profile)
+    assert path.offsets_T2.shape == (n_frames, 2)
+    assert np.array_equal(path.offsets_T2[0], (0, 0))
+    assert np.linalg.norm(path.offsets_T2, axis=1).max() <= 8.0 * scale + 1e-9
+    assert np.linalg.norm(np.diff(path.offsets_T2, axis=0), axis=1).max(initial=0) <= 5.0 * scale + 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.sampled_from(list(PROFILES)))
+def test_every_step_is_at_least_the_lower_bound_until_the_clamp(seed: int, profile: str) -> None:
+    drift = MultiScaleBrownianDrift((0.5, 5.0), max_cumulative=1e9)
+    steps = np.diff(drift.sample(np.random.default_rng(seed), 32, profile=profile).offsets_T2, axis=0)
+    assert np.linalg.norm(steps, axis=1).min() >= 0.5 - 1e-9
+
+
+def test_scale_multiplies_the_path() -> None:
+    drift = MultiScaleBrownianDrift()
+    one, two = (drift.sample(np.random.default_rng(5), 20, scale).offsets_T2 for scale in (1.0, 2.5))
+    assert np.allclose(two, 2.5 * one)
+
+
+def test_equal_bounds_are_v73s_fixed_step_in_any_direction() -> None:
+    drift = MultiScaleBrownianDrift((2.0, 2.0), max_cumulative=1e9)
+    path = drift.sample(np.random.default_rng(0), 4001)
+    steps = np.diff(path.offsets_T2, axis=0)
+    assert path.profile == "fixed"
+    assert np.allclose(np.linalg.norm(steps, axis=1), 2.0)
+    octants = np.histogram(np.arctan2(steps[:, 1], steps[:, 0]), 8, (-np.pi, np.pi))[0]
+    assert octants.min() > 400
+
+
+def test_step_size_is_log_normal_within_its_range() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.log([MultiScaleBrownianDrift().sample_step_size(rng) for _ in range(4000)])
+    assert np.log(0.5) <= sizes.min()
+    assert sizes.max() <= np.log(5)
+    assert np.median(sizes) == pytest.approx(0.5 * np.log(2.5), abs=0.04)  # the geometric mean
+    assert sizes.std() == pytest.approx(0.88 * np.log(10) / 4, rel=0.05)  # .88: a normal cut at two sigma
+    assert abs(((sizes - sizes.mean()) ** 3).mean()) < 0.1 * sizes.std() ** 3
+
+
+def test_the_four_profiles_differ() -> None:
+    steps = {name: steps_of(name) for name in PROFILES}
+    correlation = {name: lag_correlation(s) for name, s in steps.items()}
+    assert correlation["smooth"] > 0.6
+    assert abs(correlation["jittery"]) < 0.1
+    assert abs(correlation["accelerating"]) < 0.1
+    length = {name: np.linalg.norm(s, axis=-1) for name, s in steps.items()}
+    growth = {name: lengths[:, -8:].mean() / lengths[:, :8].mean() for name, lengths in length.items()}
+    assert growth["accelerating"] > 2
+    assert all(0.8 < growth[name] < 1.25 for name in ("smooth", "jittery", "oscillating"))
+    swing = {name: swing_share(s) for name, s in steps.items()}
+    assert swing["oscillating"] > 0.85
+    assert swing["jittery"] < 0.75
+
+
+def test_all_profiles_are_drawn_equally_often() -> None:
+    rng = np.random.default_rng(0)
+    names = [MultiScaleBrownianDrift().sample(rng, 2).profile for _ in range(2000)]
+    assert all(abs(names.count(name) / 2000 - 0.25) < 0.04 for name in PROFILES)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds)
+def test_drift_moves_the_mask_by_its_offsets_and_equals_the_plain_twin(seed: int) -> None:
+    drift, mask = MultiScaleBrownianDrift(), soft_disc()
+    path = drift.sample(np.random.default_rng(seed), N_FRAMES)
+    moved = drift.apply(mask, path)
+    assert (moved.shape, moved.dtype) == ((N_FRAMES, HEIGHT, WIDTH), np.float32)
+    for t, (dx, dy) in enumerate(path.offsets_T2):
+        assert np.abs(centroid(moved[t]) - centroid(mask) - (dx, dy)).max() < 0.05
+        assert np.abs(moved[t] - plain.shifted(mask, dx, dy)).max() < 0.04  # cv2 knows 1/32 px
+
+
+def test_masks_per_frame_move_each_by_its_own_offset() -> None:
+    drift = MultiScaleBrownianDrift()
+    masks = np.stack([np.roll(soft_disc(), t, 0) for t in range(N_FRAMES)])
+    path = drift.sample(np.random.default_rng(0), N_FRAMES)
+    moved = drift.apply(masks, path)
+    for t in range(N_FRAMES):
+        assert np.array_equal(
+            moved[t], drift.apply(masks[t], DriftPath(path.offsets_T2[t : t + 1], "smooth"))[0]
+        )
+    with pytest.raises(DataError, match="8 frames but got 3 masks"):
+        drift.apply(masks[:3], path)
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_apply_drift_takes_masks_as_they_come(shape: tuple[int, ...], dtype: type) -> None:
+    mask = (soft_disc() > 0.5).astype(dtype).reshape(shape)
+    masks = MultiScaleBrownianDrift(step_range=(0.5, 5.0), max_cumulative=8.0).apply_drift(mask, 16)
+    assert [m.shape for m in masks] == [shape] * 16
+    assert np.array_equal(masks[0], mask)
+    assert not np.array_equal(masks[15], mask)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"step_range": (5.0, 0.5)}, {"step_range": (0.0, 5.0)}, {"max_cumulative": -1.0}]
+)
+def test_senseless_drift_is_refused(bad: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(ConfigError, match="drift"):
+        MultiScaleBrownianDrift(**bad)
+    with pytest.raises(ConfigError, match="zigzag"):
+        MultiScaleBrownianDrift().sample(np.random.default_rng(0), 4, profile="zigzag")
+
+
+def test_affine_ranges_and_plain_twin() -> None:
+    rng = np.random.default_rng(0)
+    draws = [AffineDraw.sample(rng) for _ in range(2000)]
+    for name, low, high in (
+        ("translate_x", -0.03, 0.03),
+        ("translate_y", -0.015, 0.015),
+        ("scale_x", 0.95, 1 / 0.95),
+        ("scale_y", 0.95, 1 / 0.95),
+    ):
+        values = np.array([getattr(draw, name) for draw in draws])
+        margin = 0.01 * (high - low)
+        assert low <= values.min() < low + margin
+        assert high - margin < values.max() <= high
+    for draw in draws[:10]:
+        assert np.abs(affine_masks(soft_disc(), draw) - plain.affine(soft_disc(), draw)).max() < 0.05
+
+
+def test_affine_moves_source_and_mask_together_and_brings_no_black_edge() -> None:
+    draw = AffineDraw(0.03, -0.015, 0.95, 0.95)
+    frames = np.repeat((soft_disc() * 155 + 100).astype(np.uint8)[None, :, :, None], 3, 3)
+    moved, mask = affine_frames(frames, draw)[0, :, :, 0], affine_masks(soft_disc(), draw)
+    assert moved.min() >= 100
+    assert np.abs((moved.astype(float) - 100) / 155 - mask).max() < 0.02
+    nothing = AffineDraw(0, 0, 1, 1)
+    assert np.array_equal(affine_frames(frames, nothing), frames)
+    stack = np.stack([soft_disc(), soft_disc().T.reshape(HEIGHT, WIDTH)])
+    assert np.array_equal(affine_masks(stack, draw)[0], mask)
+
+
+def fields(seed: int, n_frames: int = 32, size: tuple[int, int] = (160, 200)) -> np.ndarray:
+    return np.stack(list(ElasticMask().sample(np.random.default_rng(seed), n_frames, *size).fields()))
+
+
+def test_elastic_displacement_is_that_of_the_old_formula() -> None:
+    ours = np.linalg.norm(fields(0), axis=-1)
+    rng = np.random.default_rng(0)
+    old = np.stack([plain.elastic_field(rng, 160, 200, 50, 7) for _ in range(8)])
+    old_length = np.linalg.norm(old, axis=-1)
+    assert ours.mean() == pytest.approx(1.54, rel=0.08)
+    assert ours.mean() == pytest.approx(old_length.mean(), rel=0.08)
+    assert np.quantile(ours, 0.95) == pytest.approx(np.quantile(old_length, 0.95), rel=0.1)
+    near, far = (np.mean([(f[:, 7:] * f[:, :-7]).sum() / (f**2).sum() for f in s]) for s in (fields(1), old))
+    assert near == pytest.approx(far, abs=0.08)  # as smooth in space
+
+
+def test_elastic_is_correlated_between_neighbours_and_forgets_over_the_clip() -> None:
+    moving = fields(3)
+    correlation = [np.corrcoef(moving[t].ravel(), moving[t + 1].ravel())[0, 1] for t in range(31)]
+    assert min(correlation) > 0.95
+    assert max(correlation) < 0.9999  # it does move
+    assert abs(np.corrcoef(moving[0].ravel(), moving[31].ravel())[0, 1]) < 0.4
+    strength = np.linalg.norm(moving, axis=-1).mean((1, 2))
+    assert strength.max() / strength.min() < 1.3  # no pulse between key fields
+
+
+def test_elastic_equals_its_plain_twin_on_masks_and_moves_frames_alike() -> None:
+    elastic, mask = ElasticMask(), soft_disc()
+    draw = elastic.sample(np.random.default_rng(0), N_FRAMES, HEIGHT, WIDTH)
+    bent = elastic.apply(mask, draw)
+    for t, field in enumerate(draw.fields()):
+        assert np.abs(bent[t] - plain.displaced(mask, field)).max() < 0.05
+    frames = np.repeat((mask * 255).astype(np.uint8)[None, :, :, None], N_FRAMES, 0).repeat(3, 3)
+    assert np.abs(elastic.apply_to_frames(frames, draw)[..., 0] / 255.0 - bent).max() < 0.02
+    still = ElasticDraw(np.zeros_like(draw.keys_Khw2), N_FRAMES, HEIGHT, WIDTH, 8)
+    assert all(np.array_equal(m, mask) for m in elastic.apply(mask, still))
+    assert np.array_equal(elastic.apply_to_frames(frames, still), frames)
+
+
+def test_tps_without_displacement_is_the_identity() -> None:
+    still = TPSDraw(np.zeros((3, CONTROL_PER_AXIS**2, 2)))
+    assert all(np.array_equal(m, soft_disc()) for m in TPSMaskDeformation().apply(soft_disc(), still))
+
+
+def test_tps_equals_its_plain_twin() -> None:
+    tps = TPSMaskDeformation(1.0)
+    draw = tps.sample(np.random.default_rng(0), 3, scale=1.5)
+    assert draw is not None
+    bent = tps.apply(soft_disc(), draw)
+    for t, field in enumerate(plain.tps_fields(draw, HEIGHT, WIDTH)):
+        assert np.abs(bent[t] - plain.displaced(soft_disc(), field)).max() < 0.12  # a 29 × 29 grid, 1/32 px
+        assert np.abs(bent[t] - plain.displaced(soft_disc(), field)).mean() < 0.002
+    assert not np.allclose(bent[0], bent[2], atol=0.02)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.floats(0.5, 3))
+def test_tps_walk_is_bounded_and_slow(seed: int, scale: float) -> None:
+    draw = TPSMaskDeformation(1.0).sample(np.random.default_rng(seed), 32, scale)
+    assert draw is not None
+    assert np.linalg.norm(draw.displacements_TP2, axis=-1).max() <= 4.0 * scale + 1e-9
+    steps = np.linalg.norm(np.diff(draw.displacements_TP2, axis=0), axis=-1)
+    assert 0.2 * scale < steps.mean() < 1.0 * scale
+
+
+def test_tps_comes_with_its_probability() -> None:
+    rng = np.random.default_rng(0)
+    assert np.mean([TPSMaskDeformation().sample(rng, 2) is not None for _ in range(2000)]) == pytest.approx(
+        0.3, abs=0.03
+    )
+    assert TPSMaskDeformation(0.0).sample(rng, 2) is None
+
+
+def test_same_generator_state_same_draws() -> None:
+    for sample in (
+        lambda rng: MultiScaleBrownianDrift().sample(rng, 16).offsets_T2,
+        lambda rng: TPSMaskDeformation(1.0).sample(rng, 16).displacements_TP2,
+        lambda rng: ElasticMask().sample(rng, 16, 60, 60).keys_Khw2,
+        lambda rng: AffineDraw.sample(rng).matrix(10, 10),
+    ):
+        first, second, other = (sample(np.random.default_rng(seed)) for seed in (4, 4, 5))
+        assert np.array_equal(first, second)
+        assert not np.array_equal(first, other)
+
+
+def test_down_scaling_takes_every_second_or_fourth_pixel() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8)
+    for ratio in (2, 4):
+        coarse = RandomDownScale().apply(frames, ratio)
+        assert coarse.shape == frames.shape
+        again = coarse[:, ratio // 2 :: ratio, ratio // 2 :: ratio].astype(int)
+        assert (
+            np.abs(np.diff(coarse.astype(int), axis=2)).mean()
+            < 0.8 * np.abs(np.diff(frames.astype(int), axis=2)).mean()
+        )
+        assert again.shape == (2, 64 // ratio, 48 // ratio, 3)
+    flat = np.full((1, 33, 35, 3), 77, np.uint8)
+    assert np.array_equal(RandomDownScale().apply(flat, 4), flat)
+    rng = np.random.default_rng(0)
+    assert np.mean([RandomDownScale().sample(rng) == 2 for _ in range(2000)]) == pytest.approx(0.5, abs=0.04)
+    assert RandomDownScale()(frames[0], rng).shape == (64, 48, 3)
