@@ -21,7 +21,7 @@ from stf.errors import DataError
 
 
 class EvaluationClips(Dataset[dict[str, Any]]):
-    """Item: {'video': float32 (3, T, S, S), 'video_index', 'clip_index'}, or 'error': text in place of 'video'.
+    """Item: {'video': float32 (3, T, S, S), 'video_index', 'clip_index'}, or 'error': text for 'video'.
 
     `video_index` counts in `videos`, `clip_index` within the video. A video gives at most `clips_per_video`
     clips; one without T consecutive frames with a face gives one error item, an unreadable clip another.

@@ -168,7 +168,7 @@ def moving_masks(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Floats:
 
 
 def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Blend:
-    """The pair before train transforms and H.264: real = the *transformed* target, fake = source blended in."""
+    """The pair before train transforms and H.264: real = the *transformed* target."""
     coloured = SourceTransform().apply(clip.frames_THWC, draw.colour)
     source, target = (coloured, clip.frames_THWC) if draw.colour_on_source else (clip.frames_THWC, coloured)
     source = affine_frames(source, draw.affine)

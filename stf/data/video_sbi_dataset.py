@@ -157,7 +157,12 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         return self._as_pair(self._compute(self._epoch(epoch), pair), stage)
 
     def replay(self, provenance: Provenance, *, stage: Stage = "final") -> Pair:
-        """The very pair that `provenance` describes; raises DataError when this data set makes another one."""
+        """The very pair that `provenance` describes; DataError when this data set makes another one."""
+        if not 0 <= provenance.seed[2] < self.n_pairs:
+            here = f"pair {provenance.seed[2]} does not exist among {self.n_pairs}"
+            raise DataError(
+                f"{here}: other data, split or parameters than when {provenance.video_id} was drawn"
+            )
         made = self._attempt(provenance.seed)
         found = dataclasses.replace(made.provenance, failures=provenance.failures)
         if found != provenance:

@@ -3,13 +3,12 @@
 import cv2
 import numpy as np
 
-from stf.data.augmentations import ElasticMask, affine_frames, affine_masks
+from stf.data.augmentations import DriftPath, TPSDraw, TPSMaskDeformation, affine_frames, affine_masks
 from stf.data.blend import alpha_blend, hull_mask
 from stf.data.clips import read_clip, read_geometry
 from stf.data.codec import h264_round_trip
 from stf.data.colour import SourceTransform, TrainTransform
 from stf.data.faces import crop_face, flip_geometry
-from stf.data.tps import TPSMaskDeformation
 
 
 def plain_face_clip(video, start, num_frames, flip):
@@ -29,19 +28,22 @@ def plain_face_clip(video, start, num_frames, flip):
 def plain_members(frames, landmarks, draw, recipe):
     """(real, fake, mask) before the final crop, from one Python loop over the frames."""
     n_frames, height, width = frames.shape[:3]
+    fields = list(draw.elastic.fields())
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
     real, fake, masks = [], [], []
     for t in range(n_frames):
         anchor = landmarks[t if recipe.mask_anchor == "tracked" else 0]
         mask = affine_masks(hull_mask(anchor, height, width, draw.hull_of_68), draw.affine)
-        mask = ElasticMask().apply(mask, draw.elastic)[t]
+        mask = cv2.remap(mask, grid + fields[t], None, cv2.INTER_LINEAR)
         if draw.tps is not None:
-            mask = TPSMaskDeformation(1.0).apply(mask, draw.tps)[t]
-        mask = recipe.drift.apply(mask, draw.drift)[t]
+            mask = TPSMaskDeformation().apply(mask, TPSDraw(draw.tps.displacements_TP2[t : t + 1]))[0]
+        mask = recipe.drift.apply(mask, DriftPath(draw.drift.offsets_T2[t : t + 1], draw.drift.profile))[0]
         coloured = SourceTransform().apply(frames[t : t + 1], draw.colour)[0]
         source, target = (coloured, frames[t]) if draw.colour_on_source else (frames[t], coloured)
         source = affine_frames(source[None], draw.affine)[0]
         if recipe.elastic_on_source:
-            source = ElasticMask().apply_to_frames(np.stack([source] * n_frames), draw.elastic)[t]
+            mirror = cv2.BORDER_REFLECT_101
+            source = cv2.remap(source, grid + fields[t], None, cv2.INTER_LINEAR, borderMode=mirror)
         blended, soft = alpha_blend(source, target, mask, draw.blend.ratio, draw.blend.soft)
         members = [target, blended]
         if draw.train is not None:

@@ -1,0 +1,37 @@
+"""Data sets over the tests' tiny trees, and one pair's draws made outside of them."""
+
+import dataclasses
+
+from stf.config import SbiParams, STFV8Config
+from stf.data.face_clip import read_face_clip
+from stf.data.faces import draw_side_factors, final_crop_window
+from stf.data.video_sbi import draw_sbi, streams
+from stf.data.video_sbi_dataset import VideoSBIDataset
+
+T, S = 8, 48
+
+
+def config_for(root, **changes):
+    config = dataclasses.replace(STFV8Config.debug(), img_size=S, num_frames=T, data_root=str(root))
+    return dataclasses.replace(config, **changes)
+
+
+def dataset_for(root, phase="train", sbi=None, seed=0, data=None, **flags):
+    return VideoSBIDataset(phase, config_for(root, **flags), sbi=sbi, seed=seed, data=data)
+
+
+def everything_on(root, phase="train", **more):
+    sbi = SbiParams(compression_probability=1.0, tps_probability=1.0, **more)
+    return dataset_for(root, phase, sbi, use_compression_aug=True, use_multiscale_drift=True)
+
+
+def drawn(dataset, seed):
+    """(clip, draw, window) of one attempt, as the data set makes them."""
+    rngs = streams(seed)
+    place = seed[2] // dataset.pairs_per_video
+    start = int(rngs["start"].choice(dataset._starts[place]))
+    clip = read_face_clip(dataset.videos[place], start, T, bool(rngs["flip"].random() < 0.5))
+    height, width = clip.frames_THWC.shape[1:3]
+    factors = draw_side_factors(rngs["crop"], dataset.recipe.train)
+    window = final_crop_window(clip.box_22, height, width, factors)
+    return clip, draw_sbi(rngs, dataset.recipe, clip, window), window
