@@ -67,8 +67,8 @@ def write_video(
         folder.mkdir(parents=True)
     phase = rng.uniform(0, 2 * np.pi, 2)
     for t in range(n_frames):
-        centre = np.array([width / 2, height * 0.55]) + (4, 2) * np.sin(0.35 * t + phase)
-        shift = np.float32([[1, 0, 4 * np.sin(0.35 * t + phase[0])], [0, 1, 2 * np.sin(0.35 * t + phase[1])]])
+        centre = np.array([width / 2, height * 0.55]) + (4, 2) * np.sin(0.25 * t + phase)
+        shift = np.float32([[1, 0, 4 * np.sin(0.25 * t + phase[0])], [0, 1, 2 * np.sin(0.25 * t + phase[1])]])
         moved = cv2.warpAffine(skin, shift, (width, height), borderMode=cv2.BORDER_REFLECT_101)
         mask = np.zeros((height, width), np.float32)
         fixed = tuple(round(16 * v) for v in centre)

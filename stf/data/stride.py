@@ -83,16 +83,24 @@ def image_pairs(n_frames: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, n_frames - 2, N_IMAGE_PAIRS)}) if n_frames > 1 else []
 
 
+def measure_motion(video: Video, track_TN2: Points) -> Motion:
+    """The motion between the video's first T >= 2 frames, with the face at `track_TN2`; decodes a few.
+
+    Raises DataError when one of those frames is unreadable.
+    """
+    box_T4 = bounds(track_TN2)
+    pairs = image_pairs(len(track_TN2))
+    changes = [grey_motion(read_clip(video.frame_paths[i : i + 2]), box_T4[i]) for i in pairs]
+    return Motion(landmark_motion(track_TN2), float(np.median(changes)))
+
+
 def suspected_stride(video: Video) -> StrideReport:
     """Reads the whole video's landmarks and a few frames; raises DataError when one of them is unreadable."""
     stride = stride_of_numbers(video.frame_numbers)
     n = len(video.frame_paths)
     if stride != 1 or n < 2:
         return StrideReport(stride, False, None)
-    landmarks_TN2 = read_geometry(video, 0, n).landmarks_TN2
-    box_T4 = bounds(landmarks_TN2)
-    changes = [grey_motion(read_clip(video.frame_paths[i : i + 2]), box_T4[i]) for i in image_pairs(n)]
-    motion = Motion(landmark_motion(landmarks_TN2), float(np.median(changes)))
+    motion = measure_motion(video, read_geometry(video, 0, n).landmarks_TN2)
     return StrideReport(1, motion.exceeds(VIDEO_LIMITS), motion)
 
 

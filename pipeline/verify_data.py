@@ -1,0 +1,157 @@
+"""Is the data fit to train on? Counts, defects, and an audit of what Video-SBI's pairs give away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.common import command, load_params, params_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stf.config import Params
+    from stf.data.ffpp import FFPPTree
+    from stf.data.verify import Verification
+    from stf.tracking.run import TrackedRun
+
+DATA_JSON = "metrics/data.json"
+AUDIT_JSON = "metrics/leak_audit.json"
+PAIRS_PNG = "metrics/plots/sample_pairs.png"
+N_PICTURED_PAIRS = 4
+
+
+@command
+@params_option
+def main(params_path: str) -> None:
+    """Check the data set and audit the training pairs; generate the built-in sample where it is missing.
+
+    Prints what is on disk, every defect in one table and the leak audit, and writes metrics/data.json and
+    metrics/leak_audit.json. Exits with 1 when training or evaluation would meet a defect, or when a probe that
+    never sees a face tells Video-SBI's fakes from its reals.
+    """
+    import cv2
+
+    from stf.data.ffpp import FFPPTree, fingerprint_of
+    from stf.data.outputs import write_json
+    from stf.data.verify import require_ready
+    from stf.data.verify_report import data_json, make_console
+    from stf.tracking.run import track
+
+    cv2.setNumThreads(0)  # the work is spread over processes
+    params, console = load_params(params_path), make_console()
+    root = params.data.root
+    prepare_root(root, console)
+    tree, fingerprint, ready = FFPPTree(root), fingerprint_of(root), False
+    Path(AUDIT_JSON).unlink(missing_ok=True)  # an audit of other data must not outlive them
+    with track("verify_data", params=params, fingerprint=fingerprint) as run:
+        verification = check(tree, params, console, run)
+        try:
+            require_ready(verification)
+            audit(tree, params, console, run)
+            ready = True
+        finally:
+            write_json(DATA_JSON, data_json(verification, root, fingerprint, ready))
+            run.artifact(DATA_JSON)
+            keep_text(console, run)
+    n_videos, n_frames = verification.n_videos, verification.n_frames
+    console.print(f"[bold green]{n_videos:,} videos, {n_frames:,} total frames, ready to train[/]")
+
+
+def prepare_root(root: str, console: Console) -> None:
+    """Generates the sample where it is the root and missing; for another root an empty folder stands in for it."""
+    from stf.data.sample import generate_sample
+
+    from stf.config import SAMPLE_ROOT
+    from stf.data.ffpp import is_sample, tree_folder
+
+    if not is_sample(root):
+        Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out, whatever data.root is
+    elif not tree_folder(root).is_dir():
+        console.print(f"{root} is missing: generating the synthetic sample")
+        with progress_bar(console, "generating") as advance:
+            generate_sample(root, progress=advance)
+
+
+def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> Verification:
+    """Everything short of the audit, printed and recorded."""
+    import dataclasses
+
+    from stf.data.sample_load import load_one_pair
+    from stf.data.verify import verify_tree
+    from stf.data.verify_report import counts_table, defects_table
+
+    with progress_bar(console, "checking videos") as advance:
+        verification = verify_tree(tree, params.data, params.runtime.num_workers, advance)
+    loads = load_one_pair(params.data, params.sbi, params.seed)
+    verification = dataclasses.replace(verification, defects=(*loads, *verification.defects))
+    console.print(counts_table(verification))
+    n_errors = len(verification.errors)
+    n_warnings = len(verification.defects) - n_errors
+    if verification.defects:
+        console.print(defects_table(verification.defects))
+    console.print(
+        f"{n_errors} errors, {n_warnings} warnings; one pair of train and val {'' if not loads else 'not '}loaded"
+    )
+    counts = {"videos": verification.n_videos, "frames": verification.n_frames, "errors": n_errors}
+    run.log({f"data.{name}": value for name, value in (counts | {"warnings": n_warnings}).items()})
+    return verification
+
+
+def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> None:
+    """The leak audit and its pictures, printed and recorded; raises DataError when a probe tells the label."""
+    from stf.data.audit_test_videos import describe, measure_test_videos
+    from stf.data.ffpp import is_sample
+    from stf.data.leak_audit import require_no_leak, run_audit
+    from stf.data.outputs import write_json
+    from stf.data.sample_load import sample_pairs
+    from stf.data.verify_report import audit_json, audit_metrics, audit_table, baselines_table
+    from stf.tracking.pictures import pairs_figure
+
+    n_workers = params.runtime.num_workers
+    with progress_bar(console, "auditing pairs") as advance:
+        report = run_audit(
+            params.data, params.sbi, params.audit, seed=params.seed, n_workers=n_workers, progress=advance
+        )
+    console.print(audit_table(report, params.audit))
+    baselines = describe(measure_test_videos(tree, params.data, n_workers))
+    console.print(baselines_table(baselines, synthetic=is_sample(params.data.root)))
+    write_json(AUDIT_JSON, audit_json(report, baselines, params.audit))
+    figure = pairs_figure(sample_pairs(params.data, params.sbi, params.seed, N_PICTURED_PAIRS))
+    Path(PAIRS_PNG).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PAIRS_PNG, dpi=120)
+    run.log(audit_metrics(report))
+    run.artifact(AUDIT_JSON)
+    run.artifact(PAIRS_PNG, "plots")
+    require_no_leak(report)
+
+
+def keep_text(console: Console, run: TrackedRun) -> None:
+    """Everything printed so far, as an artifact of the run."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "verify_data.txt"
+        path.write_text(console.export_text(clear=False), encoding="utf-8")
+        run.artifact(path)
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is advanced by calling it with (done, of how many); no thread, so that processes can fork."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, refresh=True)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    main()
