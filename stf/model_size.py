@@ -1,10 +1,11 @@
 """Parameters and multiply-adds of the V7.3 network in closed form, without torch.
 
 Beside the configuration rather than among the models, because `STFV8Config.describe()` prints them and the
-configuration imports no models. Widths that follow from others are defined here and used by the modules themselves.
+configuration imports no models. Widths that follow from others are defined here and used by the modules
+themselves.
 
-Symbols: T frames, P positions of a feature map (T·H·W), K taps of the snake kernel, E inner channels of one scan
-direction, N states, R rank of the step size, L tokens of stage 4.
+Symbols: T frames, P positions of a feature map (T·H·W), K taps of the snake kernel, E inner channels of one
+scan direction, N states, R rank of the step size, L tokens of stage 4.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class NetworkShape(Protocol):
 def snake_channels(dim: int) -> int:
     """Width of the snake inside a DCConv block of `dim` channels: an eighth, at least 4.
 
-    Sampling reads 8 corners per tap and channel and is most of a block's time on CPU and GPU; an eighth keeps the
-    full-size network's four blocks at about the cost of its scans.
+    Sampling reads 8 corners per tap and channel and is most of a block's time on CPU and GPU; an eighth keeps
+    the full-size network's four blocks at about the cost of its scans.
     """
     return max(4, dim // 8)
 
@@ -100,7 +101,8 @@ def parameters(c: NetworkShape) -> dict[str, int]:
         "stem": stem + 4 * c.stem_dim,
         "wavelet": gate + c.stage2_dim * c.dwt_channels,
         "stage 1": _linear(c.stem_dim, c.stage1_dim) + c.stage1_blocks * _dcconv_block(c.stage1_dim, kernel),
-        "stage 2": _merging(c.stage1_dim, c.stage2_dim) + c.stage2_blocks * _dcconv_block(c.stage2_dim, kernel),
+        "stage 2": _merging(c.stage1_dim, c.stage2_dim)
+        + c.stage2_blocks * _dcconv_block(c.stage2_dim, kernel),
         "stage 3": _merging(c.stage2_dim, c.stage3_dim) + c.stage3_blocks * mamba,
         "stage 4": _merging(c.stage3_dim, d4) + c.stage4_blocks * transformer,
         "head": 2 * d4 + _linear(d4, c.num_classes),
@@ -111,8 +113,8 @@ def parameters(c: NetworkShape) -> dict[str, int]:
 class MultiplyAdds:
     """Per clip: `products` of matrices and convolutions by part, and what is not a matrix product.
 
-    `sampling` is the snakes' trilinear interpolation, `recurrence` the scans' decay and input (the read-out is a
-    product) and their depthwise convolutions.
+    `sampling` is the snakes' trilinear interpolation, `recurrence` the scans' decay and input (the read-out
+    is a product) and their depthwise convolutions.
     """
 
     products: dict[str, int]
@@ -131,7 +133,13 @@ def multiply_adds(c: NetworkShape) -> MultiplyAdds:
     sides = [side, side // 2, side // 4, math.ceil(side / 8)]  # of stages 1, 2, 3, 4
     P1, P2, P3, P4 = (T * s * s for s in sides)
     stem = _linear(STEM_KERNEL**2 * c.in_channels, c.stem_dim, False) + STEM_FRAMES * c.stem_dim**2
-    E, N, R, d3, d4 = c.ssm_expand * c.stage3_dim, c.d_state, dt_rank(c.stage3_dim), c.stage3_dim, c.stage4_dim
+    E, N, R, d3, d4 = (
+        c.ssm_expand * c.stage3_dim,
+        c.d_state,
+        dt_rank(c.stage3_dim),
+        c.stage3_dim,
+        c.stage4_dim,
+    )
     mixer = 4 * d3 * E + 2 * E * (R + 2 * N) + 2 * R * E + 2 * E * N + 2 * E * d3
     mamba = mixer + 2 * d3 * int(d3 * c.mlp_ratio)
     transformer = 4 * d4**2 + 2 * d4 * int(d4 * c.mlp_ratio) + 2 * P4 * d4
@@ -139,13 +147,16 @@ def multiply_adds(c: NetworkShape) -> MultiplyAdds:
         "stem": P1 * stem,
         "wavelet": _wavelet(c, T, sides),
         "stage 1": P1 * (c.stem_dim * c.stage1_dim + c.stage1_blocks * _snake_products(c, c.stage1_dim)),
-        "stage 2": P2 * (4 * c.stage1_dim * c.stage2_dim + c.stage2_blocks * _snake_products(c, c.stage2_dim)),
+        "stage 2": P2
+        * (4 * c.stage1_dim * c.stage2_dim + c.stage2_blocks * _snake_products(c, c.stage2_dim)),
         "stage 3": P3 * (4 * c.stage2_dim * d3 + c.stage3_blocks * mamba),
         "stage 4": P4 * (4 * d3 * d4 + c.stage4_blocks * transformer),
         "head": d4 * c.num_classes,
     }
     taps = SNAKE_AXES * (c.dcconv_kernel_length - 1) * CORNERS
-    sampled = P1 * c.stage1_blocks * snake_channels(c.stage1_dim) + P2 * c.stage2_blocks * snake_channels(c.stage2_dim)
+    sampled = P1 * c.stage1_blocks * snake_channels(c.stage1_dim) + P2 * c.stage2_blocks * snake_channels(
+        c.stage2_dim
+    )
     recurrence = P3 * c.stage3_blocks * SCAN_DIRECTIONS * E * (2 * N + c.d_conv)
     return MultiplyAdds(products, taps * sampled, recurrence)
 
@@ -159,7 +170,11 @@ def _snake_products(c: NetworkShape, dim: int) -> int:
 def _wavelet(c: NetworkShape, T: int, sides: list[int]) -> int:
     """Gates from the stem's HLL band, energies from stage 2's projection; transforms as matrix products."""
     n1, n2, t = sides[0], sides[1], T // 2
-    hll = t * n1 * n1 * c.stem_dim * T + t * (n1 // 2) * n1 * c.stem_dim * n1 + t * (n1 // 2) ** 2 * c.stem_dim * n1
+    hll = (
+        t * n1 * n1 * c.stem_dim * T
+        + t * (n1 // 2) * n1 * c.stem_dim * n1
+        + t * (n1 // 2) ** 2 * c.stem_dim * n1
+    )
     gate = c.stem_dim * c.dwt_channels + c.dwt_hidden_dim * (c.dwt_channels + c.stage1_dim + c.stage2_dim)
     projection = T * n2 * n2 * c.stage2_dim * c.dwt_channels
     inner, w = t - 2, c.dwt_channels

@@ -1,19 +1,23 @@
-"""Snake-like convolution of a clip: a chain of nine taps along t, y and x, each tap displaced by learned offsets.
+"""Snake-like convolution of a clip: chains of nine taps along t, y and x, displaced by learned offsets.
 
-After Dynamic Snake Convolution (Qi et al., ICCV 2023, eq. 4-5), with two differences: a tap may move along all three
-axes, not only across its kernel's direction, and a tap's matrix is applied before sampling instead of after (the
-two commute), so that the backward pass needs no sampled features.
+After Dynamic Snake Convolution (Qi et al., ICCV 2023, eq. 4-5), with two differences: a tap may move along
+all three axes, not only across its kernel's direction, and a tap's matrix is applied before sampling instead
+of after (the two commute), so that the backward pass needs no sampled features.
 
-Shapes: B clips, T frames, H and W rows and columns, C channels of the block, S channels of the snake, K taps.
-A = 3 axes (t, y, x), each with 2 sides (towards lower, towards higher coordinates) of N = (K-1)/2 taps.
+Shapes: B clips, T frames, H and W rows and columns, P = T·H·W, C channels of the block, S channels of the
+snake, K taps. A = 3 axes (t, y, x), each with two arms of N = (K-1)/2 taps, towards lower and towards higher
+coordinates.
 
-Memory. Nothing of size T·H·W·K·C ever exists: taps are a loop with one sampled tap alive at a time, and the backward
-pass makes it again. At 32×224×224, batch 16, stage 1 has P = 16·32·56·56 = 1.61 M positions, C = 96, S = 12:
-  kept per block (bfloat16 under autocast, displacements float32): input, its norm and sum 3·C·2 B, snake input, output,
-    activation (1 + 3 + 3)·S·2 B, raw steps, tanh, displacements 72·(2 + 4 + 4) B = 1,464 B per position: 2.4 GB;
-  alive during one backward pass: gradients of displacements 72·4 B, of snake output and input 4·S·4 B, one tap
-    (2·S + 6)·4 B = 600 B per position: 1.0 GB.
-Stage 2 has a quarter of the positions at C = 192, S = 24: 0.9 GB a block. Stages 1-2 with two blocks each: 7.6 GB of 80.
+Memory. Nothing of size P·K·C ever exists: taps are a loop with one sampled tap alive at a time, and the
+backward pass makes it again. At 32×224×224 and batch 16, stage 1 has 16·32·56·56 = 1.61 M positions, C = 96,
+S = 12. Bytes per position and block, bfloat16 except what the snake keeps in float32:
+    kept       norm's in- and output, sum          3·C·2 = 576
+               raw steps                            72·2 = 144
+               snake input, output, GELU's in- and output   S·(4 + 3·4 + 3·4 + 3·2) = 408
+    transient  gradient of steps 72·2, of the snake's in- and output 4·S·4, one arm's four grids 4·3·4, one
+               tap's sample, grid and their gradients (2·S + 2·3)·4      = 504
+so 1.8 GB kept per block of stage 1 and 0.9 GB per block of stage 2 (a quarter of the positions, twice C and S),
+5.4 GB for two blocks of each, and 0.8 GB while one is differentiated.
 """
 
 from __future__ import annotations
@@ -21,49 +25,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stf.model_size import SNAKE_AXES, snake_channels, snake_steps
 
-N_SIDES = 2
-
-
-def _straight_lines(clip_THW: torch.Size, axis: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the centre tap reads, (3, 1, T, H, W), and one pixel along `axis`, (3, 1, 1, 1, 1).
-
-    Both in grid_sample's coordinates (x, y, t), each from -1 to 1, so that a pixel is 2/(n-1).
-    """
-    lines = [torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype) for n in clip_THW]
-    centre = torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1]).unsqueeze(1)
-    step = like.new_zeros(3, 1, 1, 1, 1)
-    step[2 - axis] = 2 / (clip_THW[axis] - 1)
-    return centre, step
+N_ARMS = 2
 
 
 def _arms(weight_AKSS: Tensor) -> Iterator[tuple[int, int, list[int]]]:
-    """(axis, side, indices of the taps outward from the centre) of the six arms of the three snakes."""
-    half = weight_AKSS.shape[1] // 2
+    """(axis, arm, indices of the arm's taps outward from the centre) of the six arms of the three snakes."""
+    length = weight_AKSS.shape[1] // 2
     for axis in range(SNAKE_AXES):
-        yield axis, 0, [half - n for n in range(1, half + 1)]
-        yield axis, 1, [half + n for n in range(1, half + 1)]
+        yield axis, 0, [length - n for n in range(1, length + 1)]
+        yield axis, 1, [length + n for n in range(1, length + 1)]
 
 
-def _arm_grids(raw_N3BTHW: Tensor, axis: int, side: int, pixel: Tensor) -> list[Tensor]:
-    """grid_sample's (B, T, H, W, 3) for each tap of an arm: straight ahead plus the sum of tanh steps so far."""
-    centre, ahead = _straight_lines(raw_N3BTHW.shape[-3:], axis, pixel)
+def _centres(x_BSTHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the centre taps read, (3, 1, T, H, W), and the size of a pixel, (3, 1, 1, 1, 1).
+
+    Both in grid_sample's coordinates: order (x, y, t), each from -1 to 1, so that a pixel is 2/(n-1).
+    """
+    like = {"device": x_BSTHW.device, "dtype": x_BSTHW.dtype}
+    lines = [torch.linspace(-1, 1, n, **like) for n in x_BSTHW.shape[2:]]
+    pixel = torch.tensor([2 / (n - 1) for n in reversed(x_BSTHW.shape[2:])], **like)
+    return torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1]).unsqueeze(1), pixel.view(3, 1, 1, 1, 1)
+
+
+def _arm_grids(raw_N3BTHW: Tensor, axis: int, arm: int, centre: Tensor, pixel: Tensor) -> list[Tensor]:
+    """(B, T, H, W, 3) for each tap of an arm: n pixels straight ahead, plus the tanh steps summed so far."""
+    ahead = torch.zeros_like(pixel)
+    ahead[SNAKE_AXES - 1 - axis] = pixel[SNAKE_AXES - 1 - axis] * (1 if arm else -1)
     grids, bend = [], torch.zeros_like(raw_N3BTHW[0], dtype=pixel.dtype)
     for n, raw in enumerate(raw_N3BTHW, start=1):
         bend = bend + torch.tanh(raw.to(pixel.dtype))
-        grids.append(torch.addcmul(centre + ahead * (n if side else -n), bend, pixel).movedim(0, -1))
+        grids.append(torch.addcmul(centre + n * ahead, bend, pixel).movedim(0, -1))
     return grids
-
-
-def _pixel(clip_THW: torch.Size, like: Tensor) -> Tensor:
-    """Size of one pixel along (x, y, t) in grid_sample's coordinates, (3, 1, 1, 1, 1)."""
-    sizes = [2 / (n - 1) for n in reversed(clip_THW)]
-    return torch.tensor(sizes, device=like.device, dtype=like.dtype).view(3, 1, 1, 1, 1)
 
 
 def _mix(tap_SS: Tensor, columns_BSP: Tensor) -> Tensor:
@@ -72,16 +70,16 @@ def _mix(tap_SS: Tensor, columns_BSP: Tensor) -> Tensor:
 
 
 class _SnakeConvolution(torch.autograd.Function):
-    """y_a = Σ_k sample(W_{a,k}·x, p + k·e_a + Σ tanh steps) for each axis a; trilinear, clamped at borders."""
+    """y_a = Σ_k sample(W_{a,k}·x, p + k·e_a + Σ tanh steps), trilinear, clamped at borders."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:  # pyright: ignore
         """x (B, S, T, H, W), weight (3, K, S, S), raw_steps (3, 2, N, 3, B, T, H, W) → (B, 3·S, T, H, W)."""
         ctx.save_for_backward(x, weight, raw_steps)
-        columns, half = x.flatten(2), weight.shape[1] // 2
-        outputs = [_mix(weight[axis, half], columns).view_as(x) for axis in range(SNAKE_AXES)]
-        for axis, side, taps in _arms(weight):
-            grids = _arm_grids(raw_steps[axis, side], axis, side, _pixel(x.shape[2:], x))
+        columns, middle, (centre, pixel) = x.flatten(2), weight.shape[1] // 2, _centres(x)
+        outputs = [_mix(weight[axis, middle], columns).view_as(x) for axis in range(SNAKE_AXES)]
+        for axis, arm, taps in _arms(weight):
+            grids = _arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel)
             for tap, grid in zip(taps, grids, strict=True):
                 mixed = _mix(weight[axis, tap], columns).view_as(x)
                 outputs[axis] += torch.ops.aten.grid_sampler_3d(mixed, grid, 0, 1, True)
@@ -91,7 +89,7 @@ class _SnakeConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
         x, weight, raw_steps = ctx.saved_tensors
-        columns, half, pixel = x.flatten(2), weight.shape[1] // 2, _pixel(x.shape[2:], x)
+        columns, middle, (centre, pixel) = x.flatten(2), weight.shape[1] // 2, _centres(x)
         grad_weight, grad_raw = torch.empty_like(weight), torch.empty_like(raw_steps)
         grad_x = torch.zeros_like(columns)
         grads = grad_output.contiguous().chunk(SNAKE_AXES, dim=1)
@@ -101,9 +99,9 @@ class _SnakeConvolution(torch.autograd.Function):
             grad_x.add_(_mix(weight[axis, tap].T, grad_mixed))
 
         for axis, grad in enumerate(grads):
-            through_mixing(axis, half, grad.flatten(2))
-        for axis, side, taps in _arms(weight):
-            grids = _arm_grids(raw_steps[axis, side], axis, side, pixel)
+            through_mixing(axis, middle, grad.flatten(2))
+        for axis, arm, taps in _arms(weight):
+            grids = _arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel)
             bend_grad = torch.zeros_like(grids[0]).movedim(-1, 0)
             for n, tap in reversed(list(enumerate(taps))):  # inward: a step moves every tap beyond it
                 mixed = _mix(weight[axis, tap], columns).view_as(x)
@@ -112,23 +110,23 @@ class _SnakeConvolution(torch.autograd.Function):
                 )
                 through_mixing(axis, tap, grad_mixed.flatten(2))
                 bend_grad = bend_grad + grad_grid.movedim(-1, 0)
-                tanh = torch.tanh(raw_steps[axis, side, n].to(pixel.dtype))
-                grad_raw[axis, side, n] = bend_grad * pixel * (1 - tanh.square())
+                tanh = torch.tanh(raw_steps[axis, arm, n].to(pixel.dtype))
+                grad_raw[axis, arm, n] = bend_grad * pixel * (1 - tanh.square())
         return grad_x.view_as(x), grad_weight, grad_raw
 
 
 class DCConv3D(nn.Module):
-    """Three snakes through every position, (B, T, H, W, S) → (B, T, H, W, 3·S), steered by a context (B, T, H, W, C).
+    """Three snakes through every position, (B, T, H, W, S) → (B, T, H, W, 3·S), steered by a context.
 
-    A step (Δx, Δy, Δt) is tanh of a linear function of the context: at most one pixel along each axis. A tap stands
-    where the steps up to it, summed outward from the centre, have moved it, so a snake bends but never breaks. The
-    steps start at zero: the module begins as 1-D convolutions along t, y and x with replicated borders. Every axis
-    must be longer than 1.
+    A step (Δx, Δy, Δt) is tanh of a linear function of the context (B, T, H, W, C): at most one pixel along
+    each axis. A tap stands where the steps up to it, summed outward from the centre, have moved it, so a snake bends but never
+    breaks. The steps start at zero: the module begins as 1-D convolutions along t, y and x with replicated
+    borders. Every axis must be longer than 1.
     """
 
     def __init__(self, channels: int, context_channels: int, kernel_length: int = 9) -> None:
         super().__init__()
-        self.half = kernel_length // 2
+        self.arm_length = kernel_length // 2
         self.weight = nn.Parameter(torch.empty(SNAKE_AXES, kernel_length, channels, channels))
         self.bias = nn.Parameter(torch.zeros(SNAKE_AXES * channels))
         self.steps = nn.Linear(context_channels, snake_steps(kernel_length))
@@ -137,10 +135,10 @@ class DCConv3D(nn.Module):
         nn.init.zeros_(self.steps.bias)
 
     def forward(self, x_BTHWS: Tensor, context_BTHWC: Tensor) -> Tensor:
-        """Sampled in float32 even under autocast: in bfloat16 a tap would stand within a quarter of a pixel."""
-        rows = context_BTHWC.flatten(0, -2)
-        raw_steps = torch.addmm(self.steps.bias[:, None], self.steps.weight, rows.T)  # one plane per coordinate
-        raw_steps = raw_steps.view(SNAKE_AXES, N_SIDES, self.half, 3, *context_BTHWC.shape[:-1])
+        """Sampled in float32 even under autocast: bfloat16 places a tap to a quarter of a pixel only."""
+        columns = context_BTHWC.flatten(0, -2).T
+        raw_steps = torch.addmm(self.steps.bias[:, None], self.steps.weight, columns)  # a plane per number
+        raw_steps = raw_steps.view(SNAKE_AXES, N_ARMS, self.arm_length, 3, *context_BTHWC.shape[:-1])
         with torch.autocast(x_BTHWS.device.type, enabled=False):
             x = x_BTHWS.to(self.weight.dtype).movedim(-1, 1).contiguous()
             return _SnakeConvolution.apply(x, self.weight, raw_steps).movedim(1, -1) + self.bias

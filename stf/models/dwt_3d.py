@@ -1,8 +1,8 @@
 """Orthonormal Symlet-2 wavelet transform of a clip in time, height and width, and the energies of its bands.
 
-Shapes: B clips, T frames, H and W rows and columns of features, C channels; halves are marked by a trailing 2, as
-in `hll_BT2H2W2C`. Features are channels-last throughout the network.
-Band names read temporal-height-width: HLL is high in time (flicker), low in both spatial directions.
+Shapes: B clips, T frames, H and W rows and columns of features, C channels; halves are marked by a trailing
+2, as in `hll_BT2H2W2C`. Features are channels-last throughout the network. Band names read
+temporal-height-width: HLL is high in time (flicker), low in both spatial directions.
 """
 
 from __future__ import annotations
@@ -22,34 +22,31 @@ WRAPPED_AT_EACH_END = 1  # coefficients of a periodised 4-tap filter that mix th
 
 
 @functools.lru_cache(maxsize=64)
-def _analysis_rows(n: int) -> tuple[Tensor, Tensor]:
-    """The (n/2, n) low-pass and high-pass rows of the periodised transform of n samples, float64.
+def _analysis_rows(n: int, band: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The (n/2, n) low-pass ("L") or high-pass ("H") rows of the periodised transform of n samples.
 
-    Row i reads samples 2i-1 … 2i+2 modulo n, PyWavelets' alignment of mode="periodization". The two together are
-    an orthogonal matrix, so the inverse is its transpose and energy is kept (Parseval).
+    Row i reads samples 2i-1 … 2i+2 modulo n, PyWavelets' alignment of mode="periodization". The two together
+    are an orthogonal matrix, so the inverse is its transpose and energy is kept (Parseval).
     """
     if n < 4 or n % 2:
         raise ConfigError(f"the wavelet transform needs an even length of at least 4 on every axis, not {n}")
-    filters = pywt.Wavelet(WAVELET)
-    rows = []
-    for taps in (filters.dec_lo, filters.dec_hi):
-        matrix = torch.zeros(n // 2, n, dtype=torch.float64)
+    wavelet = pywt.Wavelet(WAVELET)  # pyright: ignore[reportAttributeAccessIssue]  # a compiled name
+    taps = wavelet.dec_lo if band == "L" else wavelet.dec_hi
+    with torch.inference_mode(False):  # the cached rows serve training too
+        rows = torch.zeros(n // 2, n, dtype=torch.float64)
         for i, (j, tap) in itertools.product(range(n // 2), enumerate(taps)):
-            matrix[i, (2 * i + 2 - j) % n] += tap
-        rows.append(matrix)
-    return rows[0], rows[1]
+            rows[i, (2 * i + 2 - j) % n] += tap
+        return rows.to(device=device, dtype=dtype)
 
 
 def filter_axis(x: Tensor, band: str, axis: int) -> Tensor:
     """The low ("L") or high ("H") half band of `x` along `axis`, whose length halves.
 
-    A product with the analysis matrix rather than a strided convolution: n is at most 56 here, a GEMM of that size
+    A product with the analysis matrix rather than a strided convolution: n is at most 56 here, where a GEMM
     is cheaper than four strided passes, and its gradient is the exact transpose.
     """
-    low, high = _analysis_rows(x.shape[axis])
-    rows = (low if band == "L" else high).to(device=x.device, dtype=x.dtype)
-    flat = x.flatten(axis + 1) if axis + 1 < x.ndim else x.unsqueeze(-1)
-    return (rows @ flat).reshape(*x.shape[:axis], rows.shape[0], *x.shape[axis + 1 :])
+    rows = _analysis_rows(x.shape[axis], band, x.dtype, x.device)
+    return (rows @ x.flatten(axis + 1)).reshape(*x.shape[:axis], len(rows), *x.shape[axis + 1 :])
 
 
 def dwt_3d(x_BTHWC: Tensor) -> dict[str, Tensor]:
@@ -61,20 +58,21 @@ def dwt_3d(x_BTHWC: Tensor) -> dict[str, Tensor]:
 
 
 def hll_band(x_BTHWC: Tensor) -> Tensor:
-    """Only the HLL band, (B, T/2, H/2, W/2, C): a seventh of the work of all eight."""
+    """Only the HLL band, (B, T/2, H/2, W/2, C): a fraction of the work of all eight."""
     return filter_axis(filter_axis(filter_axis(x_BTHWC, "H", 1), "L", 2), "L", 3)
 
 
 def inner(x_BT2: Tensor) -> Tensor:
-    """`x_BT2` without the temporal coefficients that wrap: the first (reads frame -1) and the last (frame T)."""
+    """Without the temporal coefficients that wrap: the first reads frame -1, the last frame T."""
     return x_BT2[:, WRAPPED_AT_EACH_END:-WRAPPED_AT_EACH_END]
 
 
 class STF3DDWTModule(nn.Module):
     """The transform of a learned projection of features, (B, T, H, W, in_channels) → bands of dwt_channels.
 
-    The projection is what lets the HLL loss have a gradient: on raw pixels the energies would be constants. It has
-    no bias, because the high-pass bands would give that bias no gradient. `gain` scales its initial weights.
+    The projection is what lets the HLL loss have a gradient: on raw pixels the energies would be constants.
+    It has no bias, because the high-pass bands would give that bias no gradient. `gain` scales its initial
+    weights.
     """
 
     def __init__(self, in_channels: int, dwt_channels: int, gain: float = 1.0) -> None:
@@ -93,16 +91,14 @@ class STF3DDWTModule(nn.Module):
     def energies(self, x_BTHWC: Tensor) -> tuple[Tensor, Tensor]:
         """(hll_energy, all_band_energy), each (B,), in float32 even under autocast.
 
-        hll_energy = ‖HLL‖₂ / √n and all_band_energy = Σ_b ‖S_b‖₂² / n, n being the number of HLL coefficients kept
-        per clip. The temporal coefficients that wrap are left out of every band: a brightness ramp would otherwise
-        put its jump from the last frame to the first into HLL. The spatial transforms keep energy, so the sum over
-        bands is taken after the temporal one alone.
+        hll_energy = ‖HLL‖₂ / √n and all_band_energy = Σ_b ‖S_b‖₂² / n, n being the number of HLL coefficients
+        kept per clip. The temporal coefficients that wrap are left out of every band: a brightness ramp would
+        otherwise put its jump from the last frame to the first into HLL. The spatial transforms keep energy,
+        so the sum over bands is taken after the temporal one alone.
         """
         with torch.autocast(x_BTHWC.device.type, enabled=False):
-            weight = self.projection.weight.to(
-                x_BTHWC.dtype if x_BTHWC.dtype == torch.float64 else torch.float32
-            )
-            projected = nn.functional.linear(x_BTHWC.to(weight.dtype), weight)
+            kind = torch.promote_types(x_BTHWC.dtype, torch.float32)
+            projected = nn.functional.linear(x_BTHWC.to(kind), self.projection.weight.to(kind))
             low, high = (inner(filter_axis(projected, band, 1)) for band in "LH")
             hll = filter_axis(filter_axis(high, "L", 2), "L", 3).flatten(1)
             n = hll.shape[1]

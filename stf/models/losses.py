@@ -17,7 +17,7 @@ EPSILON = 1.0e-8
 
 
 def log_share(hll_energy_B: Tensor, all_band_energy_B: Tensor) -> Tensor:
-    """E = ln(hll_energy / √(all_band_energy + ε)): a difference of 1 is a factor e, whatever the features' scale.
+    """E = ln(hll_energy / √(all_band_energy + ε)): a difference of 1 is a factor e, at any scale of the features.
 
     The same ε stands under the numerator's root, so that a clip that does not change in time has a finite E.
     """
@@ -27,10 +27,11 @@ def log_share(hll_energy_B: Tensor, all_band_energy_B: Tensor) -> Tensor:
 class ContrastiveHLLLoss(nn.Module):
     """L_HLL = mean_k max(0, m - (E_fake,k - E_real,k)) + m₀·(r - 1 - ln r), r = m/m₀.
 
-    The k-th real of the batch is paired with the k-th fake; with unequal counts the hinge is on the two class means;
-    a batch of one class gives a differentiable 0. The margin m is learned. The hinge alone would train it to 0, its
-    gradient being the share a ∈ [0, 1] of active pairs; the second term, 0 at the start m = m₀ and infinite at m = 0,
-    stops it where a = (1 - r)/r, so m rests at m₀/(1 + a): between m₀/2 and m₀, whatever λ and the schedule.
+    The k-th real of the batch is paired with the k-th fake; with unequal counts the hinge is on the two class
+    means; a batch of one class gives a differentiable 0. The margin m is learned. The hinge alone would train
+    it to 0, its gradient being the share a ∈ [0, 1] of active pairs; the second term, 0 at the start m = m₀
+    and infinite at m = 0, stops it where a = (1 - r)/r, so m rests at m₀/(1 + a): between m₀/2 and m₀,
+    whatever λ and the schedule.
     """
 
     def __init__(self, margin: float = 1.0, normalize: bool = False) -> None:
@@ -47,7 +48,7 @@ class ContrastiveHLLLoss(nn.Module):
     def forward(
         self, hll_energy_B: Tensor, all_band_energy_B: Tensor, labels_B: Tensor
     ) -> tuple[Tensor, dict]:
-        """(L_HLL, what to log: e_real, e_fake, margin, active_share as detached scalars; absent without both classes)."""
+        """(L_HLL, what to log): e_real, e_fake, margin, active_share, detached; of one class only the margin."""
         energy = log_share(hll_energy_B, all_band_energy_B) if self.normalize else hll_energy_B
         real, fake, m = energy[labels_B == 0], energy[labels_B == 1], self.margin
         if len(real) == 0 or len(fake) == 0:

@@ -1,7 +1,7 @@
-"""V7.3's temporal mixer: one selective state-space model forward in time and one backward, along every location.
+"""V7.3's temporal mixer: at every location, one state-space model forward in time and one backward.
 
-Shapes: M sequences (clip × location), T frames, D model channels, E = ssm_expand·D inner channels per direction,
-N states, R rank of the step size.
+Shapes: M sequences (clip × location), T frames, D model channels, E = ssm_expand·D inner channels per
+direction, N states, R rank of the step size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,10 +29,11 @@ def causal_depthwise(x_TMGE: Tensor, weight_KGE: Tensor, bias_GE: Tensor) -> Ten
 
 
 class MambaVisionMixer(nn.Module):
-    """Two Mamba-1 models of (M, T, D), forward and backward in time, concatenated, gated and projected to (M, T, D).
+    """Two Mamba-1 models, forward and backward in time, concatenated, gated, projected; (M, T, D) → the same.
 
-    Per direction: in-projection, causal depthwise convolution of d_conv taps, SiLU, data-dependent dt, B, C, selective
-    scan with skip D (Gu & Dao 2023, algorithm 2). The directions share no parameter. Own design; the gate covers both.
+    Per direction: in-projection, causal depthwise convolution of d_conv taps, SiLU, data-dependent dt, B, C,
+    selective scan with skip D (Gu & Dao 2023, algorithm 2). The directions share no parameter. Own design;
+    the gate covers both.
     """
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
@@ -66,7 +68,9 @@ class MambaVisionMixer(nn.Module):
         x_TMD = x_MTD.transpose(0, 1)  # time first: steps, shifts and reversals are then contiguous slabs
         x, gate = self.in_proj(x_TMD).unflatten(-1, (2, SCAN_DIRECTIONS, self.d_inner)).unbind(2)
         u = F.silu(causal_depthwise(_reverse_second(x), self.conv_weight, self.conv_bias))
-        low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split([self.rank, self.d_state, self.d_state], -1)
+        low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split(
+            [self.rank, self.d_state, self.d_state], -1
+        )
         dt = F.softplus(torch.einsum("tmgr,gre->tmge", low, self.dt_proj).float() + self.dt_bias)
         y = selective_scan(u, dt, -torch.exp(self.A_log.float()), B, C)
         y = _reverse_second(torch.addcmul(y, u, self.D))

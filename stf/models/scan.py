@@ -1,12 +1,14 @@
 """Mamba-1's selective scan in plain torch, exact on CPU and GPU.
 
-Shapes: T time steps, M sequences, G independent groups (scan directions), D channels per group, N states per channel.
-Source: Gu & Dao 2023, "Mamba", eq. 2 with the discretisation of section 3.2 (zero-order hold for A, Euler for B).
+Shapes: T time steps, M sequences, G independent groups (scan directions), D channels per group, N states per
+channel.
+Source: Gu & Dao 2023, "Mamba", eq. 2, with section 3.2's discretisation (zero-order hold for A, Euler for B).
 
-A loop over time, not a parallel scan: with one decay per channel and state, the dense (T, T) form costs 9-270 times
-more than the loop at T = 32 (FACTS). What makes the loop fast is its layout (time first and D innermost, so every step and every
-broadcast runs over contiguous memory), sums over states as small matrix products, and sequences in blocks whose state stays in cache. The
-backward pass makes the states again, block by block, instead of keeping all (T, M, G, N, D).
+A loop over time, not a parallel scan: with one decay per channel and state, the dense (T, T) form costs 9-270
+times more than the loop at T = 32 (FACTS). What makes the loop fast is its layout (time first and D
+innermost, so every step and every broadcast runs over contiguous memory), sums over states as small matrix
+products, and sequences in blocks whose state stays in cache. The backward pass makes the states again, block
+by block, instead of keeping all (T, M, G, N, D).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 26}  # state elements per block: half of L2, or 256 MB
+# Elements of the state per block. CPU: a quarter of a 1 MB L2 cache. GPU: 32 MB, so that the backward pass, which
+# holds T states and decays, takes 2.1 GB at T = 32.
+BLOCK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 23}
 
 
 def _blocks(u_TMGD: Tensor, n_states: int) -> list[slice]:
@@ -28,7 +32,9 @@ def _blocks(u_TMGD: Tensor, n_states: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, u_TMGD.shape[1], size)]
 
 
-def _states(dt: Tensor, dtu: Tensor, A_GND: Tensor, B: Tensor, h_SmGND: Tensor, decay_SmGND: Tensor) -> Iterator[Tensor]:
+def _states(
+    dt: Tensor, dtu: Tensor, A_GND: Tensor, B: Tensor, h_SmGND: Tensor, decay_SmGND: Tensor
+) -> Iterator[Tensor]:
     """h_t = exp(dt_t·A)·h_{t-1} + B_t⊗(dt_t·u_t) for t = 0 … T-1, one at a time.
 
     States and decays are written round the S slots of the last two arguments: S = T keeps them all.
@@ -62,7 +68,13 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore
         u, dt, A, B, C = ctx.saved_tensors
-        grads = torch.empty_like(u), torch.empty_like(dt), torch.zeros_like(A), torch.empty_like(B), torch.empty_like(C)
+        grads = (
+            torch.empty_like(u),
+            torch.empty_like(dt),
+            torch.zeros_like(A),
+            torch.empty_like(B),
+            torch.empty_like(C),
+        )
         blocks = _blocks(u, A.shape[1])
         buffers = u.new_empty(2, len(u), min(u.shape[1], blocks[0].stop), *A.shape)
         for rows in blocks:
@@ -99,8 +111,8 @@ def _backward_block(A: Tensor, inputs: list[Tensor], outputs: list[Tensor], buff
 def selective_scan(u_TMGD: Tensor, dt_TMGD: Tensor, A_GDN: Tensor, B_TMGN: Tensor, C_TMGN: Tensor) -> Tensor:
     """y_t = C_t·h_t with h_t = exp(dt_t·A)·h_{t-1} + dt_t·B_t·u_t and h_{-1} = 0; (T, M, G, D).
 
-    dt is positive (after softplus), A negative. Computed in float32 at least, whatever autocast says: a bfloat16
-    state loses the product of many decays near 1. The skip term D·u is the caller's.
+    dt is positive (after softplus), A negative. Computed in float32 at least, whatever autocast says: a
+    bfloat16 state loses the product of many decays near 1. The skip term D·u is the caller's.
     """
     with torch.autocast(u_TMGD.device.type, enabled=False):
         kind = torch.promote_types(u_TMGD.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""The parts of the network that look at space: stem, patch merging, and the gates that the wavelet's HLL band sets.
+"""The parts of the network that look at space: stem, patch merging, and the gates set by the HLL band.
 
 Shapes: B clips, T frames, H and W rows and columns, C channels; channels-last from the stem on.
 """
@@ -12,12 +12,11 @@ from stf.model_size import STEM_FRAMES, STEM_KERNEL, STEM_STRIDE
 from stf.models.dwt_3d import STF3DDWTModule
 
 
-
 class Stem(nn.Module):
-    """(B, 3, T, H, W) in [0, 1] → (B, T, H/4, W/4, C): 7×7 convolution of stride 4, then one of 3 frames in time.
+    """(B, 3, T, H, W) in [0, 1] → (B, T, H/4, W/4, C): 7×7 convolution of stride 4, then 3 frames in time.
 
-    The convolution in time repeats the end frames: zeros there would look like flicker. Norms are per position, so
-    nothing depends on the batch.
+    The convolution in time repeats the end frames: zeros there would look like flicker. Norms are per
+    position, so nothing depends on the batch.
     """
 
     def __init__(self, in_channels: int, dim: int) -> None:
@@ -27,6 +26,9 @@ class Stem(nn.Module):
         self.act = nn.GELU()
         self.temporal = nn.Linear(STEM_FRAMES * dim, dim)
         self.norm2 = nn.LayerNorm(dim)
+        with torch.no_grad():  # what stands still is a hundredfold of what flickers: halve its first response
+            kernels = self.temporal.weight.view(dim, STEM_FRAMES, dim)
+            kernels -= 0.5 * kernels.mean(1, keepdim=True)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         B, _, T = video_BCTHW.shape[:3]
@@ -57,7 +59,7 @@ class PatchMerging(nn.Module):
 
 
 class HLLGate(nn.Module):
-    """1 + σ(attention) for stages 1 and 2, from the HLL band of the stem's output: flicker raises a feature's weight.
+    """1 + σ(attention) for stages 1 and 2, from the HLL band of the stem's output: flicker weighs features.
 
     The attention has the band's resolution, half the stem's in t, y and x; a gate is resized to its stage by
     repetition, without being stored at full size.

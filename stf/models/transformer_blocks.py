@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def position_code(n_THW: tuple[int, int, int], dim: int) -> Tensor:
-    """(T, H, W, dim) fixed sine and cosine code (Vaswani et al. 2017, section 3.5), a third of the channels per axis.
+    """(T, H, W, dim) sines and cosines (Vaswani et al. 2017, section 3.5), a third of the channels per axis.
 
     Fixed rather than learned, so a checkpoint serves any clip length and image size.
     """

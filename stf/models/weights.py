@@ -1,7 +1,7 @@
 """Checkpoints: written atomically and byte for byte reproducibly, read without ever running code.
 
-A checkpoint is what torch.load(weights_only=True) reads: a dict of tensors, numbers and text. The one that is a DVC
-out holds weights, configuration and epoch only; the optimizer's state goes into resumable checkpoints.
+A checkpoint is what torch.load(weights_only=True) reads: a dict of tensors, numbers and text. The one that is
+a DVC out holds weights, configuration and epoch only; the optimizer's state goes into resumable checkpoints.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def save_checkpoint(
 ) -> None:
     """Writes `path` in one step (temporary file, fsync, rename); equal state gives equal bytes.
 
-    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. Raises CheckpointError when the
-    folder cannot be written.
+    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. Raises CheckpointError
+    when the folder cannot be written.
     """
     unknown = set(parts) - set(PARTS)
     if unknown:
@@ -162,8 +162,8 @@ def load_checkpoint_flexible(
 ) -> LoadReport:
     """Loads every parameter whose name and shape agree and leaves the rest as initialised.
 
-    Optimizer, schedule and scaler are restored only when all weights agree, because their states belong to them.
-    Raises CheckpointError when file and network share nothing.
+    Optimizer, schedule and scaler are restored only when all weights agree, because their states belong to
+    them. Raises CheckpointError when file and network share nothing.
     """
     payload = read_checkpoint(path)
     weights, own = _weights_in(payload, path), model.state_dict()
