@@ -1,6 +1,7 @@
 """Video-SBI's recipe: a pair differs inside the mask and nowhere else, and each flag changes its own part only."""
 
 import dataclasses
+import pickle
 
 import cv2
 import numpy as np
@@ -206,3 +207,35 @@ def test_streams_are_all_different():
     first = [rng.random() for seed in seeds for rng in streams(seed).values()]
     assert len(set(first)) == len(first) == 5 * len(streams(seeds[0]))
     assert streams(seeds[1])["drift"].random() == streams(seeds[1])["drift"].random()
+
+
+DRAWN_BY = {
+    "hull": {"hull_of_68"},
+    "colour": {"colour_on_source", "colour"},
+    "affine": {"affine"},
+    "elastic": {"elastic"},
+    "tps": {"tps"},
+    "drift": {"drift"},
+    "blend": {"blend"},
+    "train": {"train"},
+    "codec": {"qp"},
+}
+
+
+@pytest.mark.parametrize("component", DRAWN_BY)
+def test_each_component_draws_from_its_own_stream(shared_tree, component):
+    dataset = everything_on(shared_tree)
+    clip, _, window = drawn(dataset, (0, 0, 0, 0))
+
+    def texts(advance):
+        rngs = streams((0, 0, 0, 0))
+        rngs[component].random(advance)
+        draw = draw_sbi(rngs, dataset.recipe, clip, window)
+        values = {f.name: getattr(draw, f.name) for f in dataclasses.fields(draw)}
+        return {name: pickle.dumps(value) for name, value in values.items()}
+
+    before, changed = texts(0), set()
+    for advance in range(1, 8):  # a coin may fall alike once
+        after = texts(advance)
+        changed |= {name for name in after if after[name] != before[name]}
+    assert changed == DRAWN_BY[component]

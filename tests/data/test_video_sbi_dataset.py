@@ -53,7 +53,11 @@ def test_val_is_the_same_in_every_epoch_and_never_mirrored(shared_tree, monkeypa
     assert torch.equal(dataset[(0, 1)]["video"], dataset[(5, 1)]["video"])
     assert dataset[(5, 1)]["provenance"].seed[1] == 0
     assert all(drawn(dataset, (s, 0, 0, 0))[1].train is None for s in range(3))
-    assert flips
+    for seed in range(4):  # eight pairs in all: each would be mirrored with p = .5 in training
+        others = dataset_for(shared_tree, "val", seed=seed)
+        for index in range(others.n_pairs):
+            others.pair(0, index)
+    assert len(flips) >= 9
     assert not any(flips)
     train = dataset_for(shared_tree, "train")
     for epoch in range(8):
