@@ -73,14 +73,14 @@ def main_table(evaluation: Evaluation, store_baseline: float | None) -> Table:
 
 
 def _change(metrics: GroupMetrics, store_baseline: float | None) -> str:
-    """The Overall row's second line: points gained on V7.3, with the interval of this evaluation's AUC."""
+    """The Overall row's further lines: points gained on V7.3, with the interval of this evaluation's AUC."""
     if metrics.auc is None:
         return ""
     baseline = V73_AUC_ON_FFPP if store_baseline is None else store_baseline
     spread, interval = "", metrics.auc_interval
     if interval is not None:
         spread = f" \\[{100 * (interval.low - baseline):+.1f}, {100 * (interval.high - baseline):+.1f}]"
-    return f"\n{100 * (metrics.auc - baseline):+.1f}{spread} pts on V7.3's {100 * baseline:.2f} %"
+    return f"\n{100 * (metrics.auc - baseline):+.1f}{spread} points\non V7.3's {100 * baseline:.2f} %"
 
 
 def _row(name: str, metrics: GroupMetrics) -> tuple[str, str, str, str]:
@@ -160,7 +160,7 @@ def notes(evaluation: Evaluation, store_baseline: float | None) -> Iterator[str]
         few = "; with so few an interval is too narrow" if interval.n_clusters < FEW_CLUSTERS else ""
         yield f"Intervals: {interval.n_resamples} resamples of {interval.n_clusters} identity pairs{few}."
     yield (
-        "V7.3's figure is its published one on FF++; `make baseline` adds a V7.3 run on this data."
+        "V7.3's figure is its author's on FF++; `make baseline` adds a V7.3 run on this data."
         if store_baseline is None
         else "V7.3's figure is this store's newest V7.3 run on this data; its own spread is not in the interval."
     )

@@ -1,0 +1,205 @@
+"""What a reader gets: tables of at most 100 columns, a complete JSON, two plots, all the same for the same input."""
+
+import dataclasses
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from stf.config import METHODS
+from stf.errors import DataError, UsageError
+from stf.evaluation.baselines import ScalarAuc
+from stf.evaluation.bootstrap import Interval
+from stf.evaluation.console import WIDTH, make_console, print_report
+from stf.evaluation.document import SYNTHETIC_NOTE, as_document, tracked_metrics
+from stf.evaluation.gate import TEST_DATA_USE
+from stf.evaluation.metrics import GroupMetrics
+from stf.evaluation.outputs import Outputs, choose_outputs
+from stf.evaluation.report import write_gate, write_report
+from stf.evaluation.results import OVERALL, QualityResult
+
+
+def printed(evaluation, baseline=None, width=WIDTH):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    print_report(console, evaluation, baseline)
+    return console.file.getvalue()
+
+
+def flat(text):
+    """The words, wherever the lines break."""
+    return " ".join(text.split())
+
+
+def with_overall_auc(evaluation, auc, interval=None):
+    groups = dict(evaluation.headline.groups)
+    groups[OVERALL] = dataclasses.replace(groups[OVERALL], auc=auc, auc_interval=interval)
+    qualities = (QualityResult(evaluation.headline.quality, groups), *evaluation.qualities[1:])
+    return dataclasses.replace(evaluation, qualities=qualities)
+
+
+@pytest.fixture
+def widest(evaluated):
+    """The same with all four methods, the longest figures and names there can be."""
+    interval = Interval(1.0, 1.0, 70, 2000)
+    full = GroupMetrics(140, 560, 1.0, interval, *([1.0] * 8))
+    groups = dict.fromkeys((*METHODS, OVERALL), full)
+    scalar = ScalarAuc(140, 560, 1.0, interval)
+    baselines = {name: dict.fromkeys(groups, scalar) for name in evaluated.baselines}
+    qualities = tuple(QualityResult(result.quality, groups) for result in evaluated.qualities)
+    return dataclasses.replace(evaluated, qualities=qualities, baselines=baselines, synthetic=True)
+
+
+def test_every_line_fits_100_columns_and_no_row_is_torn(widest):
+    text = printed(widest, baseline=0.0)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for method in METHODS:
+        row = next(line for line in text.splitlines() if line.strip().startswith(method))
+        assert re.search(r"140 \+ 560 +100\.0 \[100\.0, 100\.0\] +100\.0 +Working", row)
+    assert "+100.0 [+100.0, +100.0] points on V7.3's 0.00 %" in flat(text)
+    assert make_console().width <= 100
+
+
+def test_the_main_tables_columns_stand_in_this_order(evaluated):
+    assert re.search(r"Method +N +AUC % \[95 %\] +Acc % +Interpretation", printed(evaluated))
+
+
+def test_overall_states_the_change_against_the_store_or_against_ffpp(evaluated):
+    e = with_overall_auc(evaluated, 0.80, Interval(0.70, 0.90, 8, 2000))
+    assert "Working +28.4 [+18.4, +38.4] points on V7.3's 51.55 %" in flat(printed(e))
+    assert "`make baseline`" in printed(e)
+    text = printed(e, baseline=0.85)
+    assert "-5.0 [-15.0, +5.0] points on V7.3's 85.00 %" in flat(text)
+    assert "this store's newest V7.3 run" in flat(text)
+
+
+def test_a_row_without_figures_says_so(evaluated):
+    groups = dict(evaluated.headline.groups, FaceSwap=GroupMetrics(6, 0))
+    e = dataclasses.replace(evaluated, qualities=(QualityResult("c23", groups),))
+    assert re.search(r"FaceSwap +6 \+ 0 +n/a +n/a +n/a", printed(e))
+
+
+def test_every_report_names_the_gate_as_the_one_use_of_test_data(evaluated):
+    assert TEST_DATA_USE in flat(printed(evaluated))
+    assert as_document(evaluated, "a", "0")["test_data_use"] == TEST_DATA_USE
+    assert "one declared use of test data" in TEST_DATA_USE
+
+
+def test_the_sample_is_called_synthetic_everywhere(evaluated, tmp_path):
+    synthetic = dataclasses.replace(evaluated, synthetic=True)
+    assert SYNTHETIC_NOTE in flat(printed(synthetic))
+    assert SYNTHETIC_NOTE not in flat(printed(evaluated))
+    assert as_document(synthetic, "a", "0")["note"] == SYNTHETIC_NOTE
+    assert as_document(evaluated, "a", "0")["note"] is None
+    (tmp_path / "w").write_bytes(b"w")
+    plain, marked = Outputs.beside(tmp_path / "p.json"), Outputs.beside(tmp_path / "s.json")
+    write_report(evaluated, plain, "a", tmp_path / "w")
+    write_report(synthetic, marked, "a", tmp_path / "w")
+    for one, other in ((plain.roc_plot, marked.roc_plot), (plain.scores_plot, marked.scores_plot)):
+        assert one.read_bytes() != other.read_bytes()  # the title has a second line
+
+
+def test_missing_videos_and_methods_are_named(evaluated):
+    table = evaluated.table.copy()
+    table.loc[0, "error"] = "frames/006/003.png is truncated"
+    real, *fakes = evaluated.videos.groups
+    groups = (dataclasses.replace(real, missing=("099",), outside_splits=()), *fakes)
+    videos = dataclasses.replace(evaluated.videos, groups=groups)
+    e = dataclasses.replace(evaluated, table=table, videos=videos)
+    text = flat(printed(e))
+    assert "Not on disk in c23: Face2Face, NeuralTextures." in text
+    assert "c23/real: 1 of 6 videos not or not wholly readable: 006 (frames/006/003.png is truncated)" in text
+    assert "c23/real: 1 test ids have no video: 099." in text
+    account = as_document(e, "a", "0")["qualities"]["c23"]["videos"]["real"]
+    assert account["unreadable"] == {"006": "frames/006/003.png is truncated"}
+    assert (account["on_disk"], account["test_ids_without_video"]) == (6, ["099"])
+
+
+def test_the_document_holds_every_figure_and_only_json(evaluated):
+    document = as_document(evaluated, "a", "f00")
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    overall = document["qualities"]["c23"]["groups"]["overall"]
+    wanted = {f.name for f in dataclasses.fields(GroupMetrics)} - {"auc_interval"}
+    assert set(overall) == wanted | {"auc_low", "auc_high", "n_clusters"}
+    assert overall["auc"] == pytest.approx(evaluated.headline.overall.auc, abs=1e-6)
+    assert overall["tpr_at_fpr_1pct"] is None
+    assert document["threshold"]["value"] == pytest.approx(evaluated.threshold.value, abs=1e-6)
+    assert set(document["trivial_baselines"]["auc"]) == {"network", "bits_per_pixel", "sharpness", "face_px"}
+    assert set(document["self_blended_test"]) == {"V7.3 recipe", "V8.0 recipe"}
+    assert document["checkpoint"] == {"variant": "V7.3", "epoch": 7, "weights_sha256": "f00"}
+
+
+def test_tracked_metrics_are_flat_numbers_with_the_headline_unprefixed(evaluated):
+    found = tracked_metrics(evaluated)
+    assert found["auc_overall"] == pytest.approx(evaluated.headline.overall.auc)
+    assert found["raw/auc_FaceSwap"] == pytest.approx(evaluated.qualities[1].groups["FaceSwap"].auc)
+    assert "tpr_at_fpr_1pct_overall" not in found
+    assert all(np.isfinite(value) for value in found.values())
+    assert {"threshold", "baseline_auc_face_px", "sbi_test_auc_V7.3"} <= set(found)
+
+
+def test_files_are_the_same_bytes_and_carry_no_version_or_time(evaluated, tmp_path):
+    (tmp_path / "w").write_bytes(b"weights")
+    first, second = Outputs.beside(tmp_path / "1" / "e.json"), Outputs.beside(tmp_path / "2" / "e.json")
+    for a, b in zip(
+        write_report(evaluated, first, "a", tmp_path / "w"),
+        write_report(evaluated, second, "a", tmp_path / "w"),
+        strict=True,
+    ):
+        assert a.read_bytes() == b.read_bytes()
+    for plot in (first.roc_plot, first.scores_plot):
+        with Image.open(plot) as image:
+            assert set(image.info) <= {"dpi"}
+            assert min(image.size) >= 600
+
+
+def test_the_csv_holds_every_video_with_its_score(evaluated, tmp_path):
+    (tmp_path / "w").write_bytes(b"weights")
+    outputs = Outputs.beside(tmp_path / "e.json")
+    write_report(evaluated, outputs, "a", tmp_path / "w")
+    table = pd.read_csv(outputs.scores, dtype={"video_id": str, "target_id": str})
+    assert len(table) == 36
+    assert table["score"].tolist() == pytest.approx(evaluated.table["score"].tolist(), abs=1e-6)
+    assert table["video_id"].tolist() == evaluated.table["video_id"].tolist()
+
+
+def test_the_gate_is_written_once_all_groups_have_figures(evaluated, tmp_path):
+    outputs = Outputs.beside(tmp_path / "e.json", gate=tmp_path / "gate.json")
+    table = evaluated.table.copy()
+    table.loc[(table["method"] == "FaceSwap") & (table["quality"] == "raw"), "score"] = np.nan
+    with pytest.raises(DataError, match="raw/FaceSwap"):
+        write_gate(dataclasses.replace(evaluated, table=table), outputs)
+    assert not outputs.gate.exists()
+    write_gate(evaluated, Outputs.beside(tmp_path / "e.json"))
+    assert not outputs.gate.exists()
+    write_gate(evaluated, outputs)
+    assert set(json.loads(outputs.gate.read_text())) == {"passed", "threshold"}
+
+
+def test_only_the_plain_command_writes_the_pipelines_outputs():
+    plain = choose_outputs("a", None, ())
+    paths = [plain.document, plain.scores, plain.roc_plot, plain.scores_plot, plain.gate]
+    assert [path.as_posix() for path in paths] == [
+        "metrics/eval_a.json",
+        "metrics/eval_a_scores.csv",
+        "metrics/plots/eval_a_roc.png",
+        "metrics/plots/eval_a_scores.png",
+        "metrics/gate_a.json",
+    ]
+    assert choose_outputs("a", "./metrics/eval_a.json", ()) == plain
+    aside = choose_outputs("a", None, ("--methods",))
+    assert (aside.document.as_posix(), aside.gate) == ("tmp/eval_a/eval_a.json", None)
+    own = choose_outputs("a", "x/mine.json", ())
+    assert (own.scores.as_posix(), own.roc_plot.as_posix(), own.gate) == (
+        "x/mine_scores.csv",
+        "x/plots/mine_roc.png",
+        None,
+    )
+    with pytest.raises(UsageError, match=r"--sbi-test would change it"):
+        choose_outputs("a", "metrics/eval_a.json", ("--sbi-test",))
+    with pytest.raises(UsageError, match=r"\.json"):
+        choose_outputs("a", "metrics", ())

@@ -1,0 +1,65 @@
+"""The figures of a report are those of the score table, group by group."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from stf.evaluation.results import OVERALL, evaluate, group_rows
+from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_for, write_three_pairs
+
+
+def test_each_method_meets_all_reals_and_overall_pools_all_fakes(evaluated):
+    table = evaluated.table
+    assert [r.quality for r in evaluated.qualities] == ["c23", "raw"]
+    for result in evaluated.qualities:
+        mine = table[table["quality"] == result.quality]
+        assert list(result.groups) == [*METHODS_ON_DISK, OVERALL]
+        for name, metrics in result.groups.items():
+            rows = mine[mine["method"].isin(["real", name])] if name != OVERALL else mine
+            assert metrics.auc == pytest.approx(roc_auc_score(rows["label"], rows["score"]))
+            assert (metrics.n_real, metrics.n_fake) == (6, 12 if name == OVERALL else 6)
+            called = rows["score"] >= evaluated.threshold.value
+            assert metrics.accuracy == pytest.approx((called == rows["label"]).mean())
+            assert metrics.auc_interval.low <= metrics.auc <= metrics.auc_interval.high
+            assert metrics.auc_interval.n_clusters == 3
+
+
+def test_the_gate_judges_the_headlines_overall_auc(evaluated):
+    assert evaluated.gate.passed == (evaluated.headline.overall.auc > 0.70)
+    assert evaluated.gate.threshold == 0.70
+
+
+def test_scalars_stand_beside_the_headlines_videos_alone(evaluated):
+    table = evaluated.table
+    is_headline = table["quality"] == "c23"
+    assert table.loc[is_headline, "face_px"].notna().all()
+    assert table.loc[~is_headline, "face_px"].isna().all()
+    rows = group_rows(table, "c23", "FaceSwap")
+    found = evaluated.baselines["sharpness"]["FaceSwap"]
+    assert found.auc == pytest.approx(roc_auc_score(rows["label"], rows["sharpness"]))
+
+
+def test_a_group_of_which_nothing_can_be_read_is_not_available(tmp_path):
+    root = write_three_pairs(tmp_path / "data", qualities=("c23",), n_frames=8)
+    for path in (root / "FaceForensics++/manipulated_sequences/FaceSwap").rglob("000.png"):
+        path.write_bytes(b"")
+    params = params_for(root, clips_per_video=1)
+    found = evaluate(scorer_for(root), 1, params, METHODS_ON_DISK)
+    assert found.failed_groups() == ("c23/FaceSwap",)
+    assert found.headline.groups["FaceSwap"].auc is None
+    assert found.headline.groups["FaceSwap"].n_fake == 0
+    assert found.headline.overall.n_fake == 6
+    assert found.headline.overall.auc == found.headline.groups["Deepfakes"].auc
+
+
+def test_evaluating_twice_gives_the_same(evaluated, three_pairs):
+    params = params_for(three_pairs)
+    scorer = dataclasses.replace(scorer_for(three_pairs), num_workers=2)
+    again = evaluate(scorer, 7, params, params.evaluation.methods)
+    for a, b in itertools.zip_longest(again.qualities, evaluated.qualities):
+        assert a == b
+    np.testing.assert_array_equal(again.table["score"], evaluated.table["score"])
+    assert again.baselines == evaluated.baselines
