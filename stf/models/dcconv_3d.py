@@ -119,9 +119,9 @@ class DCConv3D(nn.Module):
     """Three snakes through every position, (B, T, H, W, S) → (B, T, H, W, 3·S), steered by a context.
 
     A step (Δx, Δy, Δt) is tanh of a linear function of the context (B, T, H, W, C): at most one pixel along
-    each axis. A tap stands where the steps up to it, summed outward from the centre, have moved it, so a snake bends but never
-    breaks. The steps start at zero: the module begins as 1-D convolutions along t, y and x with replicated
-    borders. Every axis must be longer than 1.
+    each axis. A tap stands where the steps up to it, summed outward from the centre, have moved it, so a snake
+    bends but never breaks. The steps start at zero: the module begins as 1-D convolutions along t, y and x
+    with replicated borders. Every axis must be longer than 1.
     """
 
     def __init__(self, channels: int, context_channels: int, kernel_length: int = 9) -> None:

@@ -22,9 +22,10 @@ DT_MIN, DT_MAX = 1.0e-3, 1.0e-1
 
 def causal_depthwise(x_TMGE: Tensor, weight_KGE: Tensor, bias_GE: Tensor) -> Tensor:
     """y_t = Σ_k w_k·x_{t-k} + bias per channel, zeros before the start: K fused passes over contiguous memory."""
-    y = torch.addcmul(bias_GE, x_TMGE, weight_KGE[0])
-    for k in range(1, min(len(weight_KGE), len(x_TMGE))):
-        y[k:].addcmul_(x_TMGE[:-k], weight_KGE[k])
+    weight, bias = weight_KGE.to(x_TMGE.dtype), bias_GE.to(x_TMGE.dtype)
+    y = torch.addcmul(bias, x_TMGE, weight[0])
+    for k in range(1, min(len(weight), len(x_TMGE))):
+        y[k:].addcmul_(x_TMGE[:-k], weight[k])
     return y
 
 
@@ -55,11 +56,9 @@ class MambaVisionMixer(nn.Module):
 
     def _initialise(self) -> None:
         """Step sizes log-uniform in [DT_MIN, DT_MAX] (Mamba, section 3.6); projections uniform by fan-in."""
-        nn.init.uniform_(
-            self.conv_weight, -(self.conv_weight.shape[0] ** -0.5), self.conv_weight.shape[0] ** -0.5
-        )
-        nn.init.uniform_(self.x_proj, -(self.d_inner**-0.5), self.d_inner**-0.5)
-        nn.init.uniform_(self.dt_proj, -(self.rank**-0.5), self.rank**-0.5)
+        inputs = {self.conv_weight: len(self.conv_weight), self.x_proj: self.d_inner, self.dt_proj: self.rank}
+        for parameter, fan_in in inputs.items():
+            nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
         with torch.no_grad():
             dt = torch.exp(torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
@@ -68,9 +67,8 @@ class MambaVisionMixer(nn.Module):
         x_TMD = x_MTD.transpose(0, 1)  # time first: steps, shifts and reversals are then contiguous slabs
         x, gate = self.in_proj(x_TMD).unflatten(-1, (2, SCAN_DIRECTIONS, self.d_inner)).unbind(2)
         u = F.silu(causal_depthwise(_reverse_second(x), self.conv_weight, self.conv_bias))
-        low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split(
-            [self.rank, self.d_state, self.d_state], -1
-        )
+        widths = [self.rank, self.d_state, self.d_state]
+        low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split(widths, -1)
         dt = F.softplus(torch.einsum("tmgr,gre->tmge", low, self.dt_proj).float() + self.dt_bias)
         y = selective_scan(u, dt, -torch.exp(self.A_log.float()), B, C)
         y = _reverse_second(torch.addcmul(y, u, self.D))
