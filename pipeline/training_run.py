@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 from dataclasses import dataclass
@@ -215,16 +216,13 @@ def report_outputs(
 
 
 def flicker_figure(learner: Learner, feeds: Feeds) -> Figure:
-    """|HLL| of the first validation pairs, as the kept weights see them."""
-    batch = next(iter(feeds.val))
-    shown = slice(0, 2 * PICTURED_PAIRS)
-    video_BCTHW = batch["video"][shown].to(learner.device)
-    network = learner.judged.eval()
+    """|HLL| of the first pair of some validation batches, as the kept weights see them."""
+    network, videos, titles = learner.judged.eval(), [], []
+    for batch in itertools.islice(feeds.val, PICTURED_PAIRS):
+        videos.append(batch["video"][:2])
+        titles += [f"{name} {batch['provenance'][0].video_id}" for name in ("real", "fake")]
+    video_BCTHW = torch.cat(videos)
     with torch.no_grad():
-        scores_B = network(video_BCTHW)["logits"].float().softmax(1)[:, 1].tolist()
-    maps_BTHW = network.hll_maps(video_BCTHW).float().cpu().numpy()
-    titles = [
-        f"{'fake' if label else 'real'} {provenance.video_id}"
-        for label, provenance in zip(batch["label"][shown].tolist(), batch["provenance"][shown], strict=True)
-    ]
-    return hll_figure(batch["video"][shown].numpy(), maps_BTHW, titles, scores_B)
+        logits_BK = network(video_BCTHW.to(learner.device))["logits"].float()
+    maps_BTHW = network.hll_maps(video_BCTHW.to(learner.device)).float().cpu().numpy()
+    return hll_figure(video_BCTHW.numpy(), maps_BTHW, titles, logits_BK.softmax(1)[:, 1].tolist())

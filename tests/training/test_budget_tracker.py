@@ -1,0 +1,126 @@
+"""The budget against a simulated clock: what it costs, when it warns, when it stops, what it remembers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stf.errors import TrainingError
+from stf.training.budget_tracker import BudgetTracker
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def pass_hours(self, hours: float) -> None:
+        self.now_s += 3600 * hours
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_new_plan_has_spent_nothing(clock: Clock) -> None:
+    status = BudgetTracker(1.39, 5.0, clock=clock).check()
+    assert status.spent == 0
+    assert status.remaining == 5.0
+    assert status.safe_hours_left == pytest.approx(4.5 / 1.39)
+    assert not status.warn
+    assert not status.should_stop
+
+
+@pytest.mark.parametrize(
+    ("usd", "warn", "stop"),
+    [(3.99, False, False), (4.01, True, False), (4.49, True, False), (4.51, True, True), (9.0, True, True)],
+)
+def test_it_warns_at_80_and_stops_at_90_percent(clock: Clock, usd: float, warn: bool, stop: bool) -> None:
+    budget = BudgetTracker(1.39, 5.0, 0.10, clock=clock)
+    clock.pass_hours(usd / 1.39)
+    status = budget.check()
+    assert (status.warn, status.should_stop) == (warn, stop)
+    assert status.spent == pytest.approx(usd)
+    assert status.remaining == pytest.approx(max(5.0 - usd, 0.0))
+    assert status.safe_hours_left == pytest.approx(max(4.5 - usd, 0.0) / 1.39)
+
+
+def test_the_margin_moves_the_stop(clock: Clock) -> None:
+    budget = BudgetTracker(1.0, 10.0, 0.5, clock=clock)
+    clock.pass_hours(5.01)
+    assert budget.check().should_stop
+    assert budget.check().warn
+
+
+def test_epochs_that_fit_are_whole_and_end_before_the_stop(clock: Clock) -> None:
+    budget = BudgetTracker(1.39, 5.0, clock=clock)
+    assert budget.estimate_remaining_epochs(3600.0) == 3  # 4.5 / 1.39 = 3.24 h
+    clock.pass_hours(3.0)
+    assert budget.estimate_remaining_epochs(3600.0) == 0
+    assert budget.estimate_remaining_epochs(360.0) == 2
+    with pytest.raises(ValueError, match="avg_epoch_time"):
+        budget.estimate_remaining_epochs(0.0)
+
+
+def test_the_ledger_counts_every_run_of_the_plan(clock: Clock, tmp_path: Path) -> None:
+    ledger = tmp_path / "plan" / "ledger.json"
+    for _ in range(3):
+        budget = BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock)
+        clock.pass_hours(1.0)
+        budget.close()
+    assert BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock).check().spent == pytest.approx(3.0)
+    assert BudgetTracker(1.0, 5.0, ledger_path=tmp_path / "other.json", clock=clock).check().spent == 0
+    assert len(json.loads(ledger.read_text())["runs"]) == 4
+    assert [file.name for file in ledger.parent.iterdir()] == ["ledger.json"]
+
+
+def test_a_run_that_is_killed_forgets_ten_seconds_at_most(clock: Clock, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.json"
+    killed = BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock)
+    for _ in range(100):
+        clock.pass_hours(3 / 3600)
+        killed.check()  # and never close()
+    spent = BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock).check().spent
+    assert 290 / 3600 <= spent <= 300 / 3600
+
+
+def test_an_exhausted_plan_stays_exhausted(clock: Clock, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.json"
+    first = BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock)
+    clock.pass_hours(4.6)
+    first.close()
+    assert BudgetTracker(1.0, 5.0, ledger_path=ledger, clock=clock).check().should_stop
+    assert not BudgetTracker(1.0, 6.0, ledger_path=ledger, clock=clock).check().should_stop
+
+
+def test_without_billing_it_tells_the_cost_and_never_stops(clock: Clock) -> None:
+    budget = BudgetTracker(1.39, 5.0, billing=False, clock=clock)
+    clock.pass_hours(100)
+    status = budget.check()
+    assert status.spent == pytest.approx(139.0)
+    assert not status.should_stop
+    assert not status.warn
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"runs": [{}]}', '{"runs": [{"usd": "NaN"}]}', '{"runs": [{"usd": -4}]}']
+)
+def test_a_damaged_ledger_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    ledger = tmp_path / "ledger.json"
+    ledger.write_text(content)
+    with pytest.raises(TrainingError, match=r"ledger\.json"):
+        BudgetTracker(1.39, 5.0, ledger_path=ledger)
+    assert ledger.read_text() == content
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 5.0, 0.1), (1.39, 0.0, 0.1), (1.39, 5.0, 1.0), (1.39, 5.0, -0.1)])
+def test_impossible_figures_are_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        BudgetTracker(*wrong)

@@ -1,0 +1,133 @@
+"""Validation figures against scikit-learn, and the memory that saves making the clips again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from stf.errors import TrainingError
+from stf.training.learner import Learner
+from stf.training.step import Batch
+from stf.training.validation import RememberedBatches, failures_in, validate
+
+MakeLearner = Callable[..., Learner]
+MakeBatch = Callable[..., dict[str, Any]]
+
+
+class CountingLoader:
+    """A loader that counts how often it is asked."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
+        yield from self.batches
+
+
+def test_figures_are_scikit_learns_over_all_clips(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    learner, batches = make_learner(dropout=0.5), [make_batch(3, seed=1), make_batch(1, seed=2)]
+    figures = validate(learner, batches, "epoch 1")
+    learner.model.eval()
+    with torch.no_grad():
+        outs = [learner.model(batch["video"]) for batch in batches]
+        losses = [
+            learner.loss(out, batch["label"])["total"].item()
+            for out, batch in zip(outs, batches, strict=True)
+        ]
+    score = np.concatenate([out["logits"].softmax(1)[:, 1].numpy() for out in outs])
+    label = np.concatenate([batch["label"].numpy() for batch in batches])
+    assert figures.auc == pytest.approx(roc_auc_score(label, score))
+    assert figures.accuracy == pytest.approx(accuracy_score(label, score > 0.5))
+    assert figures.f1 == pytest.approx(f1_score(label, score > 0.5))
+    assert figures.loss == pytest.approx((6 * losses[0] + 2 * losses[1]) / 8)
+
+
+def test_validation_changes_nothing_and_repeats_itself(
+    make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    learner, batches = make_learner(dropout=0.5, drop_path=0.3), [make_batch(2)]
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    assert validate(learner, batches, "epoch 1") == validate(learner, batches, "epoch 1")
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in learner.model.state_dict().items())
+
+
+def test_the_moving_average_is_what_is_validated(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    plain, averaged, batch = make_learner(), make_learner(ema_decay=0.9), make_batch(2)
+    with torch.no_grad():
+        for parameter in averaged.model.parameters():
+            parameter.mul_(3.0)
+    assert validate(averaged, [batch], "epoch 1") == validate(plain, [batch], "epoch 1")
+
+
+def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
+    make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    bad = make_batch(1, seed=3)
+    bad["video"][0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"validation loss.*epoch 4.*003-0 from frame 0"):
+        validate(make_learner(), [make_batch(1), bad], "epoch 4")
+
+
+def test_failures_count_once_per_pair_and_name_the_codecs_fallback(make_batch: MakeBatch) -> None:
+    batch = make_batch(3, failures=("empty mask", "empty mask"))
+    assert failures_in(batch) == Counter({"empty mask": 6})
+    batch["provenance"] = [replace(p, failures=(), codec="jpeg") for p in batch["provenance"]]
+    assert failures_in(batch) == Counter({"H.264 replaced by JPEG": 3})
+
+
+def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: MakeBatch) -> None:
+    loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2)])
+    remembered = RememberedBatches(loader)
+    for _ in range(3):
+        for made, wanted in zip(remembered, loader.batches, strict=True):
+            assert torch.equal(made["video"], wanted["video"])
+            assert made["video"].dtype == torch.float32
+            assert torch.equal(made["label"], wanted["label"])
+            assert made["provenance"] == wanted["provenance"]
+    assert loader.passes == 1
+
+
+def test_every_grey_level_survives_the_memory() -> None:
+    levels = torch.from_numpy(np.arange(256, dtype=np.uint8) * np.float32(1 / 255)).view(1, 1, 1, 16, 16)
+    loader = CountingLoader([{"video": levels}])
+    remembered = RememberedBatches(loader, max_bytes=257)  # a float32 copy would not fit in
+    first, second = next(iter([*remembered])), next(iter([*remembered]))
+    assert loader.passes == 1
+    assert torch.equal(first["video"], levels)
+    assert torch.equal(second["video"], levels)
+
+
+def test_clips_between_grey_levels_are_kept_as_they_are() -> None:
+    video = torch.rand(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    loader = CountingLoader([{"video": video}])
+    remembered = RememberedBatches(loader)
+    assert all(torch.equal(batch["video"], video) for _ in range(2) for batch in remembered)
+    assert loader.passes == 1
+
+
+def test_too_much_to_remember_is_asked_for_each_time(make_batch: MakeBatch) -> None:
+    loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2), make_batch(1, seed=3)])
+    remembered = RememberedBatches(loader, max_bytes=loader.batches[0]["video"].numel() + 1)
+    for _ in range(2):
+        for made, wanted in zip(remembered, loader.batches, strict=True):
+            assert torch.equal(made["video"], wanted["video"])
+    assert loader.passes == 2
+
+
+def test_a_pass_that_is_broken_off_is_not_remembered(make_batch: MakeBatch) -> None:
+    loader = CountingLoader([make_batch(1, seed=1), make_batch(1, seed=2)])
+    remembered = RememberedBatches(loader)
+    next(iter(remembered))
+    assert len([*remembered]) == 2
+    assert len([*remembered]) == 2
+    assert loader.passes == 2
