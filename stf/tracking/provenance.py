@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# Files that the pipeline itself rewrites while it runs, or that the run records in full, do not make a commit dirty.
+# What the stages themselves rewrite, and params.yaml, which the run records in full, do not make a commit dirty.
 _WRITTEN_BY_STAGES = (":!metrics", ":!dvc.lock", ":!params.yaml")
 
 
@@ -24,17 +24,17 @@ def _git(*arguments: str) -> str | None:
 
 
 def code_provenance() -> dict[str, str]:
-    """Tags naming the code: git commit, whether tracked code differs from it, DVC stage, experiment and baseline.
+    """Tags naming the code: commit, whether tracked code differs from it, DVC stage, experiment and baseline.
 
-    Under `dvc exp run --temp` the commit is the copy's and `dvc.baseline_rev` the commit it was made from.
+    Under `dvc exp run` the commit is the experiment's baseline: what DVC commits in its throw-away copy is gone later.
     """
     tags: dict[str, str] = {}
-    commit = _git("rev-parse", "HEAD")
+    commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git("rev-parse", "HEAD")
     if commit:
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN_BY_STAGES)
+        changed = _git("diff", "--name-only", commit, "--", ".", *_WRITTEN_BY_STAGES)
         tags["mlflow.source.git.commit"] = commit
         tags["git.commit"] = commit
-        tags["git.dirty"] = str(changed != "").lower()
+        tags["git.dirty"] = "unknown" if changed is None else str(changed != "").lower()
     dvc = {"stage": "DVC_STAGE", "experiment": "DVC_EXP_NAME", "baseline_rev": "DVC_EXP_BASELINE_REV"}
     tags |= {f"dvc.{name}": os.environ[key] for name, key in dvc.items() if os.environ.get(key)}
     return tags
