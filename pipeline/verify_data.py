@@ -62,17 +62,16 @@ def main(params_path: str) -> None:
 
 def prepare_root(root: str, console: Console) -> None:
     """Generates the sample where it is the root and missing; for another root an empty folder stands in for it."""
-    from stf.data.sample import generate_sample
-
     from stf.config import SAMPLE_ROOT
     from stf.data.ffpp import is_sample, tree_folder
+    from stf.data.sample import generate_sample
 
     if not is_sample(root):
         Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out, whatever data.root is
     elif not tree_folder(root).is_dir():
         console.print(f"{root} is missing: generating the synthetic sample")
         with progress_bar(console, "generating") as advance:
-            generate_sample(root, progress=advance)
+            generate_sample(Path(root), progress=advance)
 
 
 def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> Verification:

@@ -120,6 +120,12 @@ def tiny_tree(shared_tree: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared_tree, tmp_path / "tiny"))
 
 
+@pytest.fixture(scope="session")
+def tree_writer() -> Callable[..., Path]:
+    """`tree_writer(root, size=…, …)`: writes a tree where a module or session fixture wants one."""
+    return write_tree
+
+
 @pytest.fixture
 def write_one_video() -> Callable[..., None]:
     """`write_one_video(root, id, method=…, quality=…, n_frames=…)`: adds one video to a tree."""

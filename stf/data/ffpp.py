@@ -202,6 +202,10 @@ def require_fingerprint(root: str | Path, data_json: str | Path) -> str:
         raise DataError(f"{data_json} does not exist, so the data was never verified; {mend}") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{data_json} holds no fingerprint of the data; {mend} --force") from None
+    if recorded is None:
+        raise DataError(
+            f"verify_data found the data unfit to train on ({data_json}); {mend} and mend what it lists"
+        )
     found = fingerprint_of(root)
     if found != recorded:
         raise DataError(f"the data under {root} changed since it was verified ({data_json}); {mend} --force")
