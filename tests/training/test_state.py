@@ -13,7 +13,7 @@ import torch
 
 from stf.config import BudgetParams, DataParams, Params, PhaseAParams, PhaseBParams, RuntimeParams, SbiParams
 from stf.errors import CheckpointError, TrainingError
-from stf.models.weights import load_model
+from stf.models.weights import load_model, read_checkpoint
 from stf.training.learner import Learner
 from stf.training.state import Best, Progress, config_hash
 
@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     torch.manual_seed(99)
     progress, told = resumed.folder.resume(moved, resumed.learner)
     assert "after epoch 1" in told
-    assert load_model(resumed.folder.path / "best.pt")[2] == 1  # no folder is without its best
+    assert read_checkpoint(resumed.folder.path / "best.pt")["epoch"] == 1  # no folder is without its best
     got = resumed.fit(progress)
 
     assert [s.global_step for s in resumed.steps] == [3, 4, 5, 6]

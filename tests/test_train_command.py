@@ -1,0 +1,256 @@
+"""`python -m pipeline.train_phase_a` from end to end on a tiny tree: outputs, repeatability, refusals."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+
+from pipeline.train_phase_a import main
+from stf.data.ffpp import fingerprint_of
+from stf.models.weights import load_model, read_checkpoint
+from stf.tracking.loggers import CSV_COLUMNS
+from stf.tracking.store import open_store
+from stf.training.budget_tracker import BudgetTracker
+
+MODEL = {
+    "stage1_dim": 8,
+    "stage2_dim": 16,
+    "stage3_dim": 16,
+    "stage4_dim": 16,
+    "stage3_blocks": 1,
+    "num_heads": 2,
+}
+MODEL |= {"stem_dim": 8, "dwt_channels": 8, "dwt_hidden_dim": 8, "d_state": 4, "stage1_blocks": 1}
+MODEL |= {"stage2_blocks": 1, "stage4_blocks": 1}
+OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
+PARAMS: dict[str, Any] = {
+    "data": {"root": "data", "num_frames": 8, "img_size": 32, "val_pairs_per_video": 2},
+    "model": MODEL,
+    "training": {"batch_size": 4, "grad_accum": 1, "backbone_lr_scale": 1.0},
+    "phase_a": {"epochs": 2, "warmup_epochs": 1},
+    "runtime": {"device": "cpu", "threads": 1, "num_workers": 0, "log_every_steps": 1, "billing": False},
+}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow store, made once: its schema takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store()
+    return folder / "mlruns"
+
+
+@pytest.fixture
+def place(tiny_tree: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with verified data; the command runs in it."""
+    folder = tiny_tree.parent
+    tiny_tree.rename(folder / "data")
+    shutil.copytree(empty_store, folder / "mlruns")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (folder / "metrics").mkdir()
+    verified = {"fingerprint": fingerprint_of("data")}
+    (folder / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def train(place: Path) -> Callable[..., Result]:
+    """`train("--option", …, phase_a={"lr": …})` runs the command with PARAMS and these changes."""
+
+    def run(*options: str, **sections: dict[str, Any]) -> Result:
+        params = {name: values | sections.get(name, {}) for name, values in PARAMS.items()}
+        params |= {name: values for name, values in sections.items() if name not in PARAMS}
+        (place / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        threads = torch.get_num_threads()
+        try:
+            return CliRunner().invoke(main, options)
+        finally:
+            torch.use_deterministic_algorithms(False)
+            torch.set_num_threads(threads)
+
+    return run
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def outputs_of(place: Path) -> dict[str, str]:
+    return {name: digest(place / name) for name in OUTPUTS if (place / name).exists()}
+
+
+def query(place: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(place / "mlruns/mlflow.db")) as store:
+        return store.execute(sql).fetchall()
+
+
+def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result], place: Path) -> None:
+    result = train()
+    assert result.exit_code == 0, result.output
+    network, config, epoch = load_model(place / OUTPUTS[0])
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert set(read_checkpoint(place / OUTPUTS[0])) == {"format", "config", "epoch", "model"}
+    assert summary["best_epoch"] == epoch
+    assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("V8.0-A", 2, 2)
+    assert not {"epoch_time", "cost_usd", "timestamp"} & set(summary)
+    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert max(float(row["val_auc"]) for row in rows) == pytest.approx(summary["val_auc"], abs=1e-6)
+    assert f"best epoch {epoch}" in result.output
+    assert config.num_frames == 8
+    assert network.training is False
+
+    tags = dict(query(place, "SELECT key, value FROM tags"))
+    assert tags["weights_sha256"] == digest(place / OUTPUTS[0])
+    assert tags["variant"] == "V8.0-A"
+    assert tags["registered_model"].startswith("stf-mamba")
+    metrics = {key for (key,) in query(place, "SELECT DISTINCT key FROM metrics")}
+    assert {"val_auc", "train_loss", "clips_per_s", "cost_usd", "gpu_mem_gb"} <= metrics
+    figures = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm", "lr")
+    assert {f"step/{name}" for name in (*figures, "pairs_failed", "backbone_lr")} <= metrics
+    assert not {key for key in metrics if "seed" in key}
+    pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
+    assert pictures == {"sample_pairs.png", "hll_maps.png"}
+
+
+def test_workers_and_repetition_change_no_byte_of_the_results(
+    train: Callable[..., Result], place: Path
+) -> None:
+    hashes = []
+    for workers in (0, 2):
+        result = train(runtime={"num_workers": workers})
+        assert result.exit_code == 0, result.output
+        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+    assert hashes[0] == hashes[1]
+
+
+def test_options_take_the_place_of_the_file_and_are_recorded(
+    train: Callable[..., Result], place: Path
+) -> None:
+    result = train("--epochs", "1", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert (summary["planned_epochs"], summary["batch_size"], summary["optimizer_steps"]) == (1, 2, 4)
+    recorded = dict(query(place, "SELECT key, value FROM params"))
+    assert (recorded["phase_a.epochs"], recorded["training.batch_size"]) == ("1", "2")
+
+
+def test_a_dry_run_touches_no_output(train: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+    for name in OUTPUTS:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("as it was")
+    before = sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml")
+    result = train("--dry-run", phase_a={"epochs": 50})
+    assert result.exit_code == 0, result.output
+    assert "dry run" in result.output
+    assert "epoch 2/2" in result.output
+    assert all((place / name).read_text() == "as it was" for name in OUTPUTS)
+    assert sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml") == before
+
+
+def test_a_cut_run_goes_on_to_the_same_weights(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    wanted = outputs_of(place)
+    [checkpoints] = (place / "checkpoints").iterdir()
+    early = torch.load(checkpoints / "last.pt", weights_only=True)
+    assert early["epoch"] == 2
+    result = train("--resume", str(checkpoints / "last.pt"))
+    assert result.exit_code == 0, result.output
+    assert "after epoch 2" in result.output
+    assert {name: outputs_of(place)[name] for name in OUTPUTS[:2]} == {n: wanted[n] for n in OUTPUTS[:2]}
+
+
+@pytest.mark.parametrize("flag", ["use_wss", "use_hydra", "use_mamer", "use_adaptive_sdim"])
+def test_a_flag_of_the_next_version_is_refused_before_anything_is_touched(
+    train: Callable[..., Result], place: Path, flag: str
+) -> None:
+    before = sorted(place.rglob("*"))
+    result = train(phase_a={flag: True})
+    assert result.exit_code == 2
+    assert flag in result.output
+    assert [path for path in sorted(place.rglob("*")) if path.name != "params.yaml"] == before
+
+
+def test_data_that_changed_since_it_was_verified_is_refused(
+    train: Callable[..., Result], place: Path
+) -> None:
+    next((place / "data").rglob("*.png")).touch()
+    result = train()
+    assert result.exit_code == 1
+    assert "dvc repro verify_data" in result.output
+    assert not (place / "checkpoints").exists()
+
+
+def test_training_that_diverges_names_the_clips_and_leaves_the_last_outputs(
+    train: Callable[..., Result], place: Path
+) -> None:
+    assert train().exit_code == 0
+    before = outputs_of(place)
+    result = train(phase_a={"lr": 1.0e30, "warmup_epochs": 0})
+    assert result.exit_code == 1, result.output
+    assert "from frame" in result.output
+    assert "seed (0, " in result.output
+    assert outputs_of(place) == before
+    statuses = query(place, "SELECT status FROM runs ORDER BY start_time")
+    assert statuses == [("FINISHED",), ("FAILED",)]
+
+
+def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
+    slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
+    monkeypatch.setattr("pipeline.training_run.BudgetTracker", slow)
+    asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
+    result = train(**asked)
+    assert result.exit_code == 0, result.output
+    assert "the budget stopped training in epoch" in result.output
+    assert "epochs left fit in" in result.output
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert summary["stopped_by_budget"]
+    assert summary["epochs"] < summary["planned_epochs"] == 20
+    assert load_model(place / OUTPUTS[0])[2] == summary["best_epoch"]
+    before = outputs_of(place)
+    again = train(**asked)
+    assert again.exit_code == 1
+    assert "earlier runs of this plan spent $" in again.output
+    assert outputs_of(place) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sections", "named"),
+    [
+        (("--epochs", "0"), {}, "--epochs"),
+        (("--batch-size", "3"), {}, "batch_size"),
+        (("--resume", "nowhere.pt"), {}, "nowhere.pt"),
+        (("--params", "nowhere.yaml"), {}, "nowhere.yaml"),
+        ((), {"phase_a": {"epoch": 3}}, "epochs"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    train: Callable[..., Result], options: tuple[str, ...], sections: dict[str, Any], named: str
+) -> None:
+    result = train(*options, **sections)
+    assert result.exit_code == 2
+    assert named in result.output
