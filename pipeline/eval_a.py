@@ -90,7 +90,9 @@ def main(
         run.log(tracked_metrics(evaluation))
         for path in written:
             run.artifact(path, "evaluation")
-        console.print(f"• Written: {outputs.document}, {outputs.scores}, {outputs.roc_plot.parent}/")
+        console.print(
+            f"• Written: {outputs.document}, {outputs.scores}, {outputs.roc_plot.parent}/", markup=False
+        )
         write_gate(evaluation, outputs)
 
 

@@ -37,13 +37,6 @@ class TestVideos:
     def qualities(self) -> tuple[str, ...]:
         return tuple(self.not_on_disk)
 
-    def group(self, quality: str, method: str | None) -> VideoGroup:
-        """The group of that quality and method (None is real); raises KeyError when it is not there."""
-        for group in self.groups:
-            if (group.quality, group.method) == (quality, method):
-                return group
-        raise KeyError((quality, method))
-
     def methods(self, quality: str) -> tuple[str, ...]:
         """The methods on disk in that quality, in the order they were asked for."""
         return tuple(g.method for g in self.groups if g.quality == quality and g.method is not None)

@@ -69,11 +69,11 @@ def test_the_main_tables_columns_stand_in_this_order(evaluated):
 
 
 def test_overall_states_the_change_against_the_store_or_against_ffpp(evaluated):
-    e = with_overall_auc(evaluated, 0.80, Interval(0.70, 0.90, 8, 2000))
-    assert "Working +28.4 [+18.4, +38.4] points on V7.3's 51.55 %" in flat(printed(e))
+    e = with_overall_auc(evaluated, 0.8155, Interval(0.7155, 0.9155, 8, 2000))
+    assert "Working +30.0 [+20.0, +40.0] points on V7.3's 51.55 %" in flat(printed(e))
     assert "`make baseline`" in printed(e)
-    text = printed(e, baseline=0.85)
-    assert "-5.0 [-15.0, +5.0] points on V7.3's 85.00 %" in flat(text)
+    text = printed(e, baseline=0.8655)
+    assert "-5.0 [-15.0, +5.0] points on V7.3's 86.55 %" in flat(text)
     assert "this store's newest V7.3 run" in flat(text)
 
 
@@ -117,6 +117,31 @@ def test_missing_videos_and_methods_are_named(evaluated):
     account = as_document(e, "a", "0")["qualities"]["c23"]["videos"]["real"]
     assert account["unreadable"] == {"006": "frames/006/003.png is truncated"}
     assert (account["on_disk"], account["test_ids_without_video"]) == (6, ["099"])
+
+
+def test_ignored_fakes_and_borrowed_geometry_are_named(evaluated):
+    groups = list(evaluated.videos.groups)
+    fake = groups[1]
+    borrowing = dataclasses.replace(fake.videos[0], borrowed_geometry=True)
+    ids = tuple(f"9{i:02d}_006" for i in range(10))
+    groups[1] = dataclasses.replace(fake, videos=(borrowing, *fake.videos[1:]), outside_splits=ids)
+    videos = dataclasses.replace(evaluated.videos, groups=tuple(groups))
+    e = dataclasses.replace(evaluated, videos=videos)
+    text = flat(printed(e))
+    assert "c23/Deepfakes: 1 fakes use their target's landmarks or boxes: 006_007." in text
+    assert "c23/Deepfakes: 10 fakes ignored, target in no split file: 900_006," in text
+    assert "907_006 and 2 more." in text
+    account = as_document(e, "a", "0")["qualities"]["c23"]["videos"]["Deepfakes"]
+    assert account["ignored_target_in_no_split"] == list(ids)
+    assert account["with_geometry_of_their_target"] == ["006_007"]
+
+
+def test_without_an_overall_auc_there_is_neither_change_nor_gate(evaluated):
+    e = dataclasses.replace(with_overall_auc(evaluated, None), gate=None)
+    text = flat(printed(e))
+    assert "points" not in text.replace("decision", "")
+    assert "Gate of phase B (overall" not in text
+    assert as_document(e, "a", "0")["gate"] is None
 
 
 def test_the_document_holds_every_figure_and_only_json(evaluated):

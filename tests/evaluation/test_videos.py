@@ -61,6 +61,14 @@ def test_nothing_to_score_names_what_is_there(three_pairs):
         select_videos(FFPPTree(three_pairs), METHODS, "c40")
 
 
+def test_a_split_without_real_videos_is_an_error(tmp_path):
+    root = write_three_pairs(tmp_path / "data", qualities=("c23",), n_frames=1, methods=("FaceSwap",))
+    for video_id in ("006", "007", "008", "009", "010", "011"):
+        shutil.rmtree(video_folder(root, None, "c23", "frames", video_id))
+    with pytest.raises(DataError, match="no real test video in c23"):
+        select_videos(FFPPTree(root), ("FaceSwap",), "c23")
+
+
 def test_methods_are_read_with_commas_or_repeated():
     assert parse_methods(()) == ()
     assert parse_methods(("FaceSwap,Deepfakes", " Face2Face", "FaceSwap")) == (
