@@ -31,9 +31,9 @@ from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
 from stf.models.transformer_blocks import TransformerBlock, position_code
 
 # Sets λ·hll_energy² at initialisation (SPEC 6). Features have unit variance, of which an HLL coefficient
-# holds about 0.02 on faces with sensor noise and 1 on white noise; 8² times that stays within 0.7 … 70, a
+# holds 0.03 … 0.1 on clips with a camera's noise and 1 on white noise; 7² times that stays within 0.7 … 70, a
 # factor 10 about ce/λ = 7.
-ENERGY_GAIN = 8.0
+ENERGY_GAIN = 7.0
 BACKBONE = ("stem", "stage1", "stage2")
 
 

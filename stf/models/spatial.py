@@ -26,9 +26,11 @@ class Stem(nn.Module):
         self.act = nn.GELU()
         self.temporal = nn.Linear(STEM_FRAMES * dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        with torch.no_grad():  # what stands still is a hundredfold of what flickers: halve its first response
+        with (
+            torch.no_grad()
+        ):  # what stands still is a hundredfold of what flickers: quarter its first response
             kernels = self.temporal.weight.view(dim, STEM_FRAMES, dim)
-            kernels -= 0.5 * kernels.mean(1, keepdim=True)
+            kernels -= 0.75 * kernels.mean(1, keepdim=True)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         B, _, T = video_BCTHW.shape[:3]

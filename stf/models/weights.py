@@ -11,7 +11,8 @@ import io
 import os
 import pickle
 import tempfile
-from dataclasses import dataclass, field
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,12 @@ FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
 PARTS = ("optimizer", "scheduler", "scaler")
+KINDS = {
+    "loaded": "taken from the file",
+    "new": "not in the file, kept as initialised",
+    "dropped": "in the file, not in the network",
+    "reshaped": "of another shape in the file, kept as initialised",
+}
 
 
 class Stateful(Protocol):
@@ -46,24 +53,15 @@ class LoadReport:
     reshaped: tuple[str, ...]
     restored: tuple[str, ...]
     epoch: int | None = None
-    kinds: dict[str, str] = field(
-        default_factory=lambda: {
-            "loaded": "taken from the file",
-            "new": "not in the file, kept as initialised",
-            "dropped": "in the file, not in the network",
-            "reshaped": "of another shape in the file, kept as initialised",
-        }
-    )
 
     def table(self, max_names: int = 6) -> str:
         """One line per kind: count, meaning, and the first names."""
         lines = []
-        for kind, meaning in self.kinds.items():
+        for kind, meaning in KINDS.items():
             names = getattr(self, kind)
             shown = ", ".join(names[:max_names]) + (", …" if len(names) > max_names else "")
-            lines.append(
-                f"{kind:>9} {len(names):5d}  {meaning}" + (f": {shown}" if names and kind != "loaded" else "")
-            )
+            named = f": {shown}" if names and kind != "loaded" else ""
+            lines.append(f"{kind:>9} {len(names):5d}  {meaning}{named}")
         return "\n".join(lines)
 
 
@@ -101,13 +99,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     """`content` under `path`, or nothing: a reader never sees half a file. Raises CheckpointError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a server's other users
+        os.replace(temporary, path)
     except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
@@ -125,17 +128,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         advice = "it is damaged, or would have to run code to be read, which is refused; take another file"
         raise CheckpointError(f"{path} is not a file of plain weights: {advice}") from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" …")
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({reason}); take another copy"
         ) from None
@@ -180,7 +174,12 @@ def load_checkpoint_flexible(
     wanted = zip(PARTS, (optimizer, scheduler, scaler), strict=True)
     restored = [(name, part) for name, part in wanted if part is not None and name in payload and whole]
     for name, part in restored:
-        part.load_state_dict(payload[name])
+        try:
+            part.load_state_dict(payload[name])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: the state of the {name} does not fit this run's: {error}"
+            ) from None
     reshaped = tuple(name for name in common if name not in loaded)
     epoch = payload.get("epoch")
     return LoadReport(tuple(loaded), new, dropped, reshaped, tuple(n for n, _ in restored), epoch)

@@ -89,7 +89,9 @@ def test_a_brightness_ramp_and_a_still_clip_have_no_hll_energy(T):
     ramp = torch.linspace(0, 1, T).view(1, T, 1, 1, 1).expand(1, T, 8, 8, 4)
     still = clip((1, 1, 8, 8, 4), torch.float32).expand(1, T, 8, 8, 4)
     flicker = clip((1, T, 8, 8, 4), torch.float32)
-    (ramp_hll, _), (still_hll, still_all), (flicker_hll, _) = (module.energies(x) for x in (ramp, still, flicker))
+    (ramp_hll, _), (still_hll, still_all), (flicker_hll, _) = (
+        module.energies(x) for x in (ramp, still, flicker)
+    )
     assert ramp_hll < 1e-5
     assert still_hll < 1e-5 < still_all
     assert flicker_hll > 0.1
@@ -120,4 +122,5 @@ def test_rows_first_made_under_inference_mode_serve_training():
     with torch.inference_mode():
         module.energies(x)
     module.energies(x.requires_grad_())[0].sum().backward()
-    assert x.grad is not None and x.grad.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

@@ -25,7 +25,7 @@ def test_equals_the_plain_scan_and_its_gradients(monkeypatch, block, dtype, tole
     torch.testing.assert_close(y, y_plain, rtol=tolerance, atol=tolerance)
     grads = torch.autograd.grad((y * weight).sum(), leaves)
     grads_plain = torch.autograd.grad((y_plain * weight).sum(), leaves)
-    for name, grad, grad_plain in zip("u dt A B C".split(), grads, grads_plain, strict=True):
+    for name, grad, grad_plain in zip(["u", "dt", "A", "B", "C"], grads, grads_plain, strict=True):
         torch.testing.assert_close(grad, grad_plain, rtol=tolerance, atol=10 * tolerance, msg=name)
 
 

@@ -1,0 +1,82 @@
+"""The closed-form counts equal the built network's parameters and torch's own count of products."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stf import model_size
+from stf.config import PHASE_B_FLAGS, STFV8Config
+from stf.models.backbone_v73 import STFMambaV73
+
+ODD = {"stem_dim": 10, "stage1_dim": 20, "stage2_dim": 36, "stage3_dim": 40, "stage4_dim": 24, "num_heads": 4}
+CONFIGS = {
+    "debug": STFV8Config.debug(),
+    "sample": STFV8Config.from_params("profiles/sample.yaml"),
+    "odd": STFV8Config(
+        **ODD, stage3_blocks=1, d_conv=3, ssm_expand=1, mlp_ratio=1.7, num_frames=10, img_size=48
+    ),
+    "short kernel": STFV8Config(
+        **ODD, dcconv_kernel_length=3, stage4_blocks=3, d_state=5, num_frames=8, img_size=80
+    ),
+}
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), STFV8Config()], ids=[*CONFIGS, "full size"])
+def test_parameters_are_exact(config):
+    with torch.device("meta"):
+        model = STFMambaV73(config)
+    assert sum(model_size.parameters(config).values()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_products_equal_torchs_count(config):
+    model = STFMambaV73(config).eval()
+    video = torch.rand(1, 3, config.num_frames, config.img_size, config.img_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(video)
+    products = sum(model_size.multiply_adds(config).products.values())
+    assert products == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_sampling_and_recurrence_follow_what_is_called(config, monkeypatch):
+    """Counted where they happen: 8 corners per sampled number, and per state and step two multiply-adds."""
+    counted = {"sampling": 0, "states": 0}
+    sampler, exp = torch.ops.aten.grid_sampler_3d, torch.exp
+
+    def sample(x, grid, *options):
+        counted["sampling"] += 8 * x.shape[1] * grid[..., 0].numel()
+        return sampler(x, grid, *options)
+
+    def count_states(x, out=None):
+        counted["states"] += x.numel() if out is not None else 0
+        return exp(x, out=out)
+
+    monkeypatch.setattr(torch.ops.aten, "grid_sampler_3d", sample)
+    monkeypatch.setattr(torch, "exp", count_states)
+    model = STFMambaV73(config).eval()
+    with torch.no_grad():
+        model(torch.rand(1, 3, config.num_frames, config.img_size, config.img_size))
+    work = model_size.multiply_adds(config)
+    assert work.sampling == counted["sampling"]
+    states = counted["states"] * config.num_frames // (config.num_frames - 1)  # the first step has no decay
+    assert work.recurrence == pytest.approx(states * (2 + config.d_conv / config.d_state), rel=1e-6)
+
+
+def test_describe_names_features_parameters_and_work():
+    text = STFV8Config.phase_a().describe()
+    assert "STF-Mamba V8.0-A" in text
+    assert "use_contrastive_hll, use_compression_aug, use_multiscale_drift, use_hll_normalization" in text
+    assert f"parameters: {sum(model_size.parameters(STFV8Config()).values()):,}" in text
+    assert "multiply-adds per clip:" in text
+    assert "32 frames of 224×224 px" in text
+    assert "STFMambaV73" not in text
+
+
+@pytest.mark.parametrize("flag", PHASE_B_FLAGS)
+def test_describe_says_what_its_counts_leave_out(flag):
+    assert "the counts cover STFMambaV73's network only" in STFV8Config(**{flag: True}).describe()
+
+
+def test_describe_of_v73():
+    assert "active features: none" in STFV8Config().describe()
