@@ -12,18 +12,21 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.data.ffpp import SPLITS, frame_name, split_file, video_folder
+from stf.config import METHODS
+from stf.data.ffpp import KINDS, SPLITS, frame_name, split_file, video_folder
 from stf.data.synthetic.camera import Frames, h264
 from stf.data.synthetic.canonical import stored_order
+from stf.data.synthetic.detector import detect, face_box
 from stf.data.synthetic.identity import draw_identity
 from stf.data.synthetic.performance import Acting, draw_acting
 from stf.data.synthetic.reenactments import face2face, neural_textures
@@ -36,6 +39,8 @@ SAMPLE_VERSION = 1
 C23 = 23
 _PERSON, _ACTING, _RECORDING, _FORGERY, _UPLOAD, _DETECTOR = range(6)  # the purposes of draws
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+_SWAPS = {"Deepfakes": deepfakes, "FaceSwap": faceswap}
+_REENACTMENTS = {"Face2Face": face2face, "NeuralTextures": neural_textures}
 _README = """SYNTHETIC SAMPLE, version {version}, seed {seed}.
 
 Rendered faces in the layout of FaceForensics++. No real person is shown. It is a stand-in that lets the whole line
@@ -51,8 +56,8 @@ class SampleSpec:
     val: int = 6
     test: int = 16
     n_frames: int = 40
-    height: int = 160
-    width: int = 192
+    height: int = 152
+    width: int = 184
 
     def ids(self, split: str) -> list[str]:
         """'000', '001', …: splits follow one another, so that no identity is in two."""
@@ -119,12 +124,9 @@ def _run(jobs: list[_Job], n_workers: int, progress: Callable[[int, int], None] 
             _make(job)
             report(done, len(jobs))
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # fork would copy locks of whatever the caller has imported
-    with ProcessPoolExecutor(
-        n_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    # Not by fork, which would copy the locks of every library that the caller has already imported.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         futures = [pool.submit(_make, job) for job in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
@@ -162,57 +164,36 @@ def _make(job: _Job) -> None:
             _store(job, method, frames, landmarks)
 
 
-def _fakes(job: _Job, source_id: str, take: Take):
+def _fakes(job: _Job, source_id: str, take: Take) -> Iterator[tuple[str, Frames, NDArray[Any]]]:
     """Yields (method, frames, true landmarks) of the four manipulations."""
     source_head, source_acting = _head(job.seed, source_id), _acting(job, source_id)
-    swaps = {"Deepfakes": deepfakes, "FaceSwap": faceswap}
-    reenactments = {"Face2Face": face2face, "NeuralTextures": neural_textures}
-    for number, (method, swap) in enumerate(swaps.items()):
-        yield method, *swap(take, source_head, _rng(job.seed, job.target_id, _FORGERY, number))
-    for number, (method, reenact) in enumerate(reenactments.items(), start=len(swaps)):
-        yield method, *reenact(take, source_acting, _rng(job.seed, job.target_id, _FORGERY, number))
+    for number, method in enumerate(METHODS):
+        rng = _rng(job.seed, job.target_id, _FORGERY, number)
+        if method in _SWAPS:
+            yield method, *_SWAPS[method](take, source_head, rng)
+        else:
+            yield method, *_REENACTMENTS[method](take, source_acting, rng)
 
 
-def _store(job: _Job, method: str | None, frames_THWC: Frames, landmarks_T: NDArray[np.float64]) -> None:
-    """Uploads (raw), compresses again (c23) and writes frames, landmarks and boxes of both."""
-    crf = int(
-        _rng(job.seed, job.target_id, _UPLOAD).integers(15, 19)
-    )  # one uploader for a target and its fakes
-    raw = h264(frames_THWC, crf)
+def _store(job: _Job, method: str | None, frames_THWC: Frames, landmarks_T: NDArray[Any]) -> None:
+    """Uploads (raw), compresses again (c23) and writes both; a target and its fakes share one uploader."""
+    raw = h264(frames_THWC, int(_rng(job.seed, job.target_id, _UPLOAD).integers(18, 22)))
+    number = 0 if method is None else 1 + METHODS.index(method)
+    for q, (quality, clip) in enumerate((("raw", raw), ("c23", h264(raw, C23)))):
+        found = detect(landmarks_T, _rng(job.seed, job.target_id, _DETECTOR, number, q))
+        _write_video(job, method, quality, clip, found)
+
+
+def _write_video(
+    job: _Job, method: str | None, quality: str, frames_THWC: Frames, landmarks_T: NDArray[Any]
+) -> None:
     video_id = job.target_id if method is None else f"{job.target_id}_{job.source_id}"
-    number = 0 if method is None else sum(method.encode())
-    for quality, clip in (("raw", raw), ("c23", h264(raw, C23))):
-        rng = _rng(job.seed, job.target_id, _DETECTOR, number, len(quality), int(quality == "raw"))
-        found = detect(landmarks_T, rng)
-        folders = {
-            k: video_folder(Path(job.root), method, quality, k, video_id)
-            for k in ("frames", "landmarks", "retina")
-        }
-        for folder in folders.values():
-            folder.mkdir(parents=True)
-        for t, frame in enumerate(clip):
-            path = folders["frames"] / frame_name(t, "frames")
-            if not cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), _PNG):
-                raise DataError(f"{path} cannot be written; is the disk full?")
-            stored = np.round(stored_order(found[t])).astype(np.int64)
-            np.save(folders["landmarks"] / frame_name(t, "landmarks"), stored[None])
-            np.save(folders["retina"] / frame_name(t, "retina"), face_box(found[t])[None])
-
-
-def detect(landmarks_T: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """(T, 81, 2) landmarks as a detector would give them: within a pixel, with errors that fade over frames."""
-    error = np.zeros_like(landmarks_T)
-    drawn = rng.normal(size=landmarks_T.shape) * 0.28 + rng.normal(size=(len(landmarks_T), 1, 2)) * 0.12
-    error[0] = drawn[0]
-    for t in range(1, len(error)):
-        error[t] = 0.6 * error[t - 1] + 0.8 * drawn[t]
-    return landmarks_T + np.clip(error, -0.9, 0.9)
-
-
-def face_box(landmarks_81: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(7, 2) as a RetinaFace file holds: [x0 y0], [x1 y1], eyes, nose tip, corners of the mouth."""
-    jaw, brows, forehead = landmarks_81[:17], landmarks_81[17:27], landmarks_81[68:]
-    x0, x1, y1 = jaw[:, 0].min(), jaw[:, 0].max(), jaw[:, 1].max()
-    y0 = 0.45 * brows[:, 1].min() + 0.55 * forehead[:, 1].min()
-    eyes = [landmarks_81[36:42].mean(0), landmarks_81[42:48].mean(0)]
-    return np.array([[x0, y0], [x1, y1], *eyes, landmarks_81[30], landmarks_81[48], landmarks_81[54]])
+    folders = {kind: video_folder(job.root, method, quality, kind, video_id) for kind in KINDS}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    for t, frame in enumerate(frames_THWC):
+        frames, landmarks, retina = (folders[kind] / frame_name(t, kind) for kind in KINDS)
+        if not cv2.imwrite(str(frames), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), _PNG):
+            raise DataError(f"{frames} cannot be written; is the disk full?")
+        np.save(landmarks, np.round(stored_order(landmarks_T[t])).astype(np.int64)[None])
+        np.save(retina, face_box(landmarks_T[t])[None])

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.data.synthetic.canonical import lip_profiles
-from stf.data.synthetic.expression import UPPER_SHARE, Expression, moved_landmarks, parting, undo
+from stf.data.synthetic.expression import Expression, moved_landmarks, undo
 from stf.data.synthetic.features import paint_eyes, paint_mouth
-from stf.data.synthetic.relief import TEXELS, U0, V0, Plane
+from stf.data.synthetic.relief import TEXELS, U0, V0, Plane, Visibility
 from stf.data.synthetic.skin import Head
 
 PIVOT = np.array([0.0, 0.55, -0.35])  # heads turn about the top of the neck
@@ -61,7 +60,7 @@ class Rendering:
 
 def _sample(plane: NDArray[np.float32], u: Plane, v: Plane) -> NDArray[np.float32]:
     x, y = (u - np.float32(U0)) * TEXELS - 0.5, (v - np.float32(V0)) * TEXELS - 0.5
-    return cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def project(head: Head, pose: Pose, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,12 +93,12 @@ def unproject(head: Head, pose: Pose, height: int, width: int) -> tuple[Plane, P
 def shade(
     albedo: NDArray[np.float32],
     normal_gloss: NDArray[np.float32],
-    visibility: tuple[Plane, Plane],
+    reached: Visibility,
     light: Light,
-    r,
+    r: NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """Wrapped Lambert key light with red scatter at its edge, sky and bounce fill, and a skin-oil highlight."""
-    lit, occlusion = visibility
+    lit, occlusion = reached[..., 0], reached[..., 1]
     towards = (r.T @ light.towards).astype(np.float32)  # the light in the head's own axes
     n = normal_gloss[..., :3]
     cosine = n[..., 0] * towards[0] + n[..., 1] * towards[1] + n[..., 2] * towards[2]
@@ -120,40 +119,29 @@ def shade(
 
 
 def render(
-    head: Head, pose: Pose, expression: Expression, light: Light, lit: Plane, size: tuple[int, int]
+    head: Head,
+    pose: Pose,
+    expression: Expression,
+    light: Light,
+    visibility: Visibility,
+    size: tuple[int, int],
 ) -> Rendering:
-    """The head as the light leaves it, `size` = (H, W); `lit` is relief.cast_shadow for the mean light."""
+    """The head as the light leaves it, `size` = (H, W); `visibility` is relief.visibility for the mean light."""
     shape = head.identity.shape
-    u, v = unproject(head, pose, *size)
-    y0, y1, x0, x1 = _bounds(u, v)
-    window = np.s_[y0:y1, x0:x1]
-    nu, nv, inside = u.copy(), v.copy(), np.zeros_like(u)
-    nu[window], nv[window], inside[window] = undo(shape, expression, u[window], v[window])
-    albedo_alpha = _sample(head.albedo_alpha, nu, nv)
-    visibility = _sample(np.dstack([lit, head.occlusion]), nu, nv)
-    normal_gloss = _sample(head.normal_gloss, nu, nv)
+    posed_u, posed_v = unproject(head, pose, *size)
+    face = undo(shape, expression, posed_u, posed_v)
+    albedo_alpha = _sample(head.albedo_alpha, face.u, face.v)
+    normal_gloss = _sample(head.normal_gloss, face.u, face.v)
+    reached = _sample(visibility, face.u, face.v)
     albedo = np.ascontiguousarray(albedo_alpha[..., :3])
     direction = (float(light.towards[0]), float(light.towards[1]))
-    near = np.hypot((np.abs(nu) - shape.eye_u) / 0.27, (nv - shape.eye_v) / 0.22) < 1
-    albedo[near] = paint_eyes(
-        albedo[near], head.identity, expression, np.stack([nu[near], nv[near]], 1), direction
-    )
-    if expression.jaw > 0.004:
-        near = inside > 0
-        line, gap = lip_profiles(shape, nu[near])[1], parting(shape, expression, nu[near])
-        top, bottom = line - UPPER_SHARE * gap, line + (1 - UPPER_SHARE) * gap
-        uv = np.stack([u[near], v[near]], 1)
-        albedo[near] = paint_mouth(albedo[near], head.identity, uv, top, bottom, inside[near])
-        normal_gloss[near, 3] = 0
-    colour = shade(albedo, normal_gloss, (visibility[..., 0], visibility[..., 1]), light, pose.rotation())
+    near = ((np.abs(face.u) - shape.eye_u) / 0.27) ** 2 + ((face.v - shape.eye_v) / 0.22) ** 2 < 1
+    uv = np.stack([face.u[near], face.v[near]], 1)
+    albedo[near] = paint_eyes(albedo[near], head.identity, expression, uv, direction)
+    open_ = (face.below_upper > 0) & (face.above_lower > 0)
+    edges = face.below_upper[open_], face.above_lower[open_]
+    albedo[open_] = paint_mouth(albedo[open_], head.identity, posed_u[open_], *edges)
+    normal_gloss[open_, 3] = 0
+    colour = shade(albedo, normal_gloss, reached, light, pose.rotation())
     landmarks = project(head, pose, moved_landmarks(shape, expression))
     return Rendering(colour, np.ascontiguousarray(albedo_alpha[..., 3]), landmarks)
-
-
-def _bounds(u: Plane, v: Plane) -> tuple[int, int, int, int]:
-    """The window of pixels that an expression can move: brows to below the chin."""
-    moving = (np.abs(u) < 1.15) & (v > -0.95) & (v < 1.9)
-    rows, columns = np.flatnonzero(moving.any(1)), np.flatnonzero(moving.any(0))
-    if len(rows) == 0 or len(columns) == 0:
-        return 0, 1, 0, 1
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -5,6 +5,8 @@ P pixels: flat arrays of the pixels near an eye or the mouth, u_P, v_P in face u
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,14 +15,14 @@ from stf.data.synthetic.expression import Expression
 from stf.data.synthetic.identity import Identity
 
 Pixels = NDArray[np.float32]
-IRIS_RADIUS, PUPIL_RADIUS = 0.092, 0.038
+IRIS_RADIUS, PUPIL_RADIUS = 0.092, 0.042
 SCLERA = np.array([0.60, 0.55, 0.52], np.float32)
 TEETH = np.array([0.56, 0.50, 0.41], np.float32)
 CAVITY = np.array([0.045, 0.012, 0.011], np.float32)
 TONGUE = np.array([0.26, 0.085, 0.08], np.float32)
 
 
-def _over(base_P3: Pixels, colour: NDArray, alpha_P: NDArray) -> Pixels:
+def _over(base_P3: NDArray[Any], colour: Any, alpha_P: NDArray) -> Pixels:
     return base_P3 + alpha_P[:, None] * (colour - base_P3)
 
 
@@ -40,8 +42,8 @@ def _eyeball(identity: Identity, expression: Expression, du_P: NDArray, y_P: NDA
     limbus = np.exp(-(((r - IRIS_RADIUS) / 0.017) ** 2))
     colour = _over(colour, identity.looks.iris * 0.15, 0.7 * limbus)
     colour = _over(colour, np.float32(0.006), _edge(PUPIL_RADIUS - r, 0.02))
-    glint = np.exp(-(((du_P - cx - 0.45 * IRIS_RADIUS * light_xy[0]) / 0.021) ** 2))
-    glint = glint * np.exp(-(((y_P - cy - 0.55 * IRIS_RADIUS * light_xy[1]) / 0.021) ** 2))
+    glint = np.exp(-(((du_P - cx - 0.45 * IRIS_RADIUS * light_xy[0]) / 0.018) ** 2))
+    glint = glint * np.exp(-(((y_P - cy - 0.55 * IRIS_RADIUS * light_xy[1]) / 0.018) ** 2))
     return _over(colour, np.float32(1.1), 0.85 * glint)
 
 
@@ -82,25 +84,23 @@ def paint_eyes(
 
 
 def paint_mouth(
-    skin_P3: Pixels, identity: Identity, uv_P2: NDArray, top_P: NDArray, bottom_P: NDArray, inside_P: NDArray
+    skin_P3: Pixels,
+    identity: Identity,
+    u_P: NDArray[Any],
+    below_top_P: NDArray[Any],
+    above_bottom_P: NDArray[Any],
 ) -> Pixels:
-    """The skin's colours with teeth, tongue and dark between the lips.
-
-    `top_P`, `bottom_P`: v of the two lips' inner edges at each pixel's u; `inside_P`: depth into the opening.
-    """
-    u, v = uv_P2[:, 0], uv_P2[:, 1]
-    below_top, above_bottom = v - top_P, bottom_P - v
+    """The skin's colours with teeth, tongue and dark between the lips; distances to the lips' inner edges."""
     width = identity.shape.mouth_half_width
-    colour = np.broadcast_to(CAVITY, (len(u), 3)).astype(np.float32)
-    tongue = np.clip(1 - above_bottom / 0.10, 0, 1) * np.exp(-((u / (0.5 * width)) ** 2))
+    colour = np.broadcast_to(CAVITY, (len(u_P), 3)).astype(np.float32)
+    tongue = np.clip(1 - above_bottom_P / 0.10, 0, 1) * np.exp(-((u_P / (0.5 * width)) ** 2))
     colour = _over(colour, TONGUE, 0.8 * tongue)
-    gaps = 1 - 0.38 * np.exp(-((((u / 0.075 + 0.5) % 1 - 0.5) / 0.09) ** 2))
-    curve = 0.075 - 0.10 * (u / width) ** 2 * width
-    teeth = _edge(curve - below_top, 0.022) * np.clip((0.80 * width - np.abs(u)) / 0.08, 0, 1)
-    shade = (0.45 + 0.55 * np.clip(below_top / 0.04, 0, 1)) * gaps * (1 - 0.55 * (u / width) ** 2)
+    gaps = 1 - 0.38 * np.exp(-((((u_P / 0.075 + 0.5) % 1 - 0.5) / 0.09) ** 2))
+    curve = 0.075 - 0.10 * u_P**2 / width
+    teeth = _edge(curve - below_top_P, 0.022) * np.clip((0.80 * width - np.abs(u_P)) / 0.08, 0, 1)
+    shade = (0.45 + 0.55 * np.clip(below_top_P / 0.04, 0, 1)) * gaps * (1 - 0.55 * (u_P / width) ** 2)
     colour = _over(colour, TEETH * shade[:, None], 0.93 * teeth)
-    low = _edge(0.045 - above_bottom, 0.025) * np.clip((0.6 * width - np.abs(u)) / 0.08, 0, 1)
-    colour = _over(
-        colour, TEETH * (0.42 * gaps)[:, None], 0.6 * low * np.clip(bottom_P - top_P - 0.12, 0, 0.1) * 10
-    )
-    return _over(skin_P3, colour, np.clip(inside_P / 0.014, 0, 1))
+    low = _edge(0.045 - above_bottom_P, 0.025) * np.clip((0.6 * width - np.abs(u_P)) / 0.08, 0, 1)
+    wide = np.clip(below_top_P + above_bottom_P - 0.12, 0, 0.1) * 10
+    colour = _over(colour, TEETH * (0.42 * gaps)[:, None], 0.6 * low * wide)
+    return _over(skin_P3, colour, np.clip(np.minimum(below_top_P, above_bottom_P) / 0.014, 0, 1))

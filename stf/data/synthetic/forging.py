@@ -5,6 +5,8 @@ Forgeries change an already recorded frame inside the hull of the target's landm
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,9 @@ from numpy.typing import NDArray
 from stf.data.synthetic.face import Rendering
 from stf.data.synthetic.take import Take
 
-Picture = NDArray[np.float32]
-Mask = NDArray[np.float32]
-Points = NDArray[np.float64]
+Picture = NDArray[np.floating[Any]]
+Mask = NDArray[np.floating[Any]]
+Points = NDArray[np.floating[Any]]
 
 
 def hull(points_N2: Points, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -22,7 +24,7 @@ def hull(points_N2: Points, size: tuple[int, int]) -> NDArray[np.uint8]:
     mask = np.zeros(size, np.uint8)
     corners = cv2.convexHull(points_N2.astype(np.float32))[:, 0]
     cv2.fillConvexPoly(mask, np.round(corners * 16).astype(np.int32), 1, cv2.LINE_8, 4)
-    return cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0)
+    return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0), np.uint8)
 
 
 def feathered(inside: NDArray[np.uint8], width_px: float) -> Mask:
@@ -57,7 +59,7 @@ def paste(frame: NDArray[np.uint8], picture: Picture, mask: Mask) -> NDArray[np.
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
 
 
-def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> NDArray[np.float64]:
+def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> Points:
     """(2, 3) least-squares map of source onto target points, a similarity or a full affine map."""
     x, y, one = source_N2[:, 0], source_N2[:, 1], np.ones(len(source_N2))
     if not similarity:
@@ -68,12 +70,12 @@ def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> NDArra
     return np.array([[a, -b, tx], [b, a, ty]])
 
 
-def move(points_N2: Points, matrix_23: NDArray[np.float64]) -> Points:
+def move(points_N2: Points, matrix_23: Points) -> Points:
     """The points under the affine map."""
     return points_N2[:, :1] * matrix_23[:, 0] + points_N2[:, 1:] * matrix_23[:, 1] + matrix_23[:, 2]
 
 
-def _kernel(a_N2: Points, b_M2: Points) -> NDArray[np.float64]:
+def _kernel(a_N2: Points, b_M2: Points) -> Points:
     squared = ((a_N2[:, None] - b_M2[None]) ** 2).sum(-1)
     return 0.5 * squared * np.log(squared + 1e-9)
 

@@ -22,7 +22,7 @@ SKIN_TONES = (
     (108, 72, 54),
 )
 HAIR_COLOURS = ((28, 22, 20), (58, 40, 30), (96, 66, 42), (168, 128, 76), (120, 116, 112), (120, 56, 30))
-IRIS_COLOURS = ((70, 46, 30), (96, 68, 40), (92, 104, 70), (88, 116, 140), (112, 124, 128))
+IRIS_COLOURS = ((60, 40, 26), (84, 58, 36), (72, 82, 56), (72, 92, 112), (88, 98, 104))
 HAIR_STYLES = ("short", "long", "receding", "fringe")
 
 
@@ -89,11 +89,11 @@ def _shape(rng: np.random.Generator) -> Shape:
 
     return Shape(
         jaw=around(0.0, 0.035),
-        chin_v=around(1.24, 0.04),
+        chin_v=around(1.21, 0.035),
         brow_v=around(-0.53, 0.025),
         brow_arch=around(0.06, 0.02),
         brow_tilt=around(0.02, 0.025),
-        hairline_v=around(-1.12, 0.04),
+        hairline_v=around(-1.07, 0.035),
         eye_u=around(0.415, 0.016),
         eye_v=around(-0.27, 0.014),
         eye_half_width=around(0.19, 0.009),

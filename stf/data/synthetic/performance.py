@@ -25,7 +25,8 @@ def wander(rng: np.random.Generator, n_frames: int, spread: float, smooth_s: flo
     radius = int(3 * sigma) + 1
     kernel = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
     kernel /= np.sqrt((kernel**2).sum())
-    return spread * np.convolve(rng.normal(size=n_frames + 2 * radius), kernel, mode="valid")
+    drawn = rng.normal(size=n_frames + 2 * radius)
+    return spread * np.asarray(np.convolve(drawn, kernel, mode="valid"), np.float64)
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,6 @@ def draw_staging(rng: np.random.Generator, n_frames: int) -> Staging:
         exposure=float(rng.uniform(0.85, 1.15)) * np.exp(wander(rng, n_frames, 0.02, 0.5)),
         light_angle=float(rng.uniform(-1.1, 1.1)),
         light_height=float(rng.uniform(0.62, 0.88)),
-        fill=float(rng.uniform(0.28, 0.5)),
-        warmth=float(rng.uniform(-0.05, 0.12)),
+        fill=float(rng.uniform(0.3, 0.5)),
+        warmth=float(rng.uniform(-0.05, 0.08)),
     )

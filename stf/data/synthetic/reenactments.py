@@ -7,6 +7,7 @@ line and the forehead stay the target's, so that nothing outside the hull has to
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,10 +27,11 @@ from stf.data.synthetic.forging import (
     warp_field,
 )
 from stf.data.synthetic.performance import Acting
+from stf.data.synthetic.relief import Visibility
 from stf.data.synthetic.skin import noise
 from stf.data.synthetic.take import Take
 
-Landmarks = NDArray[np.float64]
+Landmarks = NDArray[np.floating[Any]]
 BROWS, MOUTH, INNER_LIPS = slice(17, 27), slice(48, 68), slice(60, 68)
 
 
@@ -42,11 +44,13 @@ def _transferred(target: Take, source: Acting, t: int, brows: bool) -> Expressio
     )
 
 
-def _driven(target: Take, source: Acting, t: int, brows: bool) -> tuple[Rendering, Landmarks]:
+def _driven(
+    target: Take, source: Acting, visibility: Visibility, t: int, brows: bool
+) -> tuple[Rendering, Landmarks]:
     """The model of the target under the source's expression, and the fake's landmarks."""
     pose = target.staging.pose(t, target.scale_px, target.origin_px)
     expression = _transferred(target, source, t, brows)
-    drawn = render(target.head, pose, expression, target.staging.light(t), target.lit, target.size)
+    drawn = render(target.head, pose, expression, target.staging.light(t), visibility, target.size)
     landmarks = target.landmarks_T[t].copy()
     landmarks[MOUTH] = drawn.landmarks_81[MOUTH]
     if brows:
@@ -81,11 +85,12 @@ def face2face(target: Take, source: Acting, rng: np.random.Generator) -> tuple[F
 
     Light and texture of the re-rendered face are a little smoother than the target's own.
     """
+    visibility = target.head.visibility(target.staging.towards())
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     blur_px, feather_px = float(rng.uniform(0.35, 0.7)), float(rng.uniform(4, 8))
     relit = np.float32(rng.uniform(0.01, 0.03)) * noise(rng, 40, *size)
     for t in range(len(frames)):
-        drawn, landmarks[t] = _driven(target, source, t, brows=True)
+        drawn, landmarks[t] = _driven(target, source, visibility, t, brows=True)
         picture = _warped(frames[t], landmarks[t], target.landmarks_T[t])
         mask = feathered(hull(target.landmarks_T[t], size), feather_px)
         model = match_colours(develop(target, drawn), frames[t].astype(np.float32), mask, 0.5)
@@ -100,6 +105,7 @@ def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> t
 
     A generator's traces: a texture smoother than skin, a faint lattice of its upsampling steps, slow shimmer.
     """
+    visibility = target.head.visibility(target.staging.towards())
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     blur_px, feather_px = float(rng.uniform(0.7, 1.1)), float(rng.uniform(5, 9))
     period = int(rng.choice([2, 4]))
@@ -109,7 +115,7 @@ def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> t
     )
     shimmer = np.stack([noise(rng, 7, *size) for _ in range(3)])
     for t in range(len(frames)):
-        drawn, landmarks[t] = _driven(target, source, t, brows=False)
+        drawn, landmarks[t] = _driven(target, source, visibility, t, brows=False)
         recorded = frames[t].astype(np.float32)
         warped = _warped(frames[t], landmarks[t], target.landmarks_T[t])
         mask = _mouth_region(landmarks[t], size, feather_px) * feathered(

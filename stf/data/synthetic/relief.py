@@ -5,6 +5,8 @@ The texture plane: u in [U0, -U0], v in [V0, V1], TEXELS per unit; arrays are (H
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from stf.data.synthetic.canonical import EAR_V, neutral_landmarks
 from stf.data.synthetic.identity import Shape
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating[Any]]
+Visibility = NDArray[np.floating[Any]]  # (.., .., 2): share of the key light that arrives, share of the sky
 
 TEXELS = 84
 U0, V0, V1 = -1.7, -1.95, 1.95
@@ -36,7 +39,12 @@ def polygon(points_N2: NDArray[np.floating], blur_texels: float) -> Plane:
     """A filled polygon in [0, 1] with sub-texel corners and a soft edge."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.fillPoly(mask, [np.round(to_texel(points_N2) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask, (0, 0), blur_texels).astype(np.float32) / 255
+    return blurred(mask.astype(np.float32) / 255, blur_texels)
+
+
+def blurred(plane: NDArray[Any], sigma: float) -> Plane:
+    """A Gaussian blur of `sigma` pixels, float32."""
+    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
 
 
 def bump(centre: tuple[float, float], sigma: tuple[float, float], mirrored: bool = False) -> Plane:
@@ -64,12 +72,12 @@ def head_outline(shape: Shape) -> NDArray[np.float64]:
 def _half_widths(shape: Shape) -> Plane:
     """(HT, 1) half-width of the head at each v, widened a little so that the relief reaches past the edge."""
     _, v = plane_coordinates()
-    jaw = neutral_landmarks(shape)[8:17][::-1] * (1.08, 1.04)
+    jaw = neutral_landmarks(shape)[8:17][::-1] * (1.19, 1.06)
     lower = np.interp(v[:, 0], jaw[:, 1], jaw[:, 0])
-    upper = 1.1 * np.sqrt(np.clip(1 - ((v[:, 0] - EAR_V) / 1.5) ** 2, 0.01, 1))
+    upper = 1.23 * np.sqrt(np.clip(1 - ((v[:, 0] - EAR_V) / 1.5) ** 2, 0.01, 1))
     widths = np.where(v[:, 0] < EAR_V, upper, lower)
     smoothed = cv2.GaussianBlur(np.maximum(widths, 0.5).astype(np.float32)[:, None], (1, 0), 0, sigmaY=6)
-    return smoothed.reshape(-1, 1)
+    return np.asarray(smoothed, np.float32).reshape(-1, 1)
 
 
 def _nose(shape: Shape) -> Plane:
@@ -112,7 +120,7 @@ def fold_lines(shape: Shape) -> Plane:
     for points in (curve, curve * (-1, 1)):
         path = np.round(to_texel(points) * 16).astype(np.int32)
         cv2.polylines(plane, [path], False, 255, 3, cv2.LINE_AA, 4)
-    return np.minimum(1, 2.2 * cv2.GaussianBlur(plane, (0, 0), 2.2).astype(np.float32) / 255)
+    return np.minimum(1, 2.2 * blurred(plane, 2.2) / 255)
 
 
 def relief(shape: Shape, age: float) -> tuple[Plane, Plane]:
@@ -120,11 +128,11 @@ def relief(shape: Shape, age: float) -> tuple[Plane, Plane]:
     u, v = plane_coordinates()
     across = np.clip(1 - (u / _half_widths(shape)) ** 2, 0.0, 1)
     along = np.sqrt(np.clip(1 - ((v - 0.05) / 1.95) ** 2, 0.05, 1))
-    base = 0.95 * np.sqrt(across + 0.02) * along
+    base = 1.05 * np.sqrt(across + 0.02) * along
     features = _features(shape, age) + _nose(shape)
-    shading = cv2.GaussianBlur(base.astype(np.float32), (0, 0), 5) + features
+    shading = blurred(base.astype(np.float32), 5) + features
     flat = 0.8 * (1 - (u / 1.35) ** 2) * along
-    projection = cv2.GaussianBlur((flat + features).astype(np.float32), (0, 0), 4)
+    projection = blurred((flat + features).astype(np.float32), 4)
     return shading.astype(np.float32), projection
 
 
@@ -146,11 +154,11 @@ def cast_shadow(surface: Plane, light_3: NDArray[np.floating]) -> Plane:
         seen = cv2.warpAffine(surface, matrix, size, borderMode=cv2.BORDER_REPLICATE)
         rise = step * light_3[2] / max(1e-6, float(np.linalg.norm(across)))
         lit = np.minimum(lit, 1 - np.clip((seen - surface - rise) / (0.25 * step + 0.02), 0, 1))
-    return cv2.GaussianBlur(lit.astype(np.float32), (0, 0), 3.0)
+    return blurred(lit.astype(np.float32), 3.0)
 
 
 def ambient(surface: Plane) -> Plane:
     """Ambient occlusion in [0.35, 1.1]: darker where the surface lies below its neighbourhood."""
-    hollow = cv2.GaussianBlur(surface, (0, 0), 9) - surface
-    fine = cv2.GaussianBlur(surface, (0, 0), 3) - surface
+    hollow = blurred(surface, 9) - surface
+    fine = blurred(surface, 3) - surface
     return np.clip(1 - 2.6 * np.maximum(hollow, -0.02) - 3 * np.maximum(fine, -0.01), 0.42, 1.08)

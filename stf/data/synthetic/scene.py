@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from stf.data.synthetic.face import Pose
 from stf.data.synthetic.identity import Looks, linear
+from stf.data.synthetic.relief import blurred
 from stf.data.synthetic.skin import noise
 
-Picture = NDArray[np.float32]
+Picture = NDArray[np.floating[Any]]
 MARGIN_px = 24  # the room is larger than the frame, so that a moving camera sees no edge
 
 
@@ -84,14 +86,14 @@ def draw_scene(rng: np.random.Generator, looks: Looks, height: int, width: int) 
 
 def _shift(picture: Picture, x_px: float, y_px: float, size: tuple[int, int]) -> Picture:
     matrix = np.array([[1, 0, x_px - MARGIN_px], [0, 1, y_px - MARGIN_px]], np.float64)
-    flags = cv2.INTER_LINEAR
-    return cv2.warpAffine(picture, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    shifted = cv2.warpAffine(picture, matrix, (size[1], size[0]), borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(shifted, np.float32)
 
 
-def _soft_polygon(points: NDArray[np.float64], size: tuple[int, int], blur_px: float) -> NDArray[np.float32]:
+def _soft_polygon(points: NDArray[np.float64], size: tuple[int, int], blur_px: float) -> Picture:
     mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask, (0, 0), blur_px).astype(np.float32) / 255
+    return blurred(mask.astype(np.float32) / 255, blur_px)
 
 
 def surroundings(

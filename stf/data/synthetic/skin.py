@@ -15,8 +15,11 @@ from stf.data.synthetic.relief import (
     TEXELS,
     WIDTH,
     Plane,
+    Visibility,
     ambient,
+    blurred,
     bump,
+    cast_shadow,
     fold_lines,
     head_outline,
     normals,
@@ -38,12 +41,16 @@ class Head:
     depth: Plane  # for projection
     occlusion: Plane
 
+    def visibility(self, towards_3: NDArray[np.floating]) -> Visibility:
+        """How much of the key light from direction `towards_3` and of the sky reaches each texel."""
+        return np.dstack([cast_shadow(self.surface, towards_3), self.occlusion])
+
 
 def noise(rng: np.random.Generator, texels: float, height: int = HEIGHT, width: int = WIDTH) -> Plane:
     """Smooth noise of about unit variance whose bumps are `texels` wide."""
     shape = (max(2, round(height / texels) + 2), max(2, round(width / texels) + 2))
     grid = rng.normal(0, 1.25, shape).astype(np.float32)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _strokes(rng: np.random.Generator, roots_N2, angles_N, lengths_N) -> Plane:
@@ -69,7 +76,7 @@ def _brows(rng: np.random.Generator, shape: Shape, looks: Looks) -> Plane:
     length = rng.uniform(0.06, 0.13, n)
     right = _strokes(rng, centre, angle, length)
     left = _strokes(rng, centre * (-1, 1), np.pi - angle, length)
-    body = cv2.GaussianBlur(right + left, (0, 0), 2.5)
+    body = blurred(right + left, 2.5)
     return np.clip(0.75 * (right + left) + 0.6 * body, 0, 0.95) * looks.brow_density
 
 
@@ -82,7 +89,7 @@ def _lips(shape: Shape) -> tuple[Plane, Plane]:
     seam = np.exp(-(((v - line) / 0.012) ** 2)) * np.clip(
         (shape.mouth_half_width * 1.03 - np.abs(u)) / 0.03, 0, 1
     )
-    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.1), seam.astype(np.float32)
+    return blurred(mask.astype(np.float32), 1.1), seam.astype(np.float32)
 
 
 def _tint(albedo: NDArray[np.float32], amount: Plane, factors: tuple[float, float, float]) -> None:
@@ -99,7 +106,7 @@ def _spots(rng: np.random.Generator, n: int, radius: tuple[float, float], region
         centre = (round(x * 16), round(y * 16))
         cv2.circle(spot, centre, max(8, round(r * 16)), 255, -1, cv2.LINE_AA, 4)
         plane = np.maximum(plane, spot.astype(np.float32) / 255 * rng.uniform(0.4, 1))
-    return cv2.GaussianBlur(plane, (0, 0), 0.8) * region
+    return blurred(plane, 0.8) * region
 
 
 def _skin(rng: np.random.Generator, identity: Identity) -> NDArray[np.float32]:
@@ -132,7 +139,7 @@ def _wrinkles(rng: np.random.Generator, age: float) -> Plane:
         cv2.polylines(
             plane, [np.round(to_texel(points) * 16).astype(np.int32)], False, 200, 1, cv2.LINE_AA, 4
         )
-    return age * 1.6 * cv2.GaussianBlur(plane, (0, 0), 1.2).astype(np.float32) / 255
+    return age * 1.6 * blurred(plane, 1.2) / 255
 
 
 def _hair_mask(rng: np.random.Generator, identity: Identity) -> Plane:
@@ -199,30 +206,30 @@ def paint_head(identity: Identity) -> Head:
         v > EAR_V + 0.2
     )
     beard = np.clip(beard, 0, 1) * (1 - lips) * (1 + 0.35 * noise(rng, 2.0)) * looks.stubble
-    albedo += (cv2.GaussianBlur(beard.astype(np.float32), (0, 0), 1.0)[..., None]) * (
-        0.35 * looks.hair - 0.45 * albedo
-    )
+    albedo += (blurred(beard.astype(np.float32), 1.0)[..., None]) * (0.35 * looks.hair - 0.45 * albedo)
     nostril = bump((shape.nose_half_width * 0.5, shape.nose_v + 0.018), (0.042, 0.017), True)
     _tint(albedo, 1.25 * nostril, (0.16, 0.10, 0.10))
     crease = bump((shape.nose_half_width + 0.015, shape.nose_v - 0.01), (0.015, 0.045), True)
     _tint(albedo, crease, (0.62, 0.52, 0.50))
     albedo += _brows(rng, shape, looks)[..., None] * (0.8 * looks.hair - albedo)
-    hair = _hair_mask(rng, identity) * _hair_outline(identity)
+    above_ears = np.clip((EAR_V + 0.05 - v) * 10, 0, 1)
+    outside = 1 - polygon(head_outline(shape), 1.5)
+    hair = np.maximum(_hair_mask(rng, identity), outside * above_ears) * _hair_outline(identity)
     if looks.hair_style == "long":
         hair = np.maximum(hair, _curtain() * np.clip((v - EAR_V + 0.75) * 6, 0, 1))
     albedo += hair[..., None] * (_strands(rng, looks.hair) - albedo)
-    outside = 1 - polygon(head_outline(shape), 1.5)  # what a soft edge shows: hair above the ears, skin below
-    albedo += (outside * np.clip((EAR_V + 0.05 - v) * 10, 0, 1))[..., None] * (looks.hair - albedo)
+    # What a soft edge shows: hair above the ears, skin below.
+    albedo += (outside * above_ears)[..., None] * (looks.hair - albedo)
     ears = np.clip((1 - np.hypot((np.abs(u) - 1.03) / 0.115, (v - EAR_V - 0.12) / 0.30)) * 10, 0, 1)
     alpha = np.maximum(
         np.maximum(polygon(head_outline(shape), 1.0), hair), ears * (looks.hair_style != "long")
     )
-    gloss = (
+    gloss = (1 - outside) * (
         looks.oil
         * (1 + 0.3 * lips + 0.5 * bump((0, 0.1), (0.12, 0.3)) + 0.25 * noise(rng, 4))
         * (1 - 0.6 * hair)
     )
-    bumpy = surface + 0.0011 * noise(rng, 3) * (1 - hair) - 0.006 * seam
+    bumpy = surface + 0.0006 * noise(rng, 3) * (1 - hair) - 0.006 * seam
     occlusion = ambient(surface) * (1 - 0.25 * hair * (1 - hair) * 4)
     return Head(
         identity,

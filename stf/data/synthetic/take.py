@@ -11,7 +11,6 @@ from stf.data.synthetic.camera import Camera, Frames, draw_camera, expose, h264
 from stf.data.synthetic.expression import moved_landmarks
 from stf.data.synthetic.face import Rendering, project, render
 from stf.data.synthetic.performance import Acting, Staging, draw_staging
-from stf.data.synthetic.relief import Plane, cast_shadow
 from stf.data.synthetic.scene import Scene, draw_scene, surroundings
 from stf.data.synthetic.skin import Head
 
@@ -26,7 +25,6 @@ class Take:
     acting: Acting
     staging: Staging
     camera: Camera
-    lit: Plane
     scale_px: float
     origin_px: tuple[float, float]
     landmarks_T: NDArray[np.float64]  # (T, 81, 2), true
@@ -64,16 +62,16 @@ def record(head: Head, acting: Acting, size: tuple[int, int], rng: np.random.Gen
     scene: Scene = draw_scene(rng, head.identity.looks, height, width)
     camera = draw_camera(rng)
     scale_px = _face_scale(head, acting, staging, MIN_HULL_px + float(rng.uniform(0, 2.5)))
-    off_centre_px = float(rng.choice([-1, 1]) * rng.uniform(3, 13))
-    origin_px = (width / 2 + off_centre_px, 0.49 * height + float(rng.uniform(-2, 2)))
-    lit = cast_shadow(head.surface, staging.towards())
+    off_centre_px = float(rng.choice([-1, 1]) * rng.uniform(10, 19))
+    origin_px = (width / 2 + off_centre_px, 0.47 * height + float(rng.uniform(-2, 1)))
+    visibility = head.visibility(staging.towards())
     frames = np.empty((n_frames, height, width, 3), np.uint8)
     for t in range(n_frames):
         pose, light = staging.pose(t, scale_px, origin_px), staging.light(t)
         shift = (float(staging.camera_x_px[t]), float(staging.camera_y_px[t]))
         picture = surroundings(scene, pose, shift, origin_px, size) * float(staging.exposure[t])
-        person: Rendering = render(head, pose, acting.at(t), light, lit, size)
+        person: Rendering = render(head, pose, acting.at(t), light, visibility, size)
         picture = picture + person.alpha_HW[..., None] * (person.colour_HWC - picture)
-        frames[t] = expose(camera, picture, t, rng)
+        frames[t] = expose(camera, picture.astype(np.float32), t, rng)
     landmarks = true_landmarks(head, acting, staging, scale_px, origin_px)
-    return Take(head, acting, staging, camera, lit, scale_px, origin_px, landmarks, h264(frames, camera.crf))
+    return Take(head, acting, staging, camera, scale_px, origin_px, landmarks, h264(frames, camera.crf))
