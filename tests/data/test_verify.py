@@ -24,6 +24,18 @@ from stf.data.video_check import Defect
 from stf.errors import DataError
 
 
+@pytest.fixture(scope="module")
+def small_tree(tmp_path_factory: pytest.TempPathFactory, tree_writer: Callable[..., Path]) -> Path:
+    """Eight real videos and two fakes; read it, never write to it."""
+    return tree_writer(tmp_path_factory.mktemp("small") / "data", methods=("FaceSwap",))
+
+
+@pytest.fixture
+def tree(small_tree: Path, tmp_path: Path) -> Path:
+    """A copy of it, free to be damaged."""
+    return Path(shutil.copytree(small_tree, tmp_path / "copy"))
+
+
 def checked(root: Path, n_workers: int = 0, **changes: object) -> Verification:
     data = DataParams(**{"root": str(root), "quality": "c23", "num_frames": 8, "img_size": 32} | changes)
     return verify_tree(FFPPTree(root), data, n_workers)
@@ -37,12 +49,12 @@ def real(root: Path, kind: str, video_id: str = "000") -> Path:
     return video_folder(root, None, "c23", kind, video_id)
 
 
-def test_a_clean_tree_has_no_defect_and_every_video_is_counted(shared_tree: Path) -> None:
-    verification = checked(shared_tree)
+def test_a_clean_tree_has_no_defect_and_every_video_is_counted(small_tree: Path) -> None:
+    verification = checked(small_tree)
     assert verification.defects == ()
     assert verification.every_byte
-    pngs = list((shared_tree / "FaceForensics++").rglob("*.png"))
-    assert (verification.n_videos, verification.n_frames) == (16, len(pngs))
+    pngs = list((small_tree / "FaceForensics++").rglob("*.png"))
+    assert (verification.n_videos, verification.n_frames) == (10, len(pngs))
     assert {(c.split, c.method): c.videos for c in verification.counts}["train", "real"] == 4
     require_ready(verification)
 
@@ -192,10 +204,10 @@ LOST = ("warning", "face lost between frames")
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_each_damage_is_found_and_nothing_else(
-    tiny_tree: Path, damage: Callable[[Path], None], expected: set[tuple[str, str]]
+    tree: Path, damage: Callable[[Path], None], expected: set[tuple[str, str]]
 ) -> None:
-    damage(tiny_tree)
-    verification = checked(tiny_tree)
+    damage(tree)
+    verification = checked(tree)
     assert found(verification) == expected
     if any(severity == "error" for severity, _ in expected):
         with pytest.raises(DataError, match="not ready to train"):
@@ -204,28 +216,28 @@ def test_each_damage_is_found_and_nothing_else(
         require_ready(verification)
 
 
-def test_the_defect_names_video_and_file(tiny_tree: Path) -> None:
-    truncate(tiny_tree)
-    (defect,) = checked(tiny_tree).defects
+def test_the_defect_names_video_and_file(tree: Path) -> None:
+    truncate(tree)
+    (defect,) = checked(tree).defects
     assert defect.where == "train/real/c23/000"
     assert "004.png is truncated" in defect.detail
     assert defect.n == 1
 
 
-def test_a_defect_met_often_in_one_video_is_one_row_with_its_count(tiny_tree: Path) -> None:
-    for path in real(tiny_tree, "frames").iterdir():
+def test_a_defect_met_often_in_one_video_is_one_row_with_its_count(tree: Path) -> None:
+    for path in real(tree, "frames").iterdir():
         path.write_bytes(b"")
-    (defect,) = checked(tiny_tree).defects
+    (defect,) = checked(tree).defects
     assert defect.n == 12
 
 
 def test_training_videos_of_a_quality_nobody_reads_are_counted_not_opened(
-    tiny_tree: Path, write_one_video: Callable[..., None]
+    tree: Path, write_one_video: Callable[..., None]
 ) -> None:
     for video_id in ("000", "006"):
-        write_one_video(tiny_tree, video_id, quality="c40")
-        (video_folder(tiny_tree, None, "c40", "frames", video_id) / "003.png").write_bytes(b"")
-    verification = checked(tiny_tree)
+        write_one_video(tree, video_id, quality="c40")
+        (video_folder(tree, None, "c40", "frames", video_id) / "003.png").write_bytes(b"")
+    verification = checked(tree)
     assert [d.where for d in verification.errors] == ["test/real/c40/006"]
     opened = {(c.split, c.quality): c.opened for c in verification.counts if c.method == "real"}
     assert opened == {
@@ -237,24 +249,22 @@ def test_training_videos_of_a_quality_nobody_reads_are_counted_not_opened(
     }
 
 
-def test_big_trees_have_their_headers_checked_only(tiny_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_trees_have_their_headers_checked_only(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stf.data.verify.EVERY_BYTE_BELOW", 1000)
-    flip_a_bit(tiny_tree)
-    assert not checked(tiny_tree).every_byte
-    (real(tiny_tree, "frames", "001") / "002.png").write_bytes(b"")
-    assert [d.where for d in checked(tiny_tree).errors if d.what == "broken frame"][-1:] == [
-        "train/real/c23/001"
-    ]
+    flip_a_bit(tree)
+    assert not checked(tree).every_byte
+    (real(tree, "frames", "001") / "002.png").write_bytes(b"")
+    assert [d.where for d in checked(tree).errors if d.what == "broken frame"][-1:] == ["train/real/c23/001"]
 
 
-def test_strided_data_are_refused_unless_allowed(tiny_tree: Path) -> None:
-    every_third_frame(tiny_tree)
-    assert checked(tiny_tree).errors
-    assert found(checked(tiny_tree, allow_strided=True)) == {("warning", "strided")}
+def test_strided_data_are_refused_unless_allowed(tree: Path) -> None:
+    every_third_frame(tree)
+    assert checked(tree).errors
+    assert found(checked(tree, allow_strided=True)) == {("warning", "strided")}
 
 
 def test_a_data_set_renumbered_after_skipping_frames_is_suspected(make_tree: Callable[..., Path]) -> None:
-    root = make_tree(n_frames=72, methods=("Deepfakes",))
+    root = make_tree(n_frames=64, methods=("Deepfakes",))
     for kind_folder in (root / "FaceForensics++").glob("*_sequences/*/c23/*/*"):
         paths = sorted(kind_folder.iterdir())
         for i, path in enumerate(paths):
@@ -269,29 +279,29 @@ def test_a_data_set_renumbered_after_skipping_frames_is_suspected(make_tree: Cal
     assert not allowed.errors
 
 
-def test_any_number_of_workers_finds_the_same(tiny_tree: Path) -> None:
+def test_any_number_of_workers_finds_the_same(tree: Path) -> None:
     for damage in (truncate, borrowing_fake, unlisted_video):
-        damage(tiny_tree)
-    assert checked(tiny_tree, 0) == checked(tiny_tree, 2)
+        damage(tree)
+    assert checked(tree, 0) == checked(tree, 2)
 
 
-def test_progress_ends_at_the_number_of_opened_videos(shared_tree: Path) -> None:
+def test_progress_ends_at_the_number_of_opened_videos(small_tree: Path) -> None:
     seen: list[tuple[int, int]] = []
-    data = DataParams(root=str(shared_tree), num_frames=8, img_size=32)
-    verify_tree(FFPPTree(shared_tree), data, 0, lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (16, 16)
+    data = DataParams(root=str(small_tree), num_frames=8, img_size=32)
+    verify_tree(FFPPTree(small_tree), data, 0, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (10, 10)
 
 
-def test_a_quality_that_is_not_there_is_named_with_those_that_are(shared_tree: Path) -> None:
+def test_a_quality_that_is_not_there_is_named_with_those_that_are(small_tree: Path) -> None:
     with pytest.raises(DataError, match="qualities on disk for real videos: c23"):
-        checked(shared_tree, quality="raw")
+        checked(small_tree, quality="raw")
 
 
-def test_one_pair_is_loaded_as_training_will(tiny_tree: Path) -> None:
-    data = DataParams(root=str(tiny_tree), num_frames=8, img_size=32)
+def test_one_pair_is_loaded_as_training_will(tree: Path) -> None:
+    data = DataParams(root=str(tree), num_frames=8, img_size=32)
     assert load_one_pair(data, SbiParams(), 0) == []
     assert len(sample_pairs(data, SbiParams(), 0, 4)) == 4
-    no_validation(tiny_tree)
+    no_validation(tree)
     (defect,) = load_one_pair(data, SbiParams(), 0)
     assert (defect.severity, defect.what, defect.where) == ("error", "sample does not load", "val")
 
@@ -302,10 +312,10 @@ def rendered(table: object) -> list[str]:
     return console.export_text().splitlines()
 
 
-def test_tables_fit_100_columns_and_name_everything(tiny_tree: Path) -> None:
-    truncate(tiny_tree)
-    unlisted_video(tiny_tree)
-    verification = checked(tiny_tree)
+def test_tables_fit_100_columns_and_name_everything(tree: Path) -> None:
+    truncate(tree)
+    unlisted_video(tree)
+    verification = checked(tree)
     for table in (counts_table(verification), defects_table(verification.defects)):
         assert max(map(len, rendered(table))) <= 100
     text = " ".join(rendered(defects_table(verification.defects)))
@@ -324,19 +334,19 @@ def test_many_defects_of_a_kind_are_summed_up_and_markup_is_not_obeyed() -> None
     assert "odd" in text
 
 
-def test_the_json_is_the_same_twice_and_holds_no_fingerprint_of_bad_data(tiny_tree: Path) -> None:
-    first, second = (data_json(checked(tiny_tree), "data/x", "f" * 64, True) for _ in range(2))
+def test_the_json_is_the_same_twice_and_holds_no_fingerprint_of_bad_data(tree: Path) -> None:
+    first, second = (data_json(checked(tree), "data/x", "f" * 64, True) for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
     assert first["fingerprint"] == "f" * 64
-    assert (first["videos"], first["frames"], first["errors"]) == (16, 192, 0)
-    truncate(tiny_tree)
-    bad = data_json(checked(tiny_tree), "data/x", "f" * 64, False)
+    assert (first["videos"], first["frames"], first["errors"]) == (10, 120, 0)
+    truncate(tree)
+    bad = data_json(checked(tree), "data/x", "f" * 64, False)
     assert bad["fingerprint"] is None
     assert bad["defects"][0]["what"] == "broken frame"
 
 
-def test_require_ready_says_which_kinds(shared_tree: Path) -> None:
-    verification = checked(shared_tree)
+def test_require_ready_says_which_kinds(small_tree: Path) -> None:
+    verification = checked(small_tree)
     defects = tuple(Defect("error", what, "a", "b") for what in ("too short", "broken frame", "too short"))
     with pytest.raises(DataError, match=r"3 defects \(broken frame, too short\)"):
         require_ready(dataclasses.replace(verification, defects=defects))
