@@ -110,8 +110,7 @@ class ConsoleLogger:
         self._cost_per_hour, self._epochs_left = cost_per_hour, epochs - first_epoch + 1
         self._console = console or Console()
         self._epoch_times_s: list[float] = []
-        self._started_s = time.monotonic()
-        self._epoch_clips = 0
+        self._epoch_started_s, self._epoch_clips = time.monotonic(), 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -133,10 +132,8 @@ class ConsoleLogger:
 
     def step(self, record: StepLike) -> None:
         """Moves the bar; off a terminal prints a line now and then."""
-        if record.step == 1:
-            self._started_s, self._epoch_clips = time.monotonic(), 0
         self._epoch_clips += record.clips
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-6)
+        elapsed_s = max(time.monotonic() - self._epoch_started_s, 1e-6)
         remaining_s = self._remaining_s(elapsed_s / record.step, record.step)
         figures = (
             f"loss {record.loss:.4f}  {self._epoch_clips / elapsed_s:.1f} clips/s  "
@@ -145,11 +142,12 @@ class ConsoleLogger:
         epoch = f"phase {self._phase}  epoch {record.epoch}/{self._epochs}"
         if self._console.is_terminal:
             self._progress.update(self._bar, completed=record.step, description=epoch, figures=figures)
-        elif record.step == self._steps or record.step % max(1, self._steps // _PLAIN_LINES_PER_EPOCH) == 0:
+        elif record.step == self._steps or record.step % -(-self._steps // _PLAIN_LINES_PER_EPOCH) == 0:
             self._console.print(f"{epoch}  step {record.step}/{self._steps}  {figures}", soft_wrap=True)
 
     def epoch(self, record: EpochLike) -> None:
         """Prints the epoch's line of the table, after the heading when it is the first."""
+        self._epoch_started_s, self._epoch_clips = time.monotonic(), 0
         if not self._epoch_times_s:
             heading = (
                 "epoch",

@@ -121,6 +121,19 @@ def test_eta_of_a_resumed_run_counts_the_epochs_that_are_left() -> None:
     assert text.getvalue().split()[-1] == "0.0s"
 
 
+def test_speed_counts_from_the_start_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("stf.tracking.loggers.time.monotonic", lambda: now_s)
+    console, text = _console(is_terminal=False)
+    logger = ConsoleLogger("a", epochs=2, steps_per_epoch=1, cost_per_hour=1.39, console=console)
+    for epoch in (1, 2):
+        now_s += 4.0
+        logger.step(Step(epoch, 1, clips=8))
+        logger.epoch(Epoch(epoch))
+    steps = [line for line in text.getvalue().splitlines() if "step" in line]
+    assert all("2.0 clips/s  1.0 pairs/s" in line for line in steps)
+
+
 def test_on_a_terminal_a_bar_moves_and_is_taken_down() -> None:
     console, text = _console(is_terminal=True)
     with ConsoleLogger("a", epochs=1, steps_per_epoch=4, cost_per_hour=1.39, console=console) as logger:
