@@ -5,6 +5,7 @@ A damaged PNG otherwise decodes to a half-grey picture, and a forged size to gig
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from stf.errors import DataError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _HEADER_BYTES = 33  # signature, then the IHDR chunk: length, name, 13 bytes, CRC
 
 
@@ -49,13 +51,21 @@ def _parse_header(path: Path, data: bytes) -> PngHeader:
 
 
 def read_header(path: str | Path) -> PngHeader:
-    """Size and depth from the first 33 bytes; raises DataError for no PNG, a giant or a 16-bit one."""
+    """Size and depth from the first 33 bytes, and a look at the last 12, without reading what is between.
+
+    Raises DataError for a file that is no PNG, giant, 16-bit, or was cut short.
+    """
     try:
         with open(path, "rb") as stream:
-            data = stream.read(_HEADER_BYTES)
+            head = stream.read(_HEADER_BYTES)
+            header = _parse_header(Path(path), head)
+            stream.seek(-min(len(_END), stream.seek(0, os.SEEK_END)), os.SEEK_END)
+            tail = stream.read()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    return _parse_header(Path(path), data)
+    if tail != _END:
+        raise DataError(f"{path} is truncated: it does not end in an IEND chunk; extract the frame again")
+    return header
 
 
 def check_chunks(path: str | Path, data: bytes) -> PngHeader:
