@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,9 +19,14 @@ Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
 PhaseName = Literal["a", "b"]
 
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = get_args(Method)
 QUALITIES: tuple[str, ...] = get_args(Quality)
-PHASE_A_FLAGS = ("use_contrastive_hll", "use_compression_aug", "use_multiscale_drift", "use_hll_normalization")
+PHASE_A_FLAGS = (
+    "use_contrastive_hll",
+    "use_compression_aug",
+    "use_multiscale_drift",
+    "use_hll_normalization",
+)
 PHASE_B_FLAGS = ("use_hydra", "use_mamer", "use_wss", "use_adaptive_sdim")
 FLAGS = PHASE_A_FLAGS + PHASE_B_FLAGS
 SectionT = TypeVar("SectionT")
@@ -46,11 +52,15 @@ def _coerce(where: str, value: Any, wanted: Any) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise ConfigError(f"{where} has {len(value)} entries; it must have {len(kinds)}")
-        return tuple(_coerce(f"{where}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+        return tuple(
+            _coerce(f"{where}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True))
+        )
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if wanted is float and isinstance(value, str):
-        hint = f" (YAML reads {value} as text: write it with a dot, as in 1.0e-4)" if _is_number(value) else ""
+        hint = (
+            f" (YAML reads {value} as text: write it with a dot, as in 1.0e-4)" if _is_number(value) else ""
+        )
         raise ConfigError(f"{where} is the text {value!r}; it must be a number{hint}")
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise ConfigError(f"{where} is {value!r}; it must be of type {wanted.__name__}")
@@ -148,8 +158,18 @@ class STFV8Config:
         """Raises ConfigError naming the first field that is of the wrong type, out of range or contradicts another."""
         for name, kind in get_type_hints(type(self)).items():
             setattr(self, name, _coerce(name, getattr(self, name), kind))
-        positive = [f.name for f in dataclasses.fields(self) if f.name.endswith(("_dim", "_blocks", "_channels"))]
-        positive += ["d_state", "d_conv", "ssm_expand", "num_heads", "grad_accum", "cost_per_hour", "max_budget"]
+        positive = [
+            f.name for f in dataclasses.fields(self) if f.name.endswith(("_dim", "_blocks", "_channels"))
+        ]
+        positive += [
+            "d_state",
+            "d_conv",
+            "ssm_expand",
+            "num_heads",
+            "grad_accum",
+            "cost_per_hour",
+            "max_budget",
+        ]
         positive += ["mlp_ratio", "lr", "max_grad_norm", "hll_loss_margin"]
         for name in positive:
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0")
@@ -169,7 +189,10 @@ class STFV8Config:
         _require(odd, f"dcconv_kernel_length is {self.dcconv_kernel_length}; it must be odd and at least 3")
         for name in ("stage3_dim", "stage4_dim"):
             fits = getattr(self, name) % self.num_heads == 0
-            _require(fits, f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})")
+            _require(
+                fits,
+                f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})",
+            )
         _require(self.min_lr <= self.lr, f"min_lr ({self.min_lr}) is above lr ({self.lr})")
 
     @classmethod
@@ -200,9 +223,26 @@ class STFV8Config:
     @classmethod
     def debug(cls) -> STFV8Config:
         """A tiny network that trains on a CPU in a second: 8 frames of 32 px."""
-        dims = {"stem_dim": 8, "stage1_dim": 8, "stage2_dim": 16, "stage3_dim": 16, "stage4_dim": 16}
-        blocks = {"stage1_blocks": 1, "stage2_blocks": 1, "stage3_blocks": 1, "stage4_blocks": 1}
-        small = {"dwt_channels": 8, "dwt_hidden_dim": 8, "d_state": 4, "num_heads": 2, "num_frames": 8}
+        dims: dict[str, Any] = {
+            "stem_dim": 8,
+            "stage1_dim": 8,
+            "stage2_dim": 16,
+            "stage3_dim": 16,
+            "stage4_dim": 16,
+        }
+        blocks: dict[str, Any] = {
+            "stage1_blocks": 1,
+            "stage2_blocks": 1,
+            "stage3_blocks": 1,
+            "stage4_blocks": 1,
+        }
+        small: dict[str, Any] = {
+            "dwt_channels": 8,
+            "dwt_hidden_dim": 8,
+            "d_state": 4,
+            "num_heads": 2,
+            "num_frames": 8,
+        }
         return cls(**dims, **blocks, **small, img_size=32, batch_size=4, num_workers=0)
 
     def active_flags(self) -> tuple[str, ...]:
@@ -264,7 +304,9 @@ class SbiParams:
 
     def __post_init__(self) -> None:
         for name in ("tps_probability", "compression_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"sbi.{name} is {getattr(self, name)}; it must be in [0, 1]")
+            _require(
+                0 <= getattr(self, name) <= 1, f"sbi.{name} is {getattr(self, name)}; it must be in [0, 1]"
+            )
         low, high = self.drift_step_range
         _require(0 < low <= high, f"sbi.drift_step_range is {low, high}; it must be 0 < low <= high")
         _require(self.drift_max_cumulative > 0, "sbi.drift_max_cumulative must be above 0")
@@ -326,7 +368,9 @@ class TrainingParams:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; it must be in [0, 1), 0 is off")
+        _require(
+            0 <= self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; it must be in [0, 1), 0 is off"
+        )
         _require(self.backbone_lr_scale > 0, "training.backbone_lr_scale must be above 0")
 
 
@@ -430,7 +474,9 @@ class Params:
         sections: dict[str, Any] = {}
         for key, value in values.items():
             is_section = dataclasses.is_dataclass(hints[key])
-            sections[key] = _section(hints[key], key, value) if is_section else _coerce(key, value, hints[key])
+            sections[key] = (
+                _section(hints[key], key, value) if is_section else _coerce(key, value, hints[key])
+            )
         parsed = cls(**sections)
         for phase in get_args(PhaseName):  # a contradiction in either phase is found before anything is spent
             STFV8Config.from_params(parsed, phase)
@@ -440,15 +486,30 @@ class Params:
         """{'data.root': ..., ...}: one entry per leaf, as MLflow parameters want them."""
         flat: dict[str, Any] = {}
         for section, value in dataclasses.asdict(self).items():
-            flat |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+            flat |= (
+                {f"{section}.{k}": v for k, v in value.items()}
+                if isinstance(value, dict)
+                else {section: value}
+            )
         return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-05 as a number, as YAML 1.2 and DVC do: `dvc exp run -S phase_a.lr=1.0e-5` writes 1e-05."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; run from the repository's root or give --params FILE") from None
+        raise ConfigError(
+            f"{path} does not exist; run from the repository's root or give --params FILE"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:

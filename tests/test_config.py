@@ -1,6 +1,7 @@
 """params.yaml → dataclasses: every wrong value is named, with its place and what to do."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import yaml
@@ -93,7 +94,11 @@ def test_a_bad_params_file_is_named(values, says):
 
 def test_from_params_takes_each_phases_section(tmp_path):
     path = tmp_path / "params.yaml"
-    values = {"data": {"num_frames": 16, "root": "elsewhere"}, "phase_b": {"lr": 2e-4}, "training": {"batch_size": 4}}
+    values = {
+        "data": {"num_frames": 16, "root": "elsewhere"},
+        "phase_b": {"lr": 2e-4},
+        "training": {"batch_size": 4},
+    }
     path.write_text(yaml.safe_dump(values))
     a, b = (STFV8Config.from_params(path, phase) for phase in ("a", "b"))
     assert (a.num_frames, a.data_root, a.batch_size, a.lr) == (16, "elsewhere", 4, 5e-4)
@@ -120,7 +125,9 @@ def test_flat_has_one_entry_per_leaf():
     assert all(not isinstance(value, dict) for value in flat.values())
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers())
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers())
+)
 
 
 @given(st.sampled_from(["data", "sbi", "model", "training", "phase_a", "runtime"]), st.data())
@@ -131,3 +138,10 @@ def test_any_value_is_either_taken_or_refused_as_a_config_error(section, data):
         Params.load({section: {key: data.draw(SCALARS)}})
     except ConfigError as error:
         assert key in str(error) or section in str(error)
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1.0e-5", "1E-5", "0.00001", "1.e-5"])
+def test_file_may_write_a_number_as_dvc_does(written: str, tmp_path: Path) -> None:
+    """`dvc exp run -S phase_a.lr=1.0e-5` writes 1e-05, which YAML 1.1 takes for a text."""
+    (tmp_path / "params.yaml").write_text(f"phase_a:\n  lr: {written}\n")
+    assert Params.load(tmp_path / "params.yaml").phase_a.lr == 1e-5
