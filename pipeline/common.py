@@ -64,6 +64,8 @@ def set_up_runtime(runtime: RuntimeParams) -> str:
             torch.zeros(1, device=runtime.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"runtime.device is {runtime.device!r}, which torch cannot use here: {reason}") from None
+            raise UsageError(
+                f"runtime.device is {runtime.device!r}, which torch cannot use here: {reason}"
+            ) from None
         return runtime.device
     return "cuda" if torch.cuda.is_available() else "cpu"
