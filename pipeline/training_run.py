@@ -67,6 +67,7 @@ def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) 
         outputs = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
         os.environ["DVC_ROOT"] = str(outputs)  # checkpoints and the MLflow store follow it
         click.echo(f"dry run: all that it writes goes to {outputs}; no output of the pipeline is touched")
+    click.echo(config.describe())
     feeds, dataset = build_feeds(config, params, DRY_RUN_PAIRS if phase_run.dry_run else None)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
     plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)

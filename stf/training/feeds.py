@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from stf.config import Params, STFV8Config
 from stf.data.video_sbi_dataset import PairBatchSampler, VideoSBIDataset, make_loader
-from stf.training.fit import Feeds
+from stf.errors import DataError
+from stf.training.fit import Batches, Feeds
+from stf.training.step import Batch
 from stf.training.validation import RememberedBatches
 
 
@@ -17,5 +21,22 @@ def build_feeds(
     n_train, n_val = (min(data.n_pairs, max_pairs or data.n_pairs) for data in (train, val))
     sampler = PairBatchSampler(n_train, config.batch_size, params.seed, shuffle=True)
     val_sampler = PairBatchSampler(n_val, config.batch_size, params.seed, shuffle=False)
-    val_batches = RememberedBatches(make_loader(val, val_sampler, config.num_workers))
-    return Feeds(make_loader(train, sampler, config.num_workers), sampler.set_epoch, val_batches), train
+    train_batches = OneLineErrors(make_loader(train, sampler, config.num_workers))
+    val_batches = RememberedBatches(OneLineErrors(make_loader(val, val_sampler, config.num_workers)))
+    return Feeds(train_batches, sampler.set_epoch, val_batches), train
+
+
+class OneLineErrors:
+    """A loader whose workers' DataErrors arrive as they were raised; torch wraps a traceback around them."""
+
+    def __init__(self, loader: Batches) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._loader
+        except DataError as error:
+            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error

@@ -1,0 +1,53 @@
+"""The loaders of a run: which clips come in which epoch, and how a bad video is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stf.config import DataParams, Params, SbiParams, STFV8Config
+from stf.errors import DataError
+from stf.training.feeds import build_feeds
+
+
+def settings(root: Path, num_workers: int = 0) -> tuple[STFV8Config, Params]:
+    config = STFV8Config.debug()
+    config.data_root, config.num_workers = str(root), num_workers
+    data = DataParams(root=str(root), num_frames=8, img_size=32, val_pairs_per_video=2)
+    return config, Params(data=data, sbi=SbiParams(tps_probability=0.0), seed=3)
+
+
+def test_training_clips_are_new_in_every_epoch_and_validation_clips_never(shared_tree: Path) -> None:
+    feeds, dataset = build_feeds(*settings(shared_tree))
+    seen = {"train": [], "val": []}
+    for epoch in (0, 1):
+        feeds.set_epoch(epoch)
+        for split, batches in (("train", feeds.train), ("val", feeds.val)):
+            seen[split].append({p.seed: b["video"] for b in batches for p in b["provenance"]})
+    assert {seed[1] for seed in seen["train"][0]} == {0}
+    assert {seed[1] for seed in seen["train"][1]} == {1}
+    assert len(seen["train"][0]) == dataset.n_pairs == 4
+    assert len(seen["val"][0]) == 4  # 2 videos × 2 pairs
+    assert list(seen["val"][0]) == list(seen["val"][1])
+    for a, b in zip(seen["val"][0].values(), seen["val"][1].values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_dry_run_takes_a_few_pairs_of_each_split(shared_tree: Path) -> None:
+    feeds, dataset = build_feeds(*settings(shared_tree), max_pairs=1)
+    assert dataset.n_pairs == 4
+    assert len(feeds.train) == 1
+    for batches in (feeds.train, feeds.val):
+        assert [len(batch["label"]) for batch in batches] == [2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_split_that_cannot_be_read_is_told_in_one_line(tiny_tree: Path, num_workers: int) -> None:
+    feeds, _ = build_feeds(*settings(tiny_tree, num_workers))
+    for frame in tiny_tree.rglob("*.png"):
+        frame.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"^train pair \d .* failed 11 times") as caught:
+        list(feeds.train)
+    assert "\n" not in str(caught.value)
