@@ -31,8 +31,8 @@ install: $(INSTALLED) ## set up .venv from requirements.lock (the other targets 
 repro: $(INSTALLED) ## the main job: data, training, evaluation; only what changed runs again
 	dvc repro
 
-test: $(INSTALLED) ## all tests that this machine can run
-	pytest
+test: $(INSTALLED) ## all tests that this machine can run; ARGS="-m 'not slow'" and the like
+	pytest $(ARGS)
 
 lint: $(INSTALLED) ## format, lint, types, and who may import whom
 	ruff format --check .

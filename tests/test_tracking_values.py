@@ -1,7 +1,7 @@
 """What stf.tracking returns enters no result: that is why it may be left out of every stage's dependencies.
 
-Writers (runs, loggers) may be entered, handed on, and have a method called whose value is dropped. Pictures may stand
-only where a run keeps them, and the baseline's figure only where a function prints it.
+Writers (runs, loggers) may be entered, handed on, and have a method called whose value is dropped. Pictures may be kept
+by a run or saved to a file that is no stage's output. The baseline's figure may only be printed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class _Values(ast.NodeVisitor):
         self.found: list[str] = []
         self._parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
         self._holders, self._pictures = _holders(tree), PICTURES | _functions_returning(PICTURES, tree)
+        self._drawn = _assigned(self._pictures, tree)
+        named = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+        self._constants = {ast.unparse(t): n.value.value for n in named for t in n.targets}
         self.visit(tree)
 
     def visit_Name(self, node: ast.Name) -> None:
@@ -43,6 +46,8 @@ class _Values(ast.NodeVisitor):
         may_hold = isinstance(self._parents[node], ast.withitem | ast.keyword | ast.Call | ast.Attribute)
         if node.id in self._holders and not (is_written or may_hold):
             self.found.append(f"line {node.lineno}: {node.id} is used as a value")
+        if node.id in self._drawn and not (is_written or self._is_kept(node) or self._is_saved(node)):
+            self.found.append(f"line {node.lineno}: picture {node.id} is used as a value")
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.value, ast.Name) and node.value.id in self._holders:
@@ -57,15 +62,34 @@ class _Values(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         name, parent = _called(node), self._parents[node]
         taker = _called(self._parents[parent] if isinstance(parent, ast.keyword) else parent)
-        is_kept = isinstance(parent, ast.Return) or taker.rpartition(".")[0] in self._holders
+        is_given_name = isinstance(parent, ast.Assign)
         misplaced = (
-            (name in WRITERS and not isinstance(parent, ast.withitem | ast.Assign))
-            or (name in self._pictures and not is_kept)
+            (name in WRITERS and not (is_given_name or isinstance(parent, ast.withitem)))
+            or (name in self._pictures and not (is_given_name or self._is_kept(node)))
             or (name in CONSOLE_ONLY and "print" not in taker)
         )
         if misplaced:
             self.found.append(f"line {node.lineno}: {name} in {taker or type(parent).__name__}")
         self.generic_visit(node)
+
+    def _is_kept(self, node: ast.expr) -> bool:
+        parent = self._parents[node]
+        return isinstance(parent, ast.Return) or _called(parent).rpartition(".")[0] in self._holders
+
+    def _is_saved(self, node: ast.expr) -> bool:
+        """`figure.savefig(PATH)` where PATH is a constant of the module that names no output of a stage."""
+        call = self._parents[self._parents[node]]
+        if not (isinstance(call, ast.Call) and _called(call).endswith(".savefig")):
+            return False
+        path = self._constants.get(ast.unparse(call.args[0]))
+        return path is not None and path not in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+
+
+def _assigned(makers: set[str], tree: ast.Module) -> set[str]:
+    assigned = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and _called(node.value) in makers
+    ]
+    return {ast.unparse(target) for node in assigned for target in node.targets}
 
 
 def _functions_returning(pictures: set[str], tree: ast.Module) -> set[str]:
@@ -76,10 +100,8 @@ def _functions_returning(pictures: set[str], tree: ast.Module) -> set[str]:
 
 def _holders(tree: ast.Module) -> set[str]:
     """Names that hold a writer: bound by `with`, assigned, or an argument annotated as a run."""
-    names: set[str] = set()
+    names = _assigned(WRITERS, tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and _called(node.value) in WRITERS:
-            names.update(ast.unparse(target) for target in node.targets)
         if isinstance(node, ast.arg) and node.annotation and "TrackedRun" in ast.unparse(node.annotation):
             names.add(node.arg)
     for node in ast.walk(tree):
@@ -130,6 +152,8 @@ def test_every_method_of_a_writer_returns_none(writer: type) -> None:
         "write(path, baseline_auc())",
         "save(pairs_figure([]))",
         "def f():\n    return pairs_figure([])\nsave(f())",
+        "figure = pairs_figure([])\nwrite(figure)",
+        "PATH = 'metrics/eval_a.json'\nfigure = pairs_figure([])\nfigure.savefig(PATH)",
     ],
 )
 def test_a_use_of_a_value_is_found(leak: str) -> None:
@@ -144,6 +168,7 @@ def test_a_use_of_a_value_is_found(leak: str) -> None:
         "print_report(console, baseline_auc(fingerprint))",
         "with track('a') as run:\n    run.figure(pairs_figure([]), 'pairs.png')",
         "def f():\n    return hll_figure([])\nwith track('a') as run:\n    run.figure(f(), 'hll.png')",
+        "PATH = 'metrics/plots/sample_pairs.png'\nfigure = pairs_figure([])\nfigure.savefig(PATH, dpi=120)",
     ],
 )
 def test_fair_use_is_not(fair: str) -> None:
