@@ -14,10 +14,10 @@ S = 12. Bytes per position and block, bfloat16 except what the snake keeps in fl
     kept       norm's in- and output, sum          3·C·2 = 576
                raw steps                            72·2 = 144
                snake input, output, GELU's in- and output   S·(4 + 3·4 + 3·4 + 3·2) = 408
-    transient  gradient of steps 72·2, of the snake's in- and output 4·S·4, one arm's four grids 4·3·4, one
-               tap's sample, grid and their gradients (2·S + 2·3)·4      = 504
+    transient  gradient of steps 72·2, of the snake's in- and output 4·S·4, one arm's four grids and steps 8·3·4, one
+               tap's sample, grid and their gradients (2·S + 2·3)·4      = 552
 so 1.8 GB kept per block of stage 1 and 0.9 GB per block of stage 2 (a quarter of the positions, twice C and S),
-5.4 GB for two blocks of each, and 0.8 GB while one is differentiated.
+5.4 GB for two blocks of each, and 0.9 GB while one is differentiated.
 """
 
 from __future__ import annotations
@@ -53,15 +53,17 @@ def _centres(x_BSTHW: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1]).unsqueeze(1), pixel.view(3, 1, 1, 1, 1)
 
 
-def _arm_grids(raw_N3BTHW: Tensor, axis: int, arm: int, centre: Tensor, pixel: Tensor) -> list[Tensor]:
-    """(B, T, H, W, 3) for each tap of an arm: n pixels straight ahead, plus the tanh steps summed so far."""
+def _arm_grids(
+    raw_N3BTHW: Tensor, axis: int, arm: int, centre: Tensor, pixel: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each tap outward: its grid (B, T, H, W, 3), n pixels ahead plus the steps so far, and its own step."""
     ahead = torch.zeros_like(pixel)
     ahead[SNAKE_AXES - 1 - axis] = pixel[SNAKE_AXES - 1 - axis] * (1 if arm else -1)
-    grids, bend = [], torch.zeros_like(raw_N3BTHW[0], dtype=pixel.dtype)
+    bend = torch.zeros_like(raw_N3BTHW[0], dtype=pixel.dtype)
     for n, raw in enumerate(raw_N3BTHW, start=1):
-        bend = bend + torch.tanh(raw.to(pixel.dtype))
-        grids.append(torch.addcmul(centre + n * ahead, bend, pixel).movedim(0, -1))
-    return grids
+        step = torch.tanh(raw.to(pixel.dtype))
+        bend = bend + step
+        yield torch.addcmul(centre + n * ahead, bend, pixel).movedim(0, -1), step
 
 
 def _mix(tap_SS: Tensor, columns_BSP: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class _SnakeConvolution(torch.autograd.Function):
         outputs = [_mix(weight[axis, middle], columns).view_as(x) for axis in range(SNAKE_AXES)]
         for axis, arm, taps in _arms(weight):
             grids = _arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel)
-            for tap, grid in zip(taps, grids, strict=True):
+            for tap, (grid, _) in zip(taps, grids, strict=True):
                 mixed = _mix(weight[axis, tap], columns).view_as(x)
                 outputs[axis] += torch.ops.aten.grid_sampler_3d(mixed, grid, 0, 1, True)
         return torch.cat(outputs, dim=1)
@@ -101,17 +103,16 @@ class _SnakeConvolution(torch.autograd.Function):
         for axis, grad in enumerate(grads):
             through_mixing(axis, middle, grad.flatten(2))
         for axis, arm, taps in _arms(weight):
-            grids = _arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel)
-            bend_grad = torch.zeros_like(grids[0]).movedim(-1, 0)
+            grids = list(_arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel))
+            bend_grad = torch.zeros_like(raw_steps[axis, arm, 0], dtype=pixel.dtype)
             for n, tap in reversed(list(enumerate(taps))):  # inward: a step moves every tap beyond it
-                mixed = _mix(weight[axis, tap], columns).view_as(x)
+                (grid, step), mixed = grids[n], _mix(weight[axis, tap], columns).view_as(x)
                 grad_mixed, grad_grid = torch.ops.aten.grid_sampler_3d_backward(
-                    grads[axis], mixed, grids[n], 0, 1, True, [True, True]
+                    grads[axis], mixed, grid, 0, 1, True, [True, True]
                 )
                 through_mixing(axis, tap, grad_mixed.flatten(2))
                 bend_grad = bend_grad + grad_grid.movedim(-1, 0)
-                tanh = torch.tanh(raw_steps[axis, arm, n].to(pixel.dtype))
-                grad_raw[axis, arm, n] = bend_grad * pixel * (1 - tanh.square())
+                grad_raw[axis, arm, n] = bend_grad * pixel * (1 - step.square())
         return grad_x.view_as(x), grad_weight, grad_raw
 
 

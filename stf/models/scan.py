@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of the state per block. CPU: a quarter of a 1 MB L2 cache. GPU: 32 MB, so that the backward pass, which
-# holds T states and decays, takes 2.1 GB at T = 32.
-BLOCK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 23}
+# Elements of the state per block. CPU: half of a 1 MB L2 cache, the fastest in benchmarks/scan.py. GPU: 32 MB, so that
+# the backward pass, which holds T states and T decays, takes 2.1 GB at T = 32.
+BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 23}
 
 
 def _blocks(u_TMGD: Tensor, n_states: int) -> list[slice]:
@@ -95,8 +95,8 @@ def _backward_block(A: Tensor, inputs: list[Tensor], outputs: list[Tensor], buff
     grad_h, A_sum, scratch = torch.zeros_like(h[0]), torch.zeros_like(h[0]), torch.empty_like(h[0])
     for t in reversed(range(len(u))):
         grad_h.addcmul_(C[t].unsqueeze(-1), grad_y[t].unsqueeze(-2))
-        grad_C[t] = (h[t] @ grad_y[t].unsqueeze(-1)).squeeze(-1)
-        grad_B[t] = (grad_h @ dtu[t].unsqueeze(-1)).squeeze(-1)
+        grad_C[t] = torch.mul(h[t], grad_y[t].unsqueeze(-2), out=scratch).sum(-1)
+        grad_B[t] = torch.mul(grad_h, dtu[t].unsqueeze(-2), out=scratch).sum(-1)
         grad_dtu = (B[t].unsqueeze(-2) @ grad_h).squeeze(-2)
         torch.mul(grad_dtu, dt[t], out=grad_u[t])
         torch.mul(grad_dtu, u[t], out=grad_dt[t])
