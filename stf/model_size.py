@@ -105,7 +105,7 @@ def parameters(c: NetworkShape) -> dict[str, int]:
         + c.stage2_blocks * _dcconv_block(c.stage2_dim, kernel),
         "stage 3": _merging(c.stage2_dim, c.stage3_dim) + c.stage3_blocks * mamba,
         "stage 4": _merging(c.stage3_dim, d4) + c.stage4_blocks * transformer,
-        "head": 2 * d4 + _linear(d4, c.num_classes),
+        "head": 2 * d4 + _linear(2 * d4, c.num_classes),
     }
 
 
@@ -151,7 +151,7 @@ def multiply_adds(c: NetworkShape) -> MultiplyAdds:
         * (4 * c.stage1_dim * c.stage2_dim + c.stage2_blocks * _snake_products(c, c.stage2_dim)),
         "stage 3": P3 * (4 * c.stage2_dim * d3 + c.stage3_blocks * mamba),
         "stage 4": P4 * (4 * d3 * d4 + c.stage4_blocks * transformer),
-        "head": d4 * c.num_classes,
+        "head": 2 * d4 * c.num_classes,
     }
     taps = SNAKE_AXES * (c.dcconv_kernel_length - 1) * CORNERS
     sampled = P1 * c.stage1_blocks * snake_channels(c.stage1_dim) + P2 * c.stage2_blocks * snake_channels(
