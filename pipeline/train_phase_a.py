@@ -31,13 +31,13 @@ def main(
 
     from pipeline.training_run import PhaseRun, overridden, run_phase
     from stf.data.ffpp import require_fingerprint
-    from stf.models.backbone_v73 import STFMambaV73
+    from stf.models.network import build_network
 
     params = overridden(load_params(params_path), "a", epochs, batch_size, dry_run)
     config = STFV8Config.from_params(params, "a")
     device = set_up_runtime(params.runtime)
     torch.manual_seed(params.seed)  # first weights and dropout; clips have generators of their own
-    model = STFMambaV73(config)
+    model = build_network(config, device)
     fingerprint = require_fingerprint(params.data.root, "metrics/data.json")
     run_phase(PhaseRun("a", params, config, device, fingerprint, dry_run), model, resume_path)
 

@@ -18,6 +18,7 @@ from stf.model_size import size_text
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
 PhaseName = Literal["a", "b"]
+ScanBackend = Literal["auto", "torch", "mamba_ssm", "conv1d"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 QUALITIES: tuple[str, ...] = get_args(Quality)
@@ -31,6 +32,7 @@ PHASE_B_FLAGS = ("use_hydra", "use_mamer", "use_wss", "use_adaptive_sdim")
 FLAGS = PHASE_A_FLAGS + PHASE_B_FLAGS
 SectionT = TypeVar("SectionT")
 SAMPLE_ROOT = "data/sample"
+DCCONV, TIMM_PREFIX = "dcconv", "timm:"
 
 
 def nearest_name(name: str, known: list[str]) -> str:
@@ -101,7 +103,8 @@ class STFV8Config:
     """One network, its loss and its optimizer settings (SPEC section 5).
 
     Mutable, so call `validate()` after changing a field; everything built from it calls it again.
-    Lengths of time are frames, sizes are pixels, widths are channels, money is US dollars.
+    Lengths of time are frames, sizes are pixels, widths are channels, money is US dollars. `spatial_weights` is a
+    local file with weights for a timm `spatial_backbone`; empty means timm's hub.
     """
 
     in_channels: int = 3
@@ -127,6 +130,10 @@ class STFV8Config:
     dropout: float = 0.3
     drop_path: float = 0.1
     dcconv_kernel_length: int = 9
+    ssm_backend: ScanBackend = "auto"
+    spatial_backbone: str = DCCONV
+    spatial_weights: str = ""
+    spatial_frozen: bool = True
     use_contrastive_hll: bool = False
     use_compression_aug: bool = False
     use_multiscale_drift: bool = False
@@ -194,6 +201,22 @@ class STFV8Config:
                 f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})",
             )
         _require(self.min_lr <= self.lr, f"min_lr ({self.min_lr}) is above lr ({self.lr})")
+        self._validate_parts()
+
+    def _validate_parts(self) -> None:
+        spatial, prefix = self.spatial_backbone, TIMM_PREFIX
+        known = spatial == DCCONV or (spatial.startswith(prefix) and len(spatial) > len(prefix))
+        _require(
+            known,
+            f'spatial_backbone is "{spatial}"; it must be "{DCCONV}" or "{prefix}" and a timm model\'s name',
+        )
+        idle = self.spatial_weights and spatial == DCCONV
+        _require(not idle, f'spatial_weights is for a timm spatial_backbone; with "{DCCONV}" leave it empty')
+        stateless = self.ssm_backend == "conv1d" and self.use_adaptive_sdim
+        _require(
+            not stateless,
+            'ssm_backend "conv1d" has no state: set use_adaptive_sdim to false or take another backend',
+        )
 
     @classmethod
     def from_params(cls, params: Params | dict[str, Any] | str | Path, phase: PhaseName = "a") -> STFV8Config:
@@ -349,6 +372,10 @@ class ModelParams:
     dropout: float = 0.3
     drop_path: float = 0.1
     dcconv_kernel_length: int = 9
+    ssm_backend: ScanBackend = "auto"
+    spatial_backbone: str = DCCONV
+    spatial_weights: str = ""
+    spatial_frozen: bool = True
 
 
 @dataclass(frozen=True)

@@ -24,107 +24,100 @@ from torch import Tensor, nn
 
 from stf.config import PHASE_B_FLAGS, STFV8Config
 from stf.errors import ConfigError
-from stf.models.dcconv_3d import DCConv3DBlock
 from stf.models.dwt_3d import STF3DDWTModule, hll_band, inner
+from stf.models.early_stages import build_early_stages
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
-from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
+from stf.models.spatial import PatchMerging
 from stf.models.transformer_blocks import TransformerBlock, position_code
 
 # Sets λ·hll_energy² at initialisation (SPEC 6). Features have unit variance, of which an HLL coefficient
 # holds 0.03 … 0.1 on clips with a camera's noise and 1 on white noise; 7² times that stays within 0.7 … 70, a
 # factor 10 about ce/λ = 7.
 ENERGY_GAIN = 7.0
-BACKBONE = ("stem", "stage1", "stage2")
 
 
 class STFMambaV73(nn.Module):
-    """V7.3's network for `config`; raises ConfigError when a flag of V8.0's modules is on."""
+    """V7.3's network for `config`; raises ConfigError when a flag of V8.0's modules is on.
 
-    def __init__(self, config: STFV8Config) -> None:
+    `backend` is the scan backend that was chosen for this machine (scan_backends.resolve_backend).
+    """
+
+    def __init__(self, config: STFV8Config, backend: str = "torch") -> None:
         super().__init__()
         config.validate()
-        _refuse_v8_flags(config)
+        self._check_flags(config)
         c = config
-        rates = iter(_drop_path_rates(c))
-        self.stem = Stem(c.in_channels, c.stem_dim)
-        self.hll_gate = HLLGate(c.stem_dim, c.dwt_channels, c.dwt_hidden_dim, (c.stage1_dim, c.stage2_dim))
-        self.stage1 = nn.Sequential(nn.Linear(c.stem_dim, c.stage1_dim), *_dcconv_blocks(c, 1, rates))
-        self.stage2 = nn.Sequential(PatchMerging(c.stage1_dim, c.stage2_dim), *_dcconv_blocks(c, 2, rates))
+        rates = drop_path_rates(c)
+        n_early, n_late = c.stage1_blocks + c.stage2_blocks, c.stage4_blocks
+        self.early = build_early_stages(c, rates[:n_early])
         self.energy_norm = nn.LayerNorm(c.stage2_dim, elementwise_affine=False)
         self.energy_dwt = STF3DDWTModule(c.stage2_dim, c.dwt_channels, gain=ENERGY_GAIN)
-        self.stage3 = nn.Sequential(PatchMerging(c.stage2_dim, c.stage3_dim), *_mamba_blocks(c, rates))
+        self.merge3 = PatchMerging(c.stage2_dim, c.stage3_dim)
+        self.stage3 = self._mixing_stage(c, rates[n_early:-n_late], backend)
         self.merge4 = PatchMerging(c.stage3_dim, c.stage4_dim)
-        self.stage4 = nn.Sequential(*_transformer_blocks(c, rates))
+        blocks = (TransformerBlock(c.stage4_dim, c.num_heads, c.mlp_ratio, rate) for rate in rates[-n_late:])
+        self.stage4 = nn.Sequential(*blocks)
         self.head_norm = nn.LayerNorm(c.stage4_dim)
         self.head_dropout = nn.Dropout(c.dropout)
         self.head = nn.Linear(2 * c.stage4_dim, c.num_classes)  # of the tokens' mean and maximum
         nn.init.normal_(self.head.weight, std=0.002)  # logits start near 0: a maximum is far from 0 by itself
         nn.init.zeros_(self.head.bias)
 
-    def early_features(self, video_BCTHW: Tensor) -> Tensor:
-        """Stage 2's gated output, (B, T, H/8, W/8, stage2_dim)."""
-        stem = self.stem(video_BCTHW)
-        gate1, gate2 = self.hll_gate(stem)
-        return apply_gate(self.stage2(apply_gate(self.stage1(stem), gate1)), gate2)
+    @staticmethod
+    def _check_flags(config: STFV8Config) -> None:
+        on = ", ".join(flag for flag in config.active_flags() if flag in PHASE_B_FLAGS)
+        if on:
+            raise ConfigError(f"STFMambaV73 does not have {on}; build STFMambaV8, or set it to false")
+
+    @staticmethod
+    def _mixing_stage(c: STFV8Config, rates: list[float], backend: str) -> nn.Module:
+        """Stage 3: mixes along time at every location, (B, H, W, T, C) → the same."""
+        mixers = [MambaVisionMixer(c.stage3_dim, c.d_state, c.d_conv, c.ssm_expand) for _ in rates]
+        blocks = (
+            MambaBlock(c.stage3_dim, mixer, c.mlp_ratio, rate)
+            for mixer, rate in zip(mixers, rates, strict=True)
+        )
+        return nn.Sequential(*blocks)
+
+    def mix_in_time(self, features_BTHWC: Tensor, normed_BTHWC: Tensor) -> Tensor:
+        """Stage 3 on stage 2's features, (B, T, H/2, W/2, stage3_dim). V7.3 has no use for the normed ones."""
+        return self.stage3(self.merge3(features_BTHWC).movedim(1, 3)).movedim(3, 1)
 
     def forward(self, video_BCTHW: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W) in [0, 1] → "logits" (B, 2), and in float32 "hll_energy", "all_band_energy" (B,)."""
-        features = self.early_features(video_BCTHW)
-        hll_energy, all_band_energy = self.energy_dwt.energies(self.energy_norm(features))
-        x = self.merge4(self.stage3(features))
+        features = self.early(video_BCTHW)
+        normed = self.energy_norm(features)
+        hll_energy, all_band_energy = self.energy_dwt.energies(normed)
+        x = self.merge4(self.mix_in_time(features, normed))
         x = x + position_code(x.shape[1:4], x.shape[4]).to(x)
         tokens = self.stage4(x.flatten(1, 3))
-        normed = self.head_norm(tokens)
+        normed_tokens = self.head_norm(tokens)
         # The maximum beside the mean: a forgery is local, and an average over all of a clip's tokens drowns it.
-        pooled = torch.cat((normed.mean(1), normed.amax(1)), dim=1)
+        pooled = torch.cat((normed_tokens.mean(1), normed_tokens.amax(1)), dim=1)
         logits = self.head(self.head_dropout(pooled))
         return {"logits": logits, "hll_energy": hll_energy, "all_band_energy": all_band_energy}
 
     @torch.no_grad()
     def hll_maps(self, video_BCTHW: Tensor) -> Tensor:
         """|HLL| averaged over channels, (B, T/2 - 2, H/16, W/16): a picture of where flicker is seen."""
-        features = self.energy_norm(self.early_features(video_BCTHW))
+        features = self.energy_norm(self.early(video_BCTHW))
         return inner(hll_band(self.energy_dwt.projection(features))).abs().mean(-1)
 
     def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of the stem and stages 1-2, which train at `backbone_lr_scale`."""
-        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] in BACKBONE)
+        return ((f"early.{n}", p) for n, p in self.early.backbone_parameters())
 
     def temporal_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything else: wavelet modules, stages 3-4 and head."""
-        return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] not in BACKBONE)
+        early = {name for name, _ in self.backbone_parameters()}
+        return ((n, p) for n, p in self.named_parameters() if n not in early)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the state-space parameters (timm's hook): decay would pull them off their time scales."""
         return {n for n, p in self.named_parameters() if getattr(p, "_no_weight_decay", False)}
 
 
-def _refuse_v8_flags(config: STFV8Config) -> None:
-    on = [flag for flag in config.active_flags() if flag in PHASE_B_FLAGS]
-    if on:
-        verb, them = ("needs", "it") if len(on) == 1 else ("need", "them")
-        names = ", ".join(on)
-        raise ConfigError(f"{names} {verb} STFMambaV8, which this version does not have; set {them} to false")
-
-
-def _drop_path_rates(config: STFV8Config) -> list[float]:
+def drop_path_rates(config: STFV8Config) -> list[float]:
     """Stochastic depth growing linearly from 0 to drop_path over the blocks (Huang et al. 2016)."""
     n = config.stage1_blocks + config.stage2_blocks + config.stage3_blocks + config.stage4_blocks
     return [config.drop_path * i / max(1, n - 1) for i in range(n)]
-
-
-def _dcconv_blocks(config: STFV8Config, stage: int, rates: Iterator[float]) -> list[nn.Module]:
-    dim, n = getattr(config, f"stage{stage}_dim"), getattr(config, f"stage{stage}_blocks")
-    return [DCConv3DBlock(dim, config.dcconv_kernel_length, next(rates)) for _ in range(n)]
-
-
-def _mamba_blocks(c: STFV8Config, rates: Iterator[float]) -> list[nn.Module]:
-    mixers = [
-        MambaVisionMixer(c.stage3_dim, c.d_state, c.d_conv, c.ssm_expand) for _ in range(c.stage3_blocks)
-    ]
-    return [MambaBlock(c.stage3_dim, mixer, c.mlp_ratio, next(rates)) for mixer in mixers]
-
-
-def _transformer_blocks(c: STFV8Config, rates: Iterator[float]) -> list[nn.Module]:
-    n = range(c.stage4_blocks)
-    return [TransformerBlock(c.stage4_dim, c.num_heads, c.mlp_ratio, next(rates)) for _ in n]

@@ -81,7 +81,7 @@ def _reverse_second(x_TMGE: Tensor) -> Tensor:
 
 
 class MambaBlock(nn.Module):
-    """h = x + Mixer(Norm x) along time at every location; out = h + MLP(Norm h); (B, T, H, W, D) → the same."""
+    """h = x + Mixer(Norm x) along time at every location; out = h + MLP(Norm h); (B, …, T, D) → the same."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -90,9 +90,7 @@ class MambaBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BTHWD: Tensor) -> Tensor:
-        B, T, H, W, D = x_BTHWD.shape
-        sequences = self.norm1(x_BTHWD).transpose(0, 1).reshape(T, B * H * W, D)
-        mixed = self.mixer(sequences.transpose(0, 1)).transpose(0, 1).view(T, B, H, W, D).transpose(0, 1)
-        h = x_BTHWD + self.drop_path(mixed)
+    def forward(self, x_BxTD: Tensor) -> Tensor:
+        sequences_MTD = self.norm1(x_BxTD).flatten(0, -3)
+        h = x_BxTD + self.drop_path(self.mixer(sequences_MTD).reshape(x_BxTD.shape))
         return h + self.drop_path(self.mlp(self.norm2(h)))

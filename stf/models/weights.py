@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.network import build_network
 
 FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
@@ -206,6 +207,6 @@ def load_model(path: str | Path) -> tuple[STFMambaV73, STFV8Config, int]:
         raise CheckpointError(
             f"{path} holds a configuration that this version cannot read: {error}"
         ) from None
-    model = STFMambaV73(config)
+    model = build_network(config)
     load_weights(path, model)
     return model.eval(), config, epoch

@@ -45,12 +45,12 @@ def test_sequences_do_not_mix(mixer):
 
 def test_a_block_mixes_along_time_at_each_location_only(mixer):
     block = MambaBlock(12, mixer, mlp_ratio=2.0).double().eval()
-    x = torch.randn(2, 4, 3, 5, 12, dtype=torch.float64)
+    x = torch.randn(2, 3, 5, 4, 12, dtype=torch.float64)
     y = x.clone()
-    y[1, 2, 1, 3, 0] += 1  # one channel: the norm takes off what is common to all
+    y[1, 1, 3, 2, 0] += 1  # one channel: the norm takes off what is common to all
     changed = (block(x) - block(y)).abs().amax(-1) > 1e-12
     expected = torch.zeros_like(changed)
-    expected[1, :, 1, 3] = True
+    expected[1, 1, 3] = True
     assert torch.equal(changed, expected)
 
 

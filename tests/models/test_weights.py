@@ -121,10 +121,10 @@ def test_flexible_loading_reports_loaded_new_dropped_and_reshaped(tmp_path):
     report = load_checkpoint_flexible(path, target, torch.optim.AdamW(target.parameters()))
     assert report.epoch == 2
     assert {name.rsplit(".", 2)[0].split(".")[0] for name in report.new} == {"stage4"}
-    assert all(name.startswith("stage3.2.") for name in report.dropped)
+    assert all(name.startswith("stage3.1.") for name in report.dropped)
     assert set(report.reshaped) == {
-        "hll_gate.dwt.projection.weight",
-        "hll_gate.hidden.0.weight",
+        "early.hll_gate.dwt.projection.weight",
+        "early.hll_gate.hidden.0.weight",
         "energy_dwt.projection.weight",
     }
     assert report.restored == ()  # the optimizer's state belongs to other weights

