@@ -79,21 +79,24 @@ class STFMambaV73(nn.Module):
         )
         return nn.Sequential(*blocks)
 
-    def mix_in_time(self, features_BTHWC: Tensor, normed_BTHWC: Tensor) -> Tensor:
-        """Stage 3 on stage 2's features, (B, T, H/2, W/2, stage3_dim). V7.3 has no use for the normed ones."""
+    def analyse(self, features_BTHWC: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """(bands, hll_energy, all_band_energy) of stage 2's features; V7.3 needs the energies alone."""
+        return {}, *self.energy_dwt.energies(self.energy_norm(features_BTHWC))
+
+    def mix_in_time(self, features_BTHWC: Tensor, bands: dict[str, Tensor]) -> Tensor:
+        """Stage 3 on stage 2's features, (B, T, H/2, W/2, stage3_dim)."""
         return self.stage3(self.merge3(features_BTHWC).movedim(1, 3)).movedim(3, 1)
 
     def forward(self, video_BCTHW: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W) in [0, 1] → "logits" (B, 2), and in float32 "hll_energy", "all_band_energy" (B,)."""
         features = self.early(video_BCTHW)
-        normed = self.energy_norm(features)
-        hll_energy, all_band_energy = self.energy_dwt.energies(normed)
-        x = self.merge4(self.mix_in_time(features, normed))
+        bands, hll_energy, all_band_energy = self.analyse(features)
+        x = self.merge4(self.mix_in_time(features, bands))
         x = x + position_code(x.shape[1:4], x.shape[4]).to(x)
         tokens = self.stage4(x.flatten(1, 3))
-        normed_tokens = self.head_norm(tokens)
+        normed = self.head_norm(tokens)
         # The maximum beside the mean: a forgery is local, and an average over all of a clip's tokens drowns it.
-        pooled = torch.cat((normed_tokens.mean(1), normed_tokens.amax(1)), dim=1)
+        pooled = torch.cat((normed.mean(1), normed.amax(1)), dim=1)
         logits = self.head(self.head_dropout(pooled))
         return {"logits": logits, "hll_energy": hll_energy, "all_band_energy": all_band_energy}
 
