@@ -84,7 +84,7 @@ def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
 
     with progress_bar(console, "checking videos") as advance:
         verification = verify_tree(tree, params.data, params.runtime.num_workers, advance)
-    loads = load_one_pair(params.data, params.sbi, params.seed)
+    loads = load_one_pair(params.data, params.sbi)
     verification = dataclasses.replace(verification, defects=(*loads, *verification.defects))
     console.print(counts_table(verification))
     n_errors = len(verification.errors)
@@ -111,14 +111,12 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
 
     n_workers = params.runtime.num_workers
     with progress_bar(console, "auditing pairs") as advance:
-        report = run_audit(
-            params.data, params.sbi, params.audit, seed=params.seed, n_workers=n_workers, progress=advance
-        )
+        report = run_audit(params.data, params.sbi, params.audit, n_workers=n_workers, progress=advance)
     console.print(audit_table(report, params.audit))
     baselines = describe(measure_test_videos(tree, params.data, n_workers))
     console.print(baselines_table(baselines, synthetic=is_sample(params.data.root)))
     write_json(AUDIT_JSON, audit_json(report, baselines, params.audit))
-    figure = pairs_figure(sample_pairs(params.data, params.sbi, params.seed, N_PICTURED_PAIRS))
+    figure = pairs_figure(sample_pairs(params.data, params.sbi, N_PICTURED_PAIRS))
     Path(PAIRS_PNG).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PAIRS_PNG, dpi=120)
     run.log(audit_metrics(report))

@@ -97,6 +97,10 @@ def test_everything_that_a_stage_reads_of_params_yaml_is_its_parameter(stage: st
     assert not missing
 
 
+def test_other_seeds_of_an_ablation_share_the_data_and_their_audit() -> None:
+    assert "seed" not in STAGES["verify_data"]["params"]
+
+
 def _params_read(tree: ast.Module, stage: str) -> set[str]:
     """'section' or 'section.key' for all that is taken from `params`, directly or by STFV8Config.from_params.
 

@@ -87,7 +87,7 @@ def test_recompressing_only_the_fake_fails_the_audit_too(data: DataParams) -> No
 def test_the_correct_recipe_passes_on_a_quarter_of_the_pairs_per_setting(data: DataParams) -> None:
     seen: list[tuple[int, int]] = []
     report = run_audit(
-        data, SbiParams(), AUDIT, seed=0, n_workers=2, progress=lambda done, total: seen.append((done, total))
+        data, SbiParams(), AUDIT, n_workers=2, progress=lambda done, total: seen.append((done, total))
     )
     assert report.leaking == ()
     require_no_leak(report)
@@ -123,7 +123,7 @@ def test_pairs_are_different_and_in_equal_parts_and_unusable_ones_are_replaced(
 ) -> None:
     seen_candidates.clear()
     monkeypatch.setattr(leak_audit, "_measure_candidate", fake_candidates(lambda i: i % 3 > 0))
-    report = run_audit(data, SbiParams(), AuditParams(pairs=220), seed=0, n_workers=0)
+    report = run_audit(data, SbiParams(), AuditParams(pairs=220), n_workers=0)
     assert report.n_pairs == 220
     assert report.n_replaced == len(seen_candidates) - 220
     assert report.n_replaced >= 73
@@ -138,7 +138,7 @@ def test_too_few_usable_pairs_is_an_error_that_says_so(
 ) -> None:
     monkeypatch.setattr(leak_audit, "_measure_candidate", fake_candidates(lambda i: i % 4 == 0))
     with pytest.raises(DataError, match=r"needs 200 pairs and got 1\d\d: 4\d\d had less than 5%"):
-        run_audit(data, SbiParams(), AUDIT, seed=0, n_workers=0)
+        run_audit(data, SbiParams(), AUDIT, n_workers=0)
 
 
 def a_pair(mask: np.ndarray, real: np.ndarray, fake: np.ndarray) -> Pair:

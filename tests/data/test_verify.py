@@ -304,10 +304,10 @@ def test_a_quality_that_is_not_there_is_named_with_those_that_are(small_tree: Pa
 
 def test_one_pair_is_loaded_as_training_will(tree: Path) -> None:
     data = DataParams(root=str(tree), num_frames=8, img_size=32)
-    assert load_one_pair(data, SbiParams(), 0) == []
-    assert len(sample_pairs(data, SbiParams(), 0, 4)) == 4
+    assert load_one_pair(data, SbiParams()) == []
+    assert len(sample_pairs(data, SbiParams(), 4)) == 4
     no_validation(tree)
-    (defect,) = load_one_pair(data, SbiParams(), 0)
+    (defect,) = load_one_pair(data, SbiParams())
     assert (defect.severity, defect.what, defect.where) == ("error", "sample does not load", "val")
 
 
