@@ -71,13 +71,22 @@ def _inverse_softplus(y: float) -> float:
 
 
 class RealHLLLoss(nn.Module):
-    """V7.3's MSE(HLL_real, 0): the mean of hll_energy² over the reals, a differentiable 0 without any."""
+    """V7.3's MSE(HLL_real, 0): the mean of hll_energy² over the reals, a differentiable 0 without any.
+
+    With `normalize` the energy is hll_energy / √(all_band_energy + ε), the share itself: its logarithm, as in
+    ContrastiveHLLLoss, would be driven to a share of 1 instead of 0.
+    """
+
+    def __init__(self, normalize: bool = False) -> None:
+        super().__init__()
+        self.normalize = normalize
 
     def forward(
         self, hll_energy_B: Tensor, all_band_energy_B: Tensor, labels_B: Tensor
     ) -> tuple[Tensor, dict]:
         """(L_HLL, {"e_real", "e_fake"} for the classes present)."""
-        classes = {"e_real": hll_energy_B[labels_B == 0], "e_fake": hll_energy_B[labels_B == 1]}
+        energy = hll_energy_B / (all_band_energy_B + EPSILON).sqrt() if self.normalize else hll_energy_B
+        classes = {"e_real": energy[labels_B == 0], "e_fake": energy[labels_B == 1]}
         real = classes["e_real"]
         loss = real.square().mean() if len(real) else 0.0 * (hll_energy_B.sum() + all_band_energy_B.sum())
         return loss, {name: energy.mean().detach() for name, energy in classes.items() if len(energy)}
@@ -91,7 +100,7 @@ class STFV8Loss(nn.Module):
         config.validate()
         self.label_smoothing, self.hll_weight = config.label_smoothing, config.hll_loss_weight
         contrastive = ContrastiveHLLLoss(config.hll_loss_margin, config.use_hll_normalization)
-        self.hll = contrastive if config.use_contrastive_hll else RealHLLLoss()
+        self.hll = contrastive if config.use_contrastive_hll else RealHLLLoss(config.use_hll_normalization)
         self._seen: dict[str, Tensor] = {}
 
     def forward(self, out: dict[str, Tensor], labels_B: Tensor) -> dict[str, Tensor]:

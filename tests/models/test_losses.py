@@ -132,3 +132,10 @@ def test_a_contradictory_config_is_refused():
     config.label_smoothing = 2.0
     with pytest.raises(ConfigError, match="label_smoothing"):
         STFV8Loss(config)
+
+
+def test_normalised_real_loss_is_the_mean_squared_share_of_the_reals():
+    out, labels = batch([3.0, 1.0, 9.0], [0, 0, 1])
+    out["all_band_energy"] = torch.tensor([36.0, 4.0, 1.0])
+    result = STFV8Loss(STFV8Config(use_hll_normalization=True))(out, labels)
+    assert result["hll"].item() == pytest.approx((0.5**2 + 0.5**2) / 2, rel=1e-6)
