@@ -5,7 +5,7 @@ Both run in one process in turns, so that a busy machine slows them alike; media
 
 from __future__ import annotations
 
-import itertools
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import click
 import torch
 from torch import Tensor
 
+from benchmarks.memory import peak_mb
 from stf.models.scan import selective_scan
 from tests.reference import models_scan_plain
 
@@ -37,16 +38,6 @@ def timed_ms(scan: Callable[..., Tensor], leaves: list[Tensor]) -> tuple[float, 
     return 1e3 * (middle - start), 1e3 * (time.process_time() - middle)
 
 
-def peak_mb(scan: Callable[..., Tensor], leaves: list[Tensor]) -> float:
-    """Most megabytes that torch held at once during a forward and backward pass, beyond the inputs."""
-    with torch.profiler.profile(profile_memory=True) as profiler:
-        timed_ms(scan, leaves)
-    assert profiler.profiler is not None
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return max(itertools.accumulate(changes)) / 2**20
-
-
 @click.command()
 @click.option("--repeats", default=7, show_default=True)
 @click.option("--threads", default=1, show_default=True)
@@ -63,7 +54,7 @@ def main(repeats: int, threads: int) -> None:
                 times[side].append(timed_ms(scan, leaves))
         median = {s: [statistics.median(column) for column in zip(*t, strict=True)] for s, t in times.items()}
         for side, (forward, backward) in median.items():
-            memory = peak_mb(SIDES[side], leaves)
+            memory = peak_mb(functools.partial(timed_ms, SIDES[side], leaves))
             click.echo(
                 f"{name}: {side:>5} forward {forward:7.1f} ms, backward {backward:7.1f} ms, {memory:6.0f} MB"
             )
