@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stf.model_size import SCAN_DIRECTIONS, dt_rank
 from stf.models.scan import selective_scan
+from stf.models.scan_backends import KernelBackend
 
 DT_MIN, DT_MAX = 1.0e-3, 1.0e-1
 
@@ -37,8 +38,16 @@ class MambaVisionMixer(nn.Module):
     the gate covers both.
     """
 
-    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        backend: KernelBackend = "torch",
+    ) -> None:
         super().__init__()
+        self.backend: KernelBackend = backend
         self.d_inner, self.d_state, self.rank = expand * d_model, d_state, dt_rank(d_model)
         G, E, R = SCAN_DIRECTIONS, self.d_inner, self.rank
         self.in_proj = nn.Linear(d_model, 2 * G * E, bias=False)
@@ -63,14 +72,21 @@ class MambaVisionMixer(nn.Module):
             dt = torch.exp(torch.empty_like(self.dt_bias).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
 
-    def forward(self, x_MTD: Tensor) -> Tensor:
+    def forward(self, x_MTD: Tensor, open_MN: Tensor | None = None) -> Tensor:
+        """`open_MN` in [0, 1] weighs the read-out of every state, in both directions; None opens all of them.
+
+        y is linear in C, so weights w_n = Σ_{k: N_k > n} p_k give the mixture Σ_k p_k·y^{(N_k)} of mixers that have
+        their first N_k states only.
+        """
         x_TMD = x_MTD.transpose(0, 1)  # time first: steps, shifts and reversals are then contiguous slabs
         x, gate = self.in_proj(x_TMD).unflatten(-1, (2, SCAN_DIRECTIONS, self.d_inner)).unbind(2)
         u = F.silu(causal_depthwise(_reverse_second(x), self.conv_weight, self.conv_bias))
         widths = [self.rank, self.d_state, self.d_state]
         low, B, C = torch.einsum("tmge,ger->tmgr", u, self.x_proj).split(widths, -1)
+        if open_MN is not None:
+            C = C * open_MN.unsqueeze(1)
         dt = F.softplus(torch.einsum("tmgr,gre->tmge", low, self.dt_proj).float() + self.dt_bias)
-        y = selective_scan(u, dt, -torch.exp(self.A_log.float()), B, C)
+        y = selective_scan(u, dt, -torch.exp(self.A_log.float()), B, C, self.backend)
         y = _reverse_second(torch.addcmul(y, u, self.D))
         return self.out_proj((y.to(gate.dtype) * F.silu(gate)).flatten(2)).transpose(0, 1)
 
@@ -78,6 +94,15 @@ class MambaVisionMixer(nn.Module):
 def _reverse_second(x_TMGE: Tensor) -> Tensor:
     """The second group read backwards in time; its own inverse."""
     return torch.stack((x_TMGE[:, :, 0], x_TMGE[:, :, 1].flip(0)), dim=2)
+
+
+def mix_sequences(mixer: nn.Module, x_BxTD: Tensor, open_BN: Tensor | None = None) -> Tensor:
+    """`mixer` along time at every location, (B, …, T, D) → the same; a clip's open states serve all of them."""
+    sequences_MTD = x_BxTD.flatten(0, -3)
+    if open_BN is None:
+        return mixer(sequences_MTD).reshape(x_BxTD.shape)
+    open_MN = open_BN.repeat_interleave(len(sequences_MTD) // len(open_BN), dim=0)
+    return mixer(sequences_MTD, open_MN).reshape(x_BxTD.shape)
 
 
 class MambaBlock(nn.Module):
@@ -90,7 +115,7 @@ class MambaBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BxTD: Tensor) -> Tensor:
-        sequences_MTD = self.norm1(x_BxTD).flatten(0, -3)
-        h = x_BxTD + self.drop_path(self.mixer(sequences_MTD).reshape(x_BxTD.shape))
+    def forward(self, x_BxTD: Tensor, open_BN: Tensor | None = None) -> Tensor:
+        """`open_BN` are the clips' weights of the mixer's states; a mixer without states takes none."""
+        h = x_BxTD + self.drop_path(mix_sequences(self.mixer, self.norm1(x_BxTD), open_BN))
         return h + self.drop_path(self.mlp(self.norm2(h)))

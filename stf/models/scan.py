@@ -1,4 +1,4 @@
-"""Mamba-1's selective scan in plain torch, exact on CPU and GPU.
+"""Mamba-1's selective scan in plain torch, exact on CPU and GPU, or by mamba-ssm's CUDA kernel.
 
 Shapes: T time steps, M sequences, G independent groups (scan directions), D channels per group, N states per
 channel.
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from stf.models.scan_backends import KernelBackend
 
 # Elements of the state per block. CPU: half of a 1 MB L2 cache, the fastest in benchmarks/scan.py. GPU: 32 MB, so that
 # the backward pass, which holds T states and T decays, takes 2.1 GB at T = 32.
@@ -108,13 +110,39 @@ def _backward_block(A: Tensor, inputs: list[Tensor], outputs: list[Tensor], buff
     grad_A += A_sum.sum(0)
 
 
-def selective_scan(u_TMGD: Tensor, dt_TMGD: Tensor, A_GDN: Tensor, B_TMGN: Tensor, C_TMGN: Tensor) -> Tensor:
+def selective_scan(
+    u_TMGD: Tensor,
+    dt_TMGD: Tensor,
+    A_GDN: Tensor,
+    B_TMGN: Tensor,
+    C_TMGN: Tensor,
+    backend: KernelBackend = "torch",
+) -> Tensor:
     """y_t = C_t·h_t with h_t = exp(dt_t·A)·h_{t-1} + dt_t·B_t·u_t and h_{-1} = 0; (T, M, G, D).
 
     dt is positive (after softplus), A negative. Computed in float32 at least, whatever autocast says: a
-    bfloat16 state loses the product of many decays near 1. The skip term D·u is the caller's.
+    bfloat16 state loses the product of many decays near 1. The skip term D·u is the caller's. `backend` is
+    resolve_backend's choice (scan_backends.py); "mamba_ssm" needs CUDA tensors.
     """
     with torch.autocast(u_TMGD.device.type, enabled=False):
+        if backend == "mamba_ssm":
+            return _mamba_ssm_scan(u_TMGD, dt_TMGD, A_GDN, B_TMGN, C_TMGN)
         kind = torch.promote_types(u_TMGD.dtype, torch.float32)
         u, dt, B, C = (x.to(kind).contiguous() for x in (u_TMGD, dt_TMGD, B_TMGN, C_TMGN))
         return _SelectiveScan.apply(u, dt, A_GDN.to(kind).mT.contiguous(), B, C)
+
+
+def _mamba_ssm_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """The same by mamba-ssm's CUDA kernel, in float32, the only precision in which it takes all five alike.
+
+    Its layout is (M, channels, T), time innermost, with one B and C (M, G, N, T) per G-th of the channels: our
+    groups side by side are its channels, and each keeps the rows of A, B and C that are its own.
+    """
+    from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
+        selective_scan_fn,
+    )
+
+    by_channel = [x.float().permute(1, 2, 3, 0).flatten(1, 2).contiguous() for x in (u, dt)]
+    by_group = [x.float().permute(1, 2, 3, 0).contiguous() for x in (B, C)]
+    y_McT = selective_scan_fn(*by_channel, A.float().flatten(0, 1).contiguous(), *by_group)
+    return y_McT.unflatten(1, u.shape[2:]).permute(3, 0, 1, 2)
