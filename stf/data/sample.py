@@ -35,7 +35,7 @@ from stf.data.synthetic.swaps import deepfakes, faceswap
 from stf.data.synthetic.take import Take, record
 from stf.errors import DataError
 
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 2
 SAMPLE_SEED = 0  # not the run's: runs with other seeds train and are tested on the same people
 C23 = 23
 _PERSON, _ACTING, _RECORDING, _FORGERY, _UPLOAD, _DETECTOR = range(6)  # the purposes of draws

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stf.data.synthetic.performance import FPS
 
 Frames = NDArray[np.uint8]
+LENS_BLUR_px = (0.85, 1.1)  # standard deviation, from the best lens to the worst
 CHROMA_BLUR_px = 4.0  # every camera smooths colour noise away, where the eye does not look
 
 
@@ -40,7 +41,7 @@ def draw_camera(rng: np.random.Generator) -> Camera:
     """A camera, its settings and the mains it hangs on."""
     noise = float(np.exp(rng.uniform(np.log(0.2), np.log(0.7))))
     return Camera(
-        lens_blur_px=float(rng.uniform(0.85, 1.1)),
+        lens_blur_px=float(rng.uniform(*LENS_BLUR_px)),
         vignette=float(rng.uniform(0.0, 0.22)),
         shot_noise=0.00022 * noise,
         read_noise=0.0012 * noise,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.data.synthetic.camera import Frames
+from stf.data.synthetic.camera import Frames, LENS_BLUR_px
 from stf.data.synthetic.face import Light, render
 from stf.data.synthetic.forging import (
     Picture,
@@ -25,6 +25,7 @@ from stf.data.synthetic.forging import (
     paste,
 )
 from stf.data.synthetic.performance import wander
+from stf.data.synthetic.relief import blurred
 from stf.data.synthetic.skin import Head
 from stf.data.synthetic.take import Take
 
@@ -81,8 +82,9 @@ def deepfakes(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fra
 def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Frames, Landmarks]:
     """The source's texture on a face model fitted to the target, lit by an estimated light, pasted.
 
-    No shadows and no skin oil, a damped expression, a fit that wanders by a pixel or two, a narrow feather, a
-    texture sharper than the video's.
+    No shadows and no skin oil, a damped expression, a fit that wanders by a pixel or two, a narrow feather. The
+    texture comes from the source's own video, so another lens has softened it: without that, the sharpness of the
+    face alone told these fakes from the reals.
     """
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     n_frames = len(frames)
@@ -92,7 +94,7 @@ def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fram
     visibility = np.dstack([np.ones_like(source.occlusion), source.occlusion])
     error = np.stack([wander(rng, n_frames, spread, 0.12) for spread in (1.0, 1.0, 0.010, 0.012)], 1)
     wrong_light, damping = float(rng.normal(0, 0.35)), float(rng.uniform(0.65, 0.9))
-    feather_px = float(rng.uniform(1.5, 3.5))
+    feather_px, lens_px = float(rng.uniform(1.5, 3.5)), float(rng.uniform(*LENS_BLUR_px))
     for t in range(n_frames):
         pose = target.staging.pose(t, target.scale_px, target.origin_px)
         acted = target.acting.at(t)
@@ -100,9 +102,10 @@ def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fram
         true = target.staging.light(t)
         light = Light(target.staging.towards(wrong_light), true.key, true.fill * 1.3)
         drawn = render(matte, pose, acted, light, visibility, size)
+        soft = dataclasses.replace(drawn, colour_HWC=blurred(drawn.colour_HWC, lens_px))
         matrix = fit_affine(drawn.landmarks_81[:68], target.landmarks_T[t, :68], similarity=False)
         matrix = _shaken(matrix, target.landmarks_T[t, INNER].mean(0), error[t, :2], error[t, 2], error[t, 3])
-        picture = _place(develop(target, drawn), matrix)
+        picture = _place(develop(target, soft), matrix)
         mask = feathered(hull(target.landmarks_T[t, :68], size), feather_px) * _place(drawn.alpha_HW, matrix)
         picture = match_colours(picture, frames[t].astype(np.float32), mask, 0.6)
         frames[t] = paste(frames[t], picture, mask)
