@@ -51,6 +51,31 @@ def wins_by_cluster(
     return member_RK.T @ beats_RF @ member_FK, member_RK.sum(0), member_FK.sum(0)
 
 
+def resample_weights(reals_K: np.ndarray, fakes_K: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """(S, K): how often each resample takes each cluster, K draws with replacement; draws without a class are redrawn.
+
+    Never ends when a class is missing altogether: ask before.
+    """
+    n_clusters = len(reals_K)
+    rng = np.random.default_rng(seed)
+    kept: list[np.ndarray] = []
+    n_kept = 0
+    while n_kept < n_resamples:
+        weights_SK = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=_CHUNK)
+        weights_SK = weights_SK[(weights_SK @ reals_K) * (weights_SK @ fakes_K) > 0]
+        kept.append(weights_SK)
+        n_kept += len(weights_SK)
+    return np.concatenate(kept)[:n_resamples]
+
+
+def resampled_aucs(
+    weights_SK: np.ndarray, wins_KK: np.ndarray, reals_K: np.ndarray, fakes_K: np.ndarray
+) -> np.ndarray:
+    """The AUC of every resample, (S,)."""
+    pairs_S = (weights_SK @ reals_K) * (weights_SK @ fakes_K)
+    return ((weights_SK @ wins_KK) * weights_SK).sum(1) / pairs_S
+
+
 def auc_interval(
     labels_N: np.ndarray, scores_N: np.ndarray, clusters_N: np.ndarray, n_resamples: int, seed: int
 ) -> Interval | None:
@@ -63,16 +88,7 @@ def auc_interval(
     if len(np.unique(labels_N)) < 2 or len(np.unique(clusters_N)) < 2:
         return None
     wins_KK, reals_K, fakes_K = wins_by_cluster(labels_N, scores_N, clusters_N)
-    n_clusters = len(reals_K)
-    rng = np.random.default_rng(seed)
-    kept: list[np.ndarray] = []
-    n_kept = 0
-    while n_kept < n_resamples:
-        weights_SK = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=_CHUNK)
-        pairs_S = (weights_SK @ reals_K) * (weights_SK @ fakes_K)
-        weights_SK, pairs_S = weights_SK[pairs_S > 0], pairs_S[pairs_S > 0]
-        kept.append(((weights_SK @ wins_KK) * weights_SK).sum(1) / pairs_S)
-        n_kept += len(pairs_S)
-    aucs_S = np.concatenate(kept)[:n_resamples]
+    weights_SK = resample_weights(reals_K, fakes_K, n_resamples, seed)
+    aucs_S = resampled_aucs(weights_SK, wins_KK, reals_K, fakes_K)
     low, high = np.quantile(aucs_S, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), n_clusters, n_resamples)
+    return Interval(float(low), float(high), len(reals_K), n_resamples)

@@ -48,7 +48,8 @@ def print_report(console: Console, evaluation: Evaluation, store_baseline: float
     console.print(bullets)
 
 
-def _table(title: str, *columns: str) -> Table:
+def make_table(title: str, *columns: str) -> Table:
+    """An empty table; the first column is left-justified, the others right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -58,7 +59,7 @@ def _table(title: str, *columns: str) -> Table:
 def main_table(evaluation: Evaluation, store_baseline: float | None) -> Table:
     """Method | N | AUC | Acc | Interpretation at the headline quality."""
     quality = evaluation.headline.quality
-    table = _table(
+    table = make_table(
         f"Real test videos against each method's fakes, {quality}", "Method", "N", "AUC % [95 %]", "Acc %"
     )
     table.add_column("Interpretation")
@@ -84,12 +85,13 @@ def _change(metrics: GroupMetrics, store_baseline: float | None) -> str:
 
 
 def _row(name: str, metrics: GroupMetrics) -> tuple[str, str, str, str]:
-    auc = escape(_percent(metrics.auc) + _spread(metrics.auc_interval))
+    auc = escape(percent(metrics.auc) + _spread(metrics.auc_interval))
     count = f"{metrics.n_real} + {metrics.n_fake}"
-    return name.capitalize() if name == OVERALL else name, count, auc, _percent(metrics.accuracy)
+    return name.capitalize() if name == OVERALL else name, count, auc, percent(metrics.accuracy)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as per cent with one decimal; None is n/a."""
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
@@ -100,17 +102,17 @@ def _spread(interval: Interval | None) -> str:
 def detail_table(evaluation: Evaluation) -> Table:
     """The other metrics at the headline quality, in per cent."""
     columns = ("Bal. acc", "Precision", "Recall", "F1", "EER", "AP", "TPR @ FPR 1 %")
-    table = _table("At the validation threshold, % (EER, AP, TPR without it)", "Method", *columns)
+    table = make_table("At the validation threshold, % (EER, AP, TPR without it)", "Method", *columns)
     for name, m in evaluation.headline.groups.items():
         values = (m.balanced_accuracy, m.precision, m.recall, m.f1, m.eer, m.ap, m.tpr_at_fpr_1pct)
-        table.add_row(name.capitalize() if name == OVERALL else name, *map(_percent, values))
+        table.add_row(name.capitalize() if name == OVERALL else name, *map(percent, values))
     return table
 
 
 def quality_table(evaluation: Evaluation, quality: str) -> Table:
     """N, AUC and accuracy of one further quality."""
     result = next(result for result in evaluation.qualities if result.quality == quality)
-    table = _table(f"The same in {quality}", "Method", "N", "AUC % [95 %]", "Acc %")
+    table = make_table(f"The same in {quality}", "Method", "N", "AUC % [95 %]", "Acc %")
     for name, metrics in result.groups.items():
         table.add_row(*_row(name, metrics))
     return table
@@ -119,17 +121,17 @@ def quality_table(evaluation: Evaluation, quality: str) -> Table:
 def baseline_table(evaluation: Evaluation) -> Table:
     """AUC of the untrained scalars beside the network's."""
     groups = evaluation.headline.groups
-    table = _table("Trivial baselines: AUC % of untrained scalars, larger = fake", "Scalar")
+    table = make_table("Trivial baselines: AUC % of untrained scalars, larger = fake", "Scalar")
     for name in groups:
         table.add_column("Overall [95 %]" if name == OVERALL else name, justify="right")
     network = [
-        escape(_percent(m.auc) + (_spread(m.auc_interval) if name == OVERALL else ""))
+        escape(percent(m.auc) + (_spread(m.auc_interval) if name == OVERALL else ""))
         for name, m in groups.items()
     ]
     table.add_row("the network", *network, style="bold")
     for scalar, by_group in evaluation.baselines.items():
         cells = [
-            escape(_percent(s.auc) + (_spread(s.interval) if name == OVERALL else ""))
+            escape(percent(s.auc) + (_spread(s.interval) if name == OVERALL else ""))
             for name, s in by_group.items()
         ]
         table.add_row(scalar, *cells)
@@ -138,11 +140,11 @@ def baseline_table(evaluation: Evaluation) -> Table:
 
 def self_blended_table(evaluation: Evaluation) -> Table:
     """AUC on the two fixed self-blended sets of --sbi-test."""
-    table = _table(
+    table = make_table(
         "Self-blended clips of the test split's real videos (fixed seed)", "Recipe", "N", "AUC % [95 %]"
     )
     for r in evaluation.self_blended:
-        auc = escape(_percent(r.auc) + _spread(r.interval))
+        auc = escape(percent(r.auc) + _spread(r.interval))
         table.add_row(f"{r.recipe}: {r.meaning}", f"{r.n_real} + {r.n_fake}", auc)
     return table
 

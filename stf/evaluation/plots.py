@@ -57,7 +57,7 @@ def save_roc_plot(evaluation: Evaluation, path: Path) -> None:
         axes.plot([], [], linestyle="none", **ring, label="at the validation threshold")
         axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="#dddddd", fontsize=8.5)
         _titles(axes, evaluation, "ROC on test videos")
-        _save(figure, path)
+        save_png(figure, path)
 
 
 def _roc_line(axes: Axes, evaluation: Evaluation, name: str, metrics: GroupMetrics) -> None:
@@ -102,7 +102,7 @@ def save_scores_plot(evaluation: Evaluation, path: Path) -> None:
         axes.set(xlim=(limits[0] - margin, limits[1] + margin), ylim=(-0.42, len(names) - 0.02))
         axes.set_xlabel("score = mean p(fake) over the video's clips")
         _titles(axes, evaluation, "Scores of the test videos")
-        _save(figure, path)
+        save_png(figure, path)
 
 
 def _score_limits(scores_N: np.ndarray) -> tuple[float, float]:
@@ -142,7 +142,8 @@ def _titles(axes: Axes, evaluation: Evaluation, what: str) -> None:
     )
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes the figure as PNG; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # matplotlib writes its own version into the PNG otherwise, and an upgrade would change every hash
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
