@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from stf.config import PHASE_B_FLAGS, STFV8Config
 from stf.errors import ConfigError
+from stf.models.conv1d_mixer import Conv1DSequenceMixer
 from stf.models.dwt_3d import STF3DDWTModule, hll_band, inner
 from stf.models.early_stages import build_early_stages
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
+from stf.models.scan_backends import SsmBackend, resolve_backend
 from stf.models.spatial import PatchMerging
 from stf.models.transformer_blocks import TransformerBlock, position_code
 
@@ -39,21 +41,23 @@ ENERGY_GAIN = 7.0
 class STFMambaV73(nn.Module):
     """V7.3's network for `config`; raises ConfigError when a flag of V8.0's modules is on.
 
-    `backend` is the scan backend that was chosen for this machine (scan_backends.resolve_backend).
+    `backend` is the scan backend that was chosen for this machine (scan_backends.resolve_backend); None chooses
+    for a CPU. `ssm_backend` tells afterwards which one it is.
     """
 
-    def __init__(self, config: STFV8Config, backend: str = "torch") -> None:
+    def __init__(self, config: STFV8Config, backend: SsmBackend | None = None) -> None:
         super().__init__()
         config.validate()
         self._check_flags(config)
         c = config
+        self.ssm_backend: SsmBackend = backend or resolve_backend(c.ssm_backend, "cpu")
         rates = drop_path_rates(c)
         n_early, n_late = c.stage1_blocks + c.stage2_blocks, c.stage4_blocks
         self.early = build_early_stages(c, rates[:n_early])
         self.energy_norm = nn.LayerNorm(c.stage2_dim, elementwise_affine=False)
         self.energy_dwt = STF3DDWTModule(c.stage2_dim, c.dwt_channels, gain=ENERGY_GAIN)
         self.merge3 = PatchMerging(c.stage2_dim, c.stage3_dim)
-        self.stage3 = self._mixing_stage(c, rates[n_early:-n_late], backend)
+        self.stage3 = self._mixing_stage(c, rates[n_early:-n_late], self.ssm_backend)
         self.merge4 = PatchMerging(c.stage3_dim, c.stage4_dim)
         blocks = (TransformerBlock(c.stage4_dim, c.num_heads, c.mlp_ratio, rate) for rate in rates[-n_late:])
         self.stage4 = nn.Sequential(*blocks)
@@ -70,14 +74,15 @@ class STFMambaV73(nn.Module):
             raise ConfigError(f"STFMambaV73 does not have {on}; build STFMambaV8, or set it to false")
 
     @staticmethod
-    def _mixing_stage(c: STFV8Config, rates: list[float], backend: str) -> nn.Module:
+    def _mixing_stage(c: STFV8Config, rates: list[float], backend: SsmBackend) -> nn.Module:
         """Stage 3: mixes along time at every location, (B, H, W, T, C) → the same."""
-        mixers = [MambaVisionMixer(c.stage3_dim, c.d_state, c.d_conv, c.ssm_expand) for _ in rates]
-        blocks = (
-            MambaBlock(c.stage3_dim, mixer, c.mlp_ratio, rate)
-            for mixer, rate in zip(mixers, rates, strict=True)
-        )
-        return nn.Sequential(*blocks)
+
+        def mixer() -> nn.Module:
+            if backend == "conv1d":
+                return Conv1DSequenceMixer(c.stage3_dim, c.d_conv, c.ssm_expand)
+            return MambaVisionMixer(c.stage3_dim, c.d_state, c.d_conv, c.ssm_expand, backend)
+
+        return nn.Sequential(*(MambaBlock(c.stage3_dim, mixer(), c.mlp_ratio, rate) for rate in rates))
 
     def analyse(self, features_BTHWC: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """(bands, hll_energy, all_band_energy) of stage 2's features; V7.3 needs the energies alone."""
