@@ -12,7 +12,6 @@ import os
 import pickle
 import tempfile
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,18 +21,14 @@ from torch import Tensor, nn
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.load_report import LoadReport
 from stf.models.network import build_network
+from stf.models.scan_backends import portable
 
 FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
 PARTS = ("optimizer", "scheduler", "scaler")
-KINDS = {
-    "loaded": "taken from the file",
-    "new": "not in the file, kept as initialised",
-    "dropped": "in the file, not in the network",
-    "reshaped": "of another shape in the file, kept as initialised",
-}
 
 
 class Stateful(Protocol):
@@ -42,28 +37,6 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_checkpoint_flexible` did, by parameter name; `restored` names optimizer, scheduler, scaler."""
-
-    loaded: tuple[str, ...]
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-    reshaped: tuple[str, ...]
-    restored: tuple[str, ...]
-    epoch: int | None = None
-
-    def table(self, max_names: int = 6) -> str:
-        """One line per kind: count, meaning, and the first names."""
-        lines = []
-        for kind, meaning in KINDS.items():
-            names = getattr(self, kind)
-            shown = ", ".join(names[:max_names]) + (", …" if len(names) > max_names else "")
-            named = f": {shown}" if names and kind != "loaded" else ""
-            lines.append(f"{kind:>9} {len(names):5d}  {meaning}{named}")
-        return "\n".join(lines)
 
 
 def save_checkpoint(
@@ -86,6 +59,7 @@ def save_checkpoint(
         raise TypeError(f"save_checkpoint() got unexpected {', '.join(sorted(unknown))}")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in MACHINE_FIELDS}
     payload: dict[str, Any] = {"format": FORMAT, "config": settings, "epoch": epoch, "model": _owned(model)}
+    payload["ssm_backend"] = getattr(model, "ssm_backend", "torch")  # the one used; config has what was asked
     if loss is not None:
         payload["loss"] = _owned(loss)
     payload |= {name: part.state_dict() for name, part in sorted(parts.items()) if part is not None}
@@ -182,8 +156,9 @@ def load_checkpoint_flexible(
                 f"{path}: the state of the {name} does not fit this run's: {error}"
             ) from None
     reshaped = tuple(name for name in common if name not in loaded)
-    epoch = payload.get("epoch")
-    return LoadReport(tuple(loaded), new, dropped, reshaped, tuple(n for n, _ in restored), epoch)
+    sizes = {name: value.numel() for name, value in (weights | own).items()}
+    restored_names = tuple(name for name, _ in restored)
+    return LoadReport(tuple(loaded), new, dropped, reshaped, restored_names, sizes, payload.get("epoch"))
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -193,8 +168,12 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         raise CheckpointError(f"{path} does not fit this network:\n{report.table()}")
 
 
-def load_model(path: str | Path) -> tuple[STFMambaV73, STFV8Config, int]:
-    """(network in eval mode, its configuration, epoch) from one of our checkpoints, built from the config inside."""
+def load_model(path: str | Path, device: str = "cpu") -> tuple[STFMambaV73, STFV8Config, int]:
+    """(network in eval mode on `device`, its configuration, epoch) from one of our checkpoints and the config inside.
+
+    The scan backend is chosen for `device` anew: weights trained with mamba_ssm are evaluated with torch where it
+    cannot run. The configuration keeps what was asked for; the network's `ssm_backend` tells what is used.
+    """
     payload = read_checkpoint(path)
     settings, epoch = payload.get("config"), payload.get("epoch")
     if payload.get("format") != FORMAT or not isinstance(settings, dict) or not isinstance(epoch, int):
@@ -207,6 +186,7 @@ def load_model(path: str | Path) -> tuple[STFMambaV73, STFV8Config, int]:
         raise CheckpointError(
             f"{path} holds a configuration that this version cannot read: {error}"
         ) from None
-    model = build_network(config)
+    here = dataclasses.replace(config, ssm_backend=portable(config.ssm_backend))
+    model = build_network(here, device)
     load_weights(path, model)
-    return model.eval(), config, epoch
+    return model.to(device).eval(), config, epoch
