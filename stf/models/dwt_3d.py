@@ -51,8 +51,14 @@ def filter_axis(x: Tensor, band: str, axis: int) -> Tensor:
 
 def dwt_3d(x_BTHWC: Tensor) -> dict[str, Tensor]:
     """All eight bands {"LLL": (B, T/2, H/2, W/2, C), …, "HHH": …}; T, H and W even."""
+    halves = {band: filter_axis(x_BTHWC, band, 1) for band in "LH"}
+    return {t + hw: band for t, x in halves.items() for hw, band in _split_in_space(x).items()}
+
+
+def _split_in_space(x_BTHWC: Tensor) -> dict[str, Tensor]:
+    """{"LL", "LH", "HL", "HH"}: the bands of height and width, each (B, T, H/2, W/2, C)."""
     bands = {"": x_BTHWC}
-    for axis in (1, 2, 3):
+    for axis in (2, 3):
         bands = {name + b: filter_axis(x, b, axis) for name, x in bands.items() for b in "LH"}
     return bands
 
@@ -97,10 +103,26 @@ class STF3DDWTModule(nn.Module):
         so the sum over bands is taken after the temporal one alone.
         """
         with torch.autocast(x_BTHWC.device.type, enabled=False):
-            kind = torch.promote_types(x_BTHWC.dtype, torch.float32)
-            projected = nn.functional.linear(x_BTHWC.to(kind), self.projection.weight.to(kind))
+            projected = self._project_precisely(x_BTHWC)
             low, high = (inner(filter_axis(projected, band, 1)) for band in "LH")
-            hll = filter_axis(filter_axis(high, "L", 2), "L", 3).flatten(1)
-            n = hll.shape[1]
-            total = low.square().flatten(1).sum(1) + high.square().flatten(1).sum(1)
-            return torch.linalg.vector_norm(hll, dim=1) * n**-0.5, total / n
+            return _energies(low, high, filter_axis(filter_axis(high, "L", 2), "L", 3))
+
+    def bands_and_energies(self, x_BTHWC: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """(forward(x), *energies(x)) from one projection and one transform, all in float32 even under autocast."""
+        with torch.autocast(x_BTHWC.device.type, enabled=False):
+            projected = self._project_precisely(x_BTHWC)
+            halves = {band: filter_axis(projected, band, 1) for band in "LH"}
+            bands = {t + hw: band for t, x in halves.items() for hw, band in _split_in_space(x).items()}
+            return bands, *_energies(inner(halves["L"]), inner(halves["H"]), inner(bands["HLL"]))
+
+    def _project_precisely(self, x_BTHWC: Tensor) -> Tensor:
+        kind = torch.promote_types(x_BTHWC.dtype, torch.float32)
+        return nn.functional.linear(x_BTHWC.to(kind), self.projection.weight.to(kind))
+
+
+def _energies(low_BTHWC: Tensor, high_BTHWC: Tensor, hll_BTHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """(hll_energy, all_band_energy) from the two temporal half bands and HLL, the wrapped coefficients left out."""
+    hll = hll_BTHWC.flatten(1)
+    n = hll.shape[1]
+    total = low_BTHWC.square().flatten(1).sum(1) + high_BTHWC.square().flatten(1).sum(1)
+    return torch.linalg.vector_norm(hll, dim=1) * n**-0.5, total / n

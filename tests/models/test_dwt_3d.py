@@ -124,3 +124,22 @@ def test_rows_first_made_under_inference_mode_serve_training():
     module.energies(x.requires_grad_())[0].sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bands_and_energies_in_one_pass_are_those_of_two(dtype):
+    module = STF3DDWTModule(5, 3).to(dtype)
+    x = clip((2, 16, 6, 10, 5), dtype)
+    bands, hll, total = module.bands_and_energies(x)
+    torch.testing.assert_close(bands, module(x))
+    torch.testing.assert_close((hll, total), module.energies(x), rtol=1e-6, atol=0)
+
+
+def test_bands_and_energies_stay_float32_under_autocast():
+    module = STF3DDWTModule(4, 4)
+    x = clip((2, 8, 8, 8, 4), torch.float32)
+    expected = module.bands_and_energies(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        bands, hll, total = module.bands_and_energies(x)
+    torch.testing.assert_close((bands, hll, total), expected, rtol=0, atol=0)
+    assert all(band.dtype == torch.float32 for band in bands.values())
