@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 TABLE_WIDTH = 100
 GROUP_DEPTH = 3
+INDENT, NO_BREAK = " " * 11, "\N{NO-BREAK SPACE}"
 KINDS = {
     "loaded": "taken from the file",
     "new": "not in the file, kept as initialised",
@@ -74,13 +75,10 @@ class LoadReport:
             lines.append(
                 f"{kind:>8} {len(self.names(kind)):8,d} {self.parameters(kind):12,d}  {meaning}".rstrip()
             )
-            groups = [f"{row['module']} ({row['tensors']})" for row in self.as_rows() if row["kind"] == kind]
-            indent = " " * 11
-            lines += textwrap.wrap(
-                ", ".join(groups),
-                TABLE_WIDTH,
-                initial_indent=indent,
-                subsequent_indent=indent,
-                break_on_hyphens=False,
+            of_kind = [row for row in self.as_rows() if row["kind"] == kind]
+            groups = ", ".join(f"{row['module']}{NO_BREAK}({row['tensors']})" for row in of_kind)
+            wrapped = textwrap.fill(
+                groups, TABLE_WIDTH, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False
             )
+            lines += wrapped.replace(NO_BREAK, " ").splitlines()
         return "\n".join(lines)

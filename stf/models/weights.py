@@ -12,6 +12,7 @@ import os
 import pickle
 import tempfile
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from stf.models.scan_backends import portable
 FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
+FOREIGN = {b"<": "a web page", b"\x93NUMPY": "a NumPy array", b"version https://git-": "a Git LFS pointer"}
 PARTS = ("optimizer", "scheduler", "scaler")
 
 
@@ -51,15 +53,16 @@ def save_checkpoint(
 ) -> None:
     """Writes `path` in one step (temporary file, fsync, rename); equal state gives equal bytes.
 
-    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. Raises CheckpointError
-    when the folder cannot be written.
+    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. The scan backend that was used
+    is written beside the configuration, which has what was asked for. Raises CheckpointError when the folder
+    cannot be written.
     """
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise TypeError(f"save_checkpoint() got unexpected {', '.join(sorted(unknown))}")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in MACHINE_FIELDS}
     payload: dict[str, Any] = {"format": FORMAT, "config": settings, "epoch": epoch, "model": _owned(model)}
-    payload["ssm_backend"] = getattr(model, "ssm_backend", "torch")  # the one used; config has what was asked
+    payload["ssm_backend"] = getattr(model, "ssm_backend", "torch")
     if loss is not None:
         payload["loss"] = _owned(loss)
     payload |= {name: part.state_dict() for name, part in sorted(parts.items()) if part is not None}
@@ -100,10 +103,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; `dvc repro` or `dvc pull` brings it") from None
-    except pickle.UnpicklingError:
-        advice = "it is damaged, or would have to run code to be read, which is refused; take another file"
-        raise CheckpointError(f"{path} is not a file of plain weights: {advice}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if found := _what_it_is(path):
+            raise CheckpointError(f"{path} is {found}, not a checkpoint; take another copy") from None
+        if isinstance(error, pickle.UnpicklingError):
+            advice = (
+                "it is damaged, or would have to run code to be read, which is refused; take another file"
+            )
+            raise CheckpointError(f"{path} is not a file of plain weights: {advice}") from None
         reason = textwrap.shorten(str(error) or type(error).__name__, 150, placeholder=" …")
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({reason}); take another copy"
@@ -111,6 +118,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
     return payload
+
+
+def _what_it_is(path: str | Path) -> str:
+    """What a file that torch cannot read turns out to be; an empty string when its first bytes do not tell."""
+    if Path(path).is_dir():
+        return "a folder"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(32)
+    except OSError:
+        return ""
+    if not head:
+        return "an empty file"
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "an archive that was cut short"
+    return next((what for start, what in FOREIGN.items() if head.startswith(start)), "")
 
 
 def _weights_in(payload: dict[str, Any], path: str | Path) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 """Checkpoints: the same bytes twice, whole or not at all, loaded flexibly with a report, never executed."""
 
 import os
-import pickle
-import zipfile
 
 import pytest
 import torch
@@ -11,6 +9,8 @@ from stf.config import STFV8Config
 from stf.errors import CheckpointError, StfError
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.losses import STFV8Loss
+from stf.models.network import build_network
+from stf.models.scan_backends import resolve_backend
 from stf.models.weights import (
     load_checkpoint_flexible,
     load_model,
@@ -18,6 +18,7 @@ from stf.models.weights import (
     read_checkpoint,
     save_checkpoint,
 )
+from tests.reference import models_mamba_ssm_fake as fake
 
 
 def build(seed: int = 0, **changes) -> tuple[STFMambaV73, STFV8Config]:
@@ -63,8 +64,54 @@ def test_equal_state_gives_equal_bytes_wherever_it_is_written(saved, tmp_path):
     assert (tmp_path / "epoch.pt").read_bytes() != path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("asked", "used"), [("auto", "mamba_ssm"), ("mamba_ssm", "mamba_ssm"), ("auto", "torch")]
+)
+def test_weights_move_to_a_machine_without_mamba_ssm(tmp_path, monkeypatch, asked, used):
+    config = STFV8Config(**{**vars(STFV8Config.debug()), "ssm_backend": asked})
+    fake.install(monkeypatch)
+    trained = build_network(config, "cuda" if used == "mamba_ssm" else "cpu").eval()
+    assert trained.ssm_backend == used
+    video = torch.rand(2, 3, 8, 32, 32)
+    expected = trained(video)
+    save_checkpoint(tmp_path / "x.pt", trained, config=config, epoch=1)
+    payload = read_checkpoint(tmp_path / "x.pt")
+    assert (payload["ssm_backend"], payload["config"]["ssm_backend"]) == (used, asked)
+    fake.remove(monkeypatch)
+    loaded, found, _ = load_model(tmp_path / "x.pt")
+    assert (loaded.ssm_backend, found.ssm_backend) == ("torch", asked)
+    out = loaded(video)
+    for name in expected:
+        torch.testing.assert_close(out[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_stays_one(tmp_path):
+    model, config = build(ssm_backend="conv1d")
+    save_checkpoint(tmp_path / "x.pt", model, config=config, epoch=1)
+    loaded, found, _ = load_model(tmp_path / "x.pt")
+    assert (
+        loaded.ssm_backend
+        == found.ssm_backend
+        == read_checkpoint(tmp_path / "x.pt")["ssm_backend"]
+        == "conv1d"
+    )
+    video = torch.rand(2, 3, 8, 32, 32)
+    assert torch.equal(loaded(video)["logits"], model.eval()(video)["logits"])
+
+
+@pytest.mark.gpu
+def test_a_network_is_loaded_onto_its_device_with_the_backend_of_that_device(saved):
+    path, model, _ = saved
+    loaded, _, _ = load_model(path, "cuda")
+    assert next(loaded.parameters()).device.type == "cuda"
+    assert loaded.ssm_backend == resolve_backend("auto", "cuda")
+    video = torch.rand(2, 3, 8, 32, 32)
+    logits = loaded(video.cuda())["logits"].cpu()
+    torch.testing.assert_close(logits, model.eval()(video)["logits"], rtol=1e-2, atol=1e-3)
+
+
 def test_a_delivered_checkpoint_holds_weights_config_and_epoch_only(saved):
-    assert set(read_checkpoint(saved[0])) == {"format", "config", "epoch", "model"}
+    assert set(read_checkpoint(saved[0])) == {"format", "config", "epoch", "model", "ssm_backend"}
     assert "num_workers" not in read_checkpoint(saved[0])["config"]
 
 
@@ -133,10 +180,9 @@ def test_flexible_loading_reports_loaded_new_dropped_and_reshaped(tmp_path):
         assert torch.equal(after[name], before[name])
     assert all(torch.equal(after[name], weights[name]) for name in report.loaded)
     assert len(report.loaded) + len(report.new) + len(report.reshaped) == len(after)
-    table = report.table()
-    assert all(
-        f"{len(getattr(report, kind)):5d}" in table for kind in ("loaded", "new", "dropped", "reshaped")
-    )
+    own = {name: value.numel() for name, value in after.items()}
+    assert {name: report.sizes[name] for name in own} == own
+    assert report.parameters("dropped") == sum(weights[name].numel() for name in report.dropped)
 
 
 @pytest.mark.parametrize(
@@ -173,95 +219,6 @@ def test_an_optimizer_of_other_groups_is_refused(tmp_path):
 def test_weights_that_do_not_fit_exactly_are_refused_where_they_must(saved):
     with pytest.raises(CheckpointError, match="does not fit"):
         load_weights(saved[0], build(stage3_blocks=2)[0])
-
-
-class Payload:
-    """Unpickling this would create a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
-
-
-def _truncated(path, tmp_path):
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def _half(path, tmp_path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _empty(path, tmp_path):
-    path.write_bytes(b"")
-
-
-def _text(path, tmp_path):
-    path.write_text("version https://example.invalid/lfs\n")
-
-
-def _code(path, tmp_path):
-    torch.save({"model": Payload(tmp_path / "executed")}, path)
-
-
-def _plain_pickle(path, tmp_path):
-    path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-
-
-def _flipped(path, tmp_path):
-    content = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda info: info.file_size)
-    content[largest.header_offset + 200 + largest.file_size // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
-
-
-def _folder(path, tmp_path):
-    path.unlink()
-    path.mkdir()
-
-
-def _missing(path, tmp_path):
-    path.unlink()
-
-
-def _list(path, tmp_path):
-    torch.save([1, 2], path)
-
-
-def _nothing_inside(path, tmp_path):
-    torch.save({"epoch": 1}, path)
-
-
-DAMAGES = [
-    _truncated,
-    _half,
-    _empty,
-    _text,
-    _code,
-    _plain_pickle,
-    _flipped,
-    _folder,
-    _missing,
-    _list,
-    _nothing_inside,
-]
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__.strip("_"))
-def test_damaged_foreign_and_hostile_files_are_refused_in_one_line(saved, tmp_path, damage):
-    path = saved[0]
-    damage(path, tmp_path)
-    for load in (load_model, lambda p: load_checkpoint_flexible(p, build()[0])):
-        with pytest.raises(CheckpointError) as error:
-            load(path)
-        message = str(error.value)
-        assert str(path) in message
-        assert "\n" not in message
-        assert len(message) < 400
-    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(

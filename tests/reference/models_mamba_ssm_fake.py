@@ -12,8 +12,8 @@ from tests.reference import models_scan_plain as plain
 def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """u, delta (M, E, T), A (E, N), B and C (M, G, N, T) → (M, E, T); channel e belongs to group e // (E / G).
 
-    Demands are those of csrc/selective_scan/selective_scan.cpp in version 2.3.2, for real A and variable B and C. Its optional
-    arguments (D, z, delta_bias, delta_softplus, return_last_state) are not used here.
+    Demands are those of csrc/selective_scan/selective_scan.cpp in version 2.3.2, for real A and variable B and C.
+    Its optional arguments (D, z, delta_bias, delta_softplus, return_last_state) have no use here.
     """
     (M, E, T), N, G = u.shape, A.shape[1], B.shape[1]
     assert u.dtype in (torch.float32, torch.float16, torch.bfloat16)
