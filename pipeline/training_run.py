@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from pathlib import Path
 import click
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
-from stf.config import Params, PhaseName, STFV8Config
+from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
+from stf.model_size import multiply_adds
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.weights import write_atomically
 from stf.tracking.loggers import ConsoleLogger, CSVLogger
@@ -27,47 +30,60 @@ from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
 from stf.training.records import EpochDetails, EpochRecord
-from stf.training.state import Best, CheckpointFolder, Origin, Progress, config_hash
+from stf.training.state import Best, CheckpointFolder, Progress
 from stf.training.summary import phase_summary, write_json
 
-DRY_RUN_EPOCHS, DRY_RUN_PAIRS = 2, 4
+DRY_RUN_PAIRS = 4
 PICTURED_PAIRS = 4
 
 
 @dataclass(frozen=True)
-class PhaseRun:
-    """One training of one phase: what it was asked to do, on what."""
+class Training:
+    """Everything that one run of a phase works with."""
 
-    phase: PhaseName
-    params: Params
-    config: STFV8Config
-    device: str
-    fingerprint: str  # of the data
-    dry_run: bool
-
-
-def overridden(
-    params: Params, phase: PhaseName, epochs: int | None, batch_size: int | None, dry_run: bool
-) -> Params:
-    """`params` with the command line's options in them, so that they are validated and recorded like the file's."""
-    section = params.phase_a if phase == "a" else params.phase_b
-    wanted = DRY_RUN_EPOCHS if dry_run else epochs
-    if wanted is not None:
-        section = dataclasses.replace(section, epochs=wanted)
-    training = params.training
-    if batch_size is not None:
-        training = dataclasses.replace(training, batch_size=batch_size)
-    return dataclasses.replace(params, **{f"phase_{phase}": section, "training": training})
+    phase_run: PhaseRun
+    plan: Plan
+    feeds: Feeds
+    dataset: VideoSBIDataset
+    learner: Learner
+    folder: CheckpointFolder
+    outputs: Path  # weights/ and metrics/ lie below it
 
 
 def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) -> None:
     """Trains `model` and writes the phase's outputs, the weights first; a run that fails leaves the old ones."""
-    params, config, outputs = phase_run.params, phase_run.config, Path()
+    outputs = Path()
     if phase_run.dry_run:
         outputs = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
         os.environ["DVC_ROOT"] = str(outputs)  # checkpoints and the MLflow store follow it
         click.echo(f"dry run: all that it writes goes to {outputs}; no output of the pipeline is touched")
-    click.echo(config.describe())
+    click.echo(phase_run.config.describe())
+    tell_backend(phase_run.config, model.ssm_backend, phase_run.device)
+    training = set_up_training(phase_run, model, outputs)
+    tracked = track(
+        f"train_phase_{phase_run.phase}",
+        params=phase_run.params,
+        config=phase_run.config,
+        fingerprint=phase_run.fingerprint,
+        device=phase_run.device,
+    )
+    with training.folder.locked():
+        budget = open_budget(phase_run)
+        with tracked as run:
+            tell_what_is_trained(training, run)
+            progress = starting_point(training.folder, training.learner, resume_path)
+            progress = train(training, progress, budget, run)
+            best = write_outputs(training, progress)
+            report_outputs(training, best, run)
+            run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
+    if progress.stopped_by_budget:
+        done = f"in epoch {progress.epoch} of {training.plan.epochs}"
+        click.secho(f"the budget stopped training {done}", fg="yellow")
+
+
+def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> Training:
+    """Clips, optimizer and checkpoint folder of a phase."""
+    params, config = phase_run.params, phase_run.config
     feeds, dataset = build_feeds(config, params, DRY_RUN_PAIRS if phase_run.dry_run else None)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
     plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)
@@ -79,34 +95,29 @@ def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) 
         steps_per_epoch=plan.steps_per_epoch(len(feeds.train)),
         device=phase_run.device,
     )
-    folder = checkpoint_folder(phase_run)
-    stage = f"train_phase_{phase_run.phase}"
-    tracked = track(
-        stage,
-        params=params,
-        config=config,
-        fingerprint=phase_run.fingerprint,
-        device=phase_run.device,
-    )
-    with folder.locked(), tracked as run:
-        run.tag("dry_run", str(phase_run.dry_run).lower())
-        run.figure(pairs_figure([dataset.pair(0, pair) for pair in pictured(dataset)]), "sample_pairs.png")
-        progress = starting_point(folder, learner, resume_path)
-        progress = train(phase_run, plan, feeds, learner, folder, progress, run)
-        best = write_outputs(phase_run, learner, folder, progress, outputs)
-        report_outputs(phase_run, learner, feeds, best, outputs, run)
-        run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
-        if progress.stopped_by_budget:
-            click.secho(
-                f"the budget stopped training in epoch {progress.epoch} of {plan.epochs}", fg="yellow"
-            )
+    return Training(phase_run, plan, feeds, dataset, learner, checkpoint_folder(phase_run), outputs)
 
 
-def checkpoint_folder(phase_run: PhaseRun) -> CheckpointFolder:
-    """checkpoints/<config hash> of the real repository: under `dvc exp run --temp` the working folder is a copy."""
-    digest = config_hash(phase_run.params, phase_run.phase)
-    place = Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints" / digest
-    return CheckpointFolder(place, phase_run.config, Origin(digest, phase_run.fingerprint))
+def tell_what_is_trained(training: Training, run: TrackedRun) -> None:
+    """The network's size and backend, where its weights come from, and some of its clips, into the MLflow run."""
+    phase_run, dataset = training.phase_run, training.dataset
+    run.tag("dry_run", str(phase_run.dry_run).lower())
+    run.tag("ssm_backend", training.learner.model.ssm_backend)
+    run.log(size_figures(training.learner.model, phase_run))
+    if phase_run.start is not None:
+        report = phase_run.start.report
+        run.starts_from(phase_run.start.sha256)
+        run.log({f"transfer/{name}": float(n) for name, n in report.counts().items()})
+        run.text(report.table() + "\n", "transfer/table.txt")
+        run.text(json.dumps(report.as_rows(), indent=1) + "\n", "transfer/modules.json")
+    run.figure(pairs_figure([dataset.pair(0, pair) for pair in pictured(dataset)]), "sample_pairs.png")
+
+
+def size_figures(network: nn.Module, phase_run: PhaseRun) -> dict[str, float]:
+    """Parameters of the network as it stands, and its multiply-adds for one clip in units of 1e9."""
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    work = multiply_adds(phase_run.config).total
+    return {"model/parameters": float(n_parameters), "model/gmacs_per_clip": work / 1e9}
 
 
 def pictured(dataset: VideoSBIDataset) -> list[int]:
@@ -124,42 +135,16 @@ def starting_point(folder: CheckpointFolder, learner: Learner, resume_path: str 
     return progress
 
 
-def open_budget(phase_run: PhaseRun, folder: CheckpointFolder) -> BudgetTracker:
-    """The plan's budget; raises TrainingError when earlier runs have used it up."""
-    money, billing = phase_run.params.budget, phase_run.params.runtime.billing
-    plan_folder = folder.path.parent / config_hash(phase_run.params, "a")
-    ledger = plan_folder / "ledger.json" if billing and not phase_run.dry_run else None
-    budget = BudgetTracker(
-        money.cost_per_hour, money.max_budget, money.safety_margin, billing=billing, ledger_path=ledger
-    )
-    status = budget.check()
-    if status.should_stop:
-        raise TrainingError(
-            f"earlier runs of this plan spent ${status.spent:.2f} of ${money.max_budget:.2f}, and training "
-            f"stops at {1 - money.safety_margin:.0%}; raise budget.max_budget, or delete {ledger} to forget them"
-        )
-    return budget
-
-
-def train(
-    phase_run: PhaseRun,
-    plan: Plan,
-    feeds: Feeds,
-    learner: Learner,
-    folder: CheckpointFolder,
-    progress: Progress,
-    run: TrackedRun,
-) -> Progress:
+def train(training: Training, progress: Progress, budget: BudgetTracker, run: TrackedRun) -> Progress:
     """`fit` with console, CSV log, MLflow and budget around it."""
-    params = phase_run.params
-    budget = open_budget(phase_run, folder)
-    csv = CSVLogger(folder.path / "log.csv")
+    params, plan, learner = training.phase_run.params, training.plan, training.learner
+    csv = CSVLogger(training.folder.path / "log.csv")
     for record in progress.history:
         csv.log(dataclasses.asdict(record))
     console = ConsoleLogger(
         plan.phase,
         plan.epochs,
-        plan.steps_per_epoch(len(feeds.train)),
+        plan.steps_per_epoch(len(training.feeds.train)),
         cost_per_hour=params.budget.cost_per_hour,
         first_epoch=progress.epoch + 1,
     )
@@ -171,45 +156,40 @@ def train(
             fitting = budget.estimate_remaining_epochs(record.epoch_time)
             report.budget(budget.check(), fitting, plan.epochs - record.epoch)
 
+    hooks = Hooks(report.step, on_epoch, budget.check)
     try:
         with console:
-            return fit(learner, feeds, plan, Hooks(report.step, on_epoch, budget.check), folder, progress)
+            return fit(learner, training.feeds, plan, hooks, training.folder, progress)
     finally:
         budget.close()
         run.log({"cost_usd": budget.check().spent})
 
 
-def write_outputs(
-    phase_run: PhaseRun, learner: Learner, folder: CheckpointFolder, progress: Progress, outputs: Path
-) -> Best:
-    """Weights, summary and CSV log below `outputs`, each in one step; returns the epoch that was kept."""
-    name, best = f"phase_{phase_run.phase}", progress.best
+def write_outputs(training: Training, progress: Progress) -> Best:
+    """Weights, summary and CSV log, each in one step; returns the epoch that was kept."""
+    phase_run, folder, best = training.phase_run, training.folder, progress.best
+    name, outputs = f"phase_{phase_run.phase}", training.outputs
     if best is None:
         raise TrainingError("training ended without a validated epoch; start again without --resume")
     summary = phase_summary(progress, best, phase_run.params, phase_run.config, phase_run.phase)
-    folder.keep_best(learner, best, outputs / f"weights/{name}.pt")
+    if phase_run.start is not None:
+        summary |= {"transfer": phase_run.start.report.counts()}
+    folder.keep_best(training.learner, best, outputs / f"weights/{name}.pt")
     write_json(outputs / f"metrics/{name}.json", summary)
     write_atomically(outputs / f"metrics/{name}_log.csv", (folder.path / "log.csv").read_bytes())
     return best
 
 
-def report_outputs(
-    phase_run: PhaseRun,
-    learner: Learner,
-    feeds: Feeds,
-    best: Best,
-    outputs: Path,
-    run: TrackedRun,
-) -> None:
+def report_outputs(training: Training, best: Best, run: TrackedRun) -> None:
     """Ties the weights to the MLflow run, registers them, pictures what they see, and says where they are."""
-    name = f"phase_{phase_run.phase}"
+    name, outputs = f"phase_{training.phase_run.phase}", training.outputs
     weights = outputs / f"weights/{name}.pt"
-    learner.judged.load_state_dict(best.weights)
-    run.figure(flicker_figure(learner, feeds), "hll_maps.png")
+    training.learner.judged.load_state_dict(best.weights)
+    run.figure(flicker_figure(training.learner, training.feeds), "hll_maps.png")
     run.artifact(outputs / f"metrics/{name}.json")
     run.artifact(outputs / f"metrics/{name}_log.csv")
     run.tie_weights(weights)
-    run.register(weights, phase_run.config)
+    run.register(weights, training.phase_run.config)
     click.echo(
         f"best epoch {best.epoch}: AUC {best.val_auc:.4f} on self-blended validation clips (not on deepfakes); "
         f"wrote {weights} and {outputs / f'metrics/{name}.json'}"

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: a tiny tree in the FF++ layout."""
+"""Fixtures that several test folders share: a tiny tree in the FF++ layout, a place to run commands in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from stf.config import METHODS
 from stf.data.faces import FOREHEAD_ORDER
-from stf.data.ffpp import frame_name, split_file, video_folder
+from stf.data.ffpp import fingerprint_of, frame_name, split_file, video_folder
 
 TINY_SPLITS = {"train": [["000", "001"], ["002", "003"]], "val": [["004", "005"]], "test": [["006", "007"]]}
 
@@ -136,3 +136,36 @@ def write_one_video() -> Callable[..., None]:
 def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One tree as `tiny_tree` for the whole session; read it, never write to it."""
     return write_tree(tmp_path_factory.mktemp("shared") / "data")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository root whose mlruns/ holds an MLflow store without runs. Making one takes seconds: copy it."""
+    from stf.tracking.store import open_store  # mlflow: seconds that most tests need not wait
+
+    root = tmp_path_factory.mktemp("empty_store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store()
+    return root
+
+
+@pytest.fixture
+def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository root with a store of its own, which is also the working folder: a command can run in it."""
+    root = Path(shutil.copytree(empty_store, tmp_path / "workplace"))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return root
+
+
+@pytest.fixture
+def training_place(workplace: Path, tiny_tree: Path) -> Path:
+    """A workplace with verified data in data/: a training command can run in it."""
+    tiny_tree.rename(workplace / "data")
+    (workplace / "metrics").mkdir()
+    verified = {"fingerprint": fingerprint_of("data")}
+    (workplace / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
+    return workplace

@@ -4,103 +4,38 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import itertools
 import json
-import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from pipeline.train_phase_a import main
-from stf.data.ffpp import fingerprint_of
 from stf.models.weights import load_model, read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
-from stf.tracking.store import open_store
 from stf.training.budget_tracker import BudgetTracker
+from tests.reference.training_commands import digest, query, run_training
 
-MODEL = {
-    "stage1_dim": 8,
-    "stage2_dim": 16,
-    "stage3_dim": 16,
-    "stage4_dim": 16,
-    "stage3_blocks": 1,
-    "num_heads": 2,
-}
-MODEL |= {"stem_dim": 8, "dwt_channels": 8, "dwt_hidden_dim": 8, "d_state": 4, "stage1_blocks": 1}
-MODEL |= {"stage2_blocks": 1, "stage4_blocks": 1}
 OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
-PARAMS: dict[str, Any] = {
-    "data": {"root": "data", "num_frames": 8, "img_size": 32, "val_pairs_per_video": 2},
-    "model": MODEL,
-    "training": {"batch_size": 4, "grad_accum": 1, "backbone_lr_scale": 1.0},
-    "phase_a": {"epochs": 2, "warmup_epochs": 1},
-    "runtime": {"device": "cpu", "threads": 1, "num_workers": 0, "log_every_steps": 1, "billing": False},
-}
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new MLflow store, made once: its schema takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_store()
-    return folder / "mlruns"
 
 
 @pytest.fixture
-def place(tiny_tree: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with verified data; the command runs in it."""
-    folder = tiny_tree.parent
-    tiny_tree.rename(folder / "data")
-    shutil.copytree(empty_store, folder / "mlruns")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("DVC_ROOT", str(folder))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (folder / "metrics").mkdir()
-    verified = {"fingerprint": fingerprint_of("data")}
-    (folder / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
-    return folder
+def place(training_place: Path) -> Path:
+    return training_place
 
 
 @pytest.fixture
 def train(place: Path) -> Callable[..., Result]:
     """`train("--option", …, phase_a={"lr": …})` runs the command with PARAMS and these changes."""
-
-    def run(*options: str, **sections: dict[str, Any]) -> Result:
-        params = {name: values | sections.get(name, {}) for name, values in PARAMS.items()}
-        params |= {name: values for name, values in sections.items() if name not in PARAMS}
-        (place / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-        threads = torch.get_num_threads()
-        try:
-            return CliRunner().invoke(main, options)
-        finally:
-            torch.use_deterministic_algorithms(False)
-            torch.set_num_threads(threads)
-
-    return run
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return functools.partial(run_training, main)
 
 
 def outputs_of(place: Path) -> dict[str, str]:
     return {name: digest(place / name) for name in OUTPUTS if (place / name).exists()}
-
-
-def query(place: Path, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(place / "mlruns/mlflow.db")) as store:
-        return store.execute(sql).fetchall()
 
 
 def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result], place: Path) -> None:
@@ -108,7 +43,13 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result],
     assert result.exit_code == 0, result.output
     network, config, epoch = load_model(place / OUTPUTS[0])
     summary = json.loads((place / OUTPUTS[1]).read_text())
-    assert set(read_checkpoint(place / OUTPUTS[0])) == {"format", "config", "epoch", "model"}
+    assert set(read_checkpoint(place / OUTPUTS[0])) == {
+        "format",
+        "config",
+        "epoch",
+        "model",
+        "ssm_backend",
+    }
     assert summary["best_epoch"] == epoch
     assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("V8.0-A", 2, 2)
     assert not {"epoch_time", "cost_usd", "timestamp"} & set(summary)
@@ -130,6 +71,11 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result],
     figures = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm", "lr")
     assert {f"step/{name}" for name in (*figures, "pairs_failed", "backbone_lr")} <= metrics
     assert not {key for key in metrics if "seed" in key}
+    sizes = dict(query(place, "SELECT key, value FROM metrics WHERE key LIKE 'model/%'"))
+    assert sizes["model/parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert sizes["model/gmacs_per_clip"] > 0
+    assert "scan backend: torch (auto: not mamba_ssm, its kernels need CUDA" in result.output
+    assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0])["ssm_backend"] == "torch"
     pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
     assert pictures == {"sample_pairs.png", "hll_maps.png"}
 
@@ -221,7 +167,7 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
 ) -> None:
     seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
-    monkeypatch.setattr("pipeline.training_run.BudgetTracker", slow)
+    monkeypatch.setattr("pipeline.training_setup.BudgetTracker", slow)
     asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
     result = train(**asked)
     assert result.exit_code == 0, result.output

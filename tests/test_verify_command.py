@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,27 +16,6 @@ from stf.config import SAMPLE_ROOT, Params
 from stf.data.ffpp import fingerprint_of, is_sample, require_fingerprint, split_file, video_folder
 from stf.data.png import read_header
 from stf.errors import DataError
-from stf.tracking.store import open_store
-
-
-@pytest.fixture(scope="module")
-def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with an MLflow store without runs; making one takes seconds, so the tests copy it."""
-    root = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_store()
-    return root
-
-
-@pytest.fixture
-def workplace(store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = Path(shutil.copytree(store_folder, tmp_path / "workplace"))
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return root
 
 
 def run_with(root: Path | str, **audit: object) -> Result:

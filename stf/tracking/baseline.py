@@ -8,12 +8,13 @@ OVERALL_AUC = "auc_overall"  # the metric under which eval_* logs its headline f
 
 
 def baseline_auc(fingerprint: str | None = None) -> float | None:
-    """Overall AUC (0 to 1) of the newest finished evaluation with no flag on; None when the store holds none.
+    """Overall AUC (0 to 1) of the newest finished eval_a of a network with no flag on; None when there is none.
 
+    eval_b's do not count: a phase B without flags has been trained for longer than V7.3 was.
     With `fingerprint` only evaluations of the same data count: figures on different data cannot be compared.
     """
     store = open_store()
-    query = "tags.variant = 'V7.3' AND tags.stage LIKE 'eval%' AND attributes.status = 'FINISHED'"
+    query = "tags.variant = 'V7.3' AND tags.stage = 'eval_a' AND attributes.status = 'FINISHED'"
     if fingerprint is not None:
         query += f" AND tags.data_fingerprint = '{fingerprint}'"
     with named_failures(store.uri):

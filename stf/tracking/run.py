@@ -67,19 +67,26 @@ class TrackedRun:
         with named_failures(self._store.uri):
             self._store.client.log_figure(self._run_id, figure, name)
 
+    def text(self, content: str, name: str) -> None:
+        """Keeps text as the file `name`, with or without folders."""
+        with named_failures(self._store.uri):
+            self._store.client.log_text(self._run_id, content, name)
+
     def tie_weights(self, path: str | Path) -> None:
         """Names the weights by their sha256; an evaluation is then nested under the training run that made them."""
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self.tag("weights_sha256", digest)
-        if self._stage.startswith("train"):
-            return
-        query = f"tags.weights_sha256 = '{digest}' AND tags.stage LIKE 'train%'"
-        with named_failures(self._store.uri):
-            newest_first = ["attributes.start_time DESC"]
-            found = self._store.client.search_runs([self._store.experiment_id], query, order_by=newest_first)
-        if found:
-            self.tag("training_run_id", found[0].info.run_id)
-            self.tag("mlflow.parentRunId", found[0].info.run_id)
+        training_run_id = None if self._stage.startswith("train") else self._training_run_of(digest)
+        if training_run_id is not None:
+            self.tag("training_run_id", training_run_id)
+            self.tag("mlflow.parentRunId", training_run_id)
+
+    def starts_from(self, weights_sha256: str) -> None:
+        """Names the weights that this run starts from, and the training run that made them where the store has it."""
+        self.tag("starting_weights_sha256", weights_sha256)
+        training_run_id = self._training_run_of(weights_sha256)
+        if training_run_id is not None:
+            self.tag("starting_run_id", training_run_id)
 
     def register(self, weights_path: str | Path, config: STFV8Config) -> None:
         """Registers weights file + configuration (JSON) as the next version of the model; never a pickle."""
@@ -100,6 +107,14 @@ class TrackedRun:
                 MODEL_NAME, source, self._run_id, tags=tags, description=variant
             )
         self.tag("registered_model", f"{MODEL_NAME} v{version.version}")
+
+    def _training_run_of(self, weights_sha256: str) -> str | None:
+        """The newest training run that made these weights."""
+        query = f"tags.weights_sha256 = '{weights_sha256}' AND tags.stage LIKE 'train%'"
+        with named_failures(self._store.uri):
+            newest_first = ["attributes.start_time DESC"]
+            found = self._store.client.search_runs([self._store.experiment_id], query, order_by=newest_first)
+        return found[0].info.run_id if found else None
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -34,6 +34,7 @@ class BudgetTracker:
 
     The clock starts at construction. With `ledger_path` the plan's earlier runs are counted in and this one
     is written down, at most every ten seconds and by `close()`: the ledger survives kills and restarts.
+    `other_usd` is what else the plan has cost, as another ledger tells it.
     Training should stop at (1 − safety_margin) of `max_budget`, and is warned at 80 %. With billing=False the
     cost is told, but `warn` and `should_stop` stay False.
     """
@@ -46,6 +47,7 @@ class BudgetTracker:
         *,
         billing: bool = True,
         ledger_path: str | Path | None = None,
+        other_usd: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises ValueError for figures out of range, TrainingError for a ledger that cannot be read."""
@@ -57,7 +59,7 @@ class BudgetTracker:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._ledger_path = Path(ledger_path) if ledger_path is not None else None
         self._earlier = _read_ledger(self._ledger_path) if self._ledger_path else []
-        self._earlier_usd = sum(run["usd"] for run in self._earlier)
+        self._earlier_usd = other_usd + sum(run["usd"] for run in self._earlier)
         self._written_s = -math.inf
 
     def check(self) -> BudgetStatus:
@@ -103,6 +105,11 @@ class BudgetTracker:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._ledger_path)
+
+
+def ledger_usd(path: str | Path) -> float:
+    """What the runs in a ledger have cost; 0 when there is none. Raises TrainingError when it cannot be read."""
+    return sum(run["usd"] for run in _read_ledger(Path(path)))
 
 
 def _read_ledger(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 best.pt      weights, configuration and epoch of the best epoch so far: what becomes the DVC out
 last.pt      the same of the last whole epoch, with everything that is needed to go on from there
-ledger.json  what the plan has cost (budget_tracker)
+ledger.json  what phase A has cost (budget_tracker); ledger_b_<hash>.json, beside it, what a phase B from it has
 log.csv      a row per epoch
 """
 
@@ -32,12 +32,17 @@ from stf.training.records import EpochRecord
 _SECTIONS = ("seed", "data", "sbi", "model", "training")
 
 
-def config_hash(params: Params, phase: Literal["a", "b"]) -> str:
-    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan."""
+def config_hash(params: Params, phase: Literal["a", "b"], starting_weights: str | None = None) -> str:
+    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan.
+
+    `starting_weights` is the sha256 of the checkpoint that phase B starts from: the state of a phase B from other
+    weights is another run's.
+    """
     values = dataclasses.asdict(params)
     seen = {name: values[name] for name in (*_SECTIONS, f"phase_{phase}")}
-    if phase == "b":
-        seen["phase_a"] = values["phase_a"]  # its weights are where phase B starts
+    seen[f"phase_{phase}"].pop("min_phase_a_auc", None)  # whether phase B starts, not how it goes
+    if starting_weights is not None:
+        seen["starting_weights"] = starting_weights
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stf.errors import TrainingError
-from stf.training.budget_tracker import BudgetTracker
+from stf.training.budget_tracker import BudgetTracker, ledger_usd
 
 
 class Clock:
@@ -79,6 +79,20 @@ def test_the_ledger_counts_every_run_of_the_plan(clock: Clock, tmp_path: Path) -
     assert BudgetTracker(1.0, 5.0, ledger_path=tmp_path / "other.json", clock=clock).check().spent == 0
     assert len(json.loads(ledger.read_text())["runs"]) == 4
     assert [file.name for file in ledger.parent.iterdir()] == ["ledger.json"]
+
+
+def test_what_another_ledger_tells_counts_in_and_is_not_written_twice(clock: Clock, tmp_path: Path) -> None:
+    first, second = tmp_path / "ledger.json", tmp_path / "ledger_b.json"
+    assert ledger_usd(first) == 0
+    budget = BudgetTracker(1.0, 5.0, ledger_path=first, clock=clock)
+    clock.pass_hours(3.0)
+    budget.close()
+    budget = BudgetTracker(1.0, 5.0, ledger_path=second, other_usd=ledger_usd(first), clock=clock)
+    clock.pass_hours(1.6)
+    assert budget.check().spent == pytest.approx(4.6)
+    assert budget.check().should_stop
+    budget.close()
+    assert (ledger_usd(first), ledger_usd(second)) == pytest.approx((3.0, 1.6))
 
 
 def test_a_run_that_is_killed_forgets_ten_seconds_at_most(clock: Clock, tmp_path: Path) -> None:

@@ -32,8 +32,11 @@ def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
         {"seed": 1},
         {"data": DataParams(quality="raw")},
         {"sbi": SbiParams(tps_probability=0.1)},
-        {"phase_a": PhaseAParams(epochs=3)},
-        {"phase_a": PhaseAParams(use_multiscale_drift=False)},
+        {"phase_a": PhaseAParams(epochs=3), "phase_b": PhaseBParams(epochs=3)},
+        {
+            "phase_a": PhaseAParams(use_multiscale_drift=False),
+            "phase_b": PhaseBParams(use_multiscale_drift=False),
+        },
     ],
 )
 def test_what_changes_training_changes_the_hash(change: dict[str, Any]) -> None:
@@ -52,6 +55,13 @@ def test_phase_b_has_its_own_hash_and_leaves_phase_as_alone() -> None:
     other = replace(Params(), phase_b=PhaseBParams(epochs=3))
     assert config_hash(other, "a") == config_hash(Params(), "a")
     assert len({config_hash(other, "b"), config_hash(Params(), "b"), config_hash(Params(), "a")}) == 3
+
+
+def test_phase_b_is_another_run_from_other_weights_and_the_same_behind_another_gate() -> None:
+    first, second = (config_hash(Params(), "b", digest) for digest in ("f00", "f01"))
+    assert first != second
+    lower = replace(Params(), phase_b=PhaseBParams(min_phase_a_auc=0.6))
+    assert config_hash(lower, "b", "f00") == first
 
 
 def test_best_is_by_auc_then_loss_then_the_earlier_epoch() -> None:

@@ -1,0 +1,56 @@
+"""Fine-tunes phase A's network with phase B's upgrades: weights/phase_b.pt and metrics/phase_b.json."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.common import command, load_params
+from pipeline.training_options import training_options
+
+START = "weights/phase_a.pt"
+GATE = "metrics/gate_a.json"
+REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
+
+
+@command
+@training_options("phase_b")
+def main(
+    params_path: str, resume_path: str | None, epochs: int | None, batch_size: int | None, dry_run: bool
+) -> None:
+    """Train phase B, starting from phase A's best weights.
+
+    What weights/phase_a.pt has in common with phase B's network is loaded, the rest is new; optimizer, schedule and
+    the loss's margin start afresh. Refused when phase A's overall AUC on real deepfakes is not above
+    phase_b.min_phase_a_auc (metrics/gate_a.json, written by eval_a) or the plan's budget is used up.
+
+    Writes weights/phase_b.pt (the epoch with the best validation AUC), metrics/phase_b.json and
+    metrics/phase_b_log.csv. Checkpoints of a run in progress lie in checkpoints/.
+    """
+    from pathlib import Path
+
+    from pipeline.training_run import run_phase
+    from pipeline.training_setup import money_text, overridden, prepared, start_from
+    from stf.models.network import build_network
+    from stf.training.gate import require_open_gate
+    from stf.training.state import config_hash
+
+    written = load_params(params_path)
+    params = overridden(written, "b", epochs, batch_size, dry_run)
+    plan = config_hash(
+        written, "a"
+    )  # of the file: an option of this command does not make phase A another one
+    if dry_run:
+        click.echo(f"dry run: {GATE} is not asked whether phase B may start")
+    else:
+        require_open_gate(GATE, params.phase_b.min_phase_a_auc, REPORT, money_text(params, "b", plan))
+    phase_run = prepared("b", params, plan=plan, dry_run=dry_run)
+    model = build_network(phase_run.config, phase_run.device)
+    if dry_run and not Path(START).exists():
+        click.echo(f"dry run: there is no {START}, so the network starts from scratch")
+    else:
+        phase_run = start_from(phase_run, model, START)
+    run_phase(phase_run, model, resume_path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The options that both training commands have, without importing anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.common import params_option
+
+
+def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --params, --resume, --epochs, --batch-size and --dry-run; `section` is the phase's in params.yaml."""
+    options = (
+        params_option,
+        click.option(
+            "--resume",
+            "resume_path",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Go on from a last.pt of this configuration and data, or start from the weights of any checkpoint.",
+        ),
+        click.option("--epochs", type=click.IntRange(min=1), help=f"Instead of {section}.epochs."),
+        click.option(
+            "--batch-size", type=click.IntRange(min=2), help="Clips, instead of training.batch_size."
+        ),
+        click.option("--dry-run", is_flag=True, help="2 epochs on a few pairs, into a temporary folder."),
+    )
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add

@@ -1,0 +1,149 @@
+"""What a training command decides before the first clip: configuration, device, starting weights, folder, money."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from pipeline.common import set_up_runtime
+from stf.config import Params, PhaseName, STFV8Config
+from stf.data.ffpp import require_fingerprint
+from stf.errors import TrainingError
+from stf.models.scan_backends import unusable_because
+from stf.models.weights import LoadReport, load_checkpoint_flexible
+from stf.training.budget_tracker import BudgetTracker, ledger_usd
+from stf.training.state import CheckpointFolder, Origin, config_hash
+
+DRY_RUN_EPOCHS = 2
+DATA_JSON = "metrics/data.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that phase B starts from, and how it fitted."""
+
+    path: str
+    sha256: str
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class PhaseRun:
+    """One training of one phase: what it was asked to do, on what, and from what."""
+
+    phase: PhaseName
+    params: Params
+    config: STFV8Config
+    device: str
+    fingerprint: str  # of the data
+    plan: str  # whose budget this is: the hash of phase A's configuration
+    dry_run: bool
+    start: Start | None = None
+
+
+def overridden(
+    params: Params, phase: PhaseName, epochs: int | None, batch_size: int | None, dry_run: bool
+) -> Params:
+    """`params` with the command line's options in them, so that they are validated and recorded like the file's."""
+    section = params.phase_a if phase == "a" else params.phase_b
+    wanted = DRY_RUN_EPOCHS if dry_run else epochs
+    if wanted is not None:
+        section = dataclasses.replace(section, epochs=wanted)
+    training = params.training
+    if batch_size is not None:
+        training = dataclasses.replace(training, batch_size=batch_size)
+    return dataclasses.replace(params, **{f"phase_{phase}": section, "training": training})
+
+
+def prepared(phase: PhaseName, params: Params, *, plan: str | None = None, dry_run: bool) -> PhaseRun:
+    """The phase's configuration, the device, and the data's fingerprint; seeds torch.
+
+    `plan` is phase A's own hash when not given. Raises ConfigError for what this machine cannot do, DataError for
+    data that nobody verified.
+    """
+    config = STFV8Config.from_params(params, phase)
+    device = set_up_runtime(params.runtime)
+    torch.manual_seed(params.seed)  # first weights and dropout; clips have generators of their own
+    fingerprint = require_fingerprint(params.data.root, DATA_JSON)
+    return PhaseRun(phase, params, config, device, fingerprint, plan or config_hash(params, "a"), dry_run)
+
+
+def tell_backend(config: STFV8Config, chosen: str, device: str) -> None:
+    """Says on the console which scan backend runs, and why."""
+    why = ""
+    if config.ssm_backend == "auto":
+        why = " (auto)" if chosen == "mamba_ssm" else f" (auto: not mamba_ssm, {unusable_because(device)})"
+    click.echo(f"scan backend: {chosen}{why}")
+
+
+def start_from(phase_run: PhaseRun, model: nn.Module, path: str) -> PhaseRun:
+    """Loads what `path` has in common with `model`, says what, and remembers it; raises CheckpointError."""
+    report = load_checkpoint_flexible(path, model)
+    click.echo(f"starting from {path}, epoch {report.epoch}:\n{report.table()}")
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return dataclasses.replace(phase_run, start=Start(path, digest, report))
+
+
+def checkpoint_folder(phase_run: PhaseRun) -> CheckpointFolder:
+    """checkpoints/<hash of configuration and starting weights>."""
+    start = phase_run.start
+    digest = config_hash(phase_run.params, phase_run.phase, start.sha256 if start else None)
+    return CheckpointFolder(_checkpoints() / digest, phase_run.config, Origin(digest, phase_run.fingerprint))
+
+
+def _checkpoints() -> Path:
+    """In the real repository: under `dvc exp run --temp` the working folder is a copy that DVC throws away."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints"
+
+
+def open_budget(phase_run: PhaseRun) -> BudgetTracker:
+    """The plan's budget; raises TrainingError when earlier runs have used it up."""
+    params, ledger, other_usd = phase_run.params, None, 0.0
+    if params.runtime.billing and not phase_run.dry_run:
+        ledger, other_usd = _ledgers(params, phase_run.phase, phase_run.plan)
+    money = params.budget
+    budget = BudgetTracker(
+        money.cost_per_hour,
+        money.max_budget,
+        money.safety_margin,
+        billing=params.runtime.billing,
+        ledger_path=ledger,
+        other_usd=other_usd,
+    )
+    if budget.check().should_stop:
+        raise TrainingError(
+            f"no budget is left: earlier runs of this plan spent ${budget.check().spent:.2f} of "
+            f"${money.max_budget:.2f}, and training stops at {1 - money.safety_margin:.0%}; raise "
+            f"budget.max_budget, or delete {_checkpoints() / phase_run.plan}/ledger*.json to forget them"
+        )
+    return budget
+
+
+def money_text(params: Params, phase: PhaseName, plan: str) -> str:
+    """A sentence on what the plan has spent and may still spend."""
+    if not params.runtime.billing:
+        return "Billing is off, so no money is counted."
+    own, other_usd = _ledgers(params, phase, plan)
+    money, spent = params.budget, other_usd + ledger_usd(own)
+    left = max(money.max_budget * (1 - money.safety_margin) - spent, 0.0)
+    return f"The plan has spent ${spent:.2f} of ${money.max_budget:.2f}, with ${left:.2f} left before training stops."
+
+
+def _ledgers(params: Params, phase: PhaseName, plan: str) -> tuple[Path, float]:
+    """(ledger of this phase, what the plan's other phase has cost).
+
+    A plan is one phase A and a phase B from it. Phase A's cost counts for every phase B from it; each configuration
+    of phase B has a ledger of its own, so that ablations of it can be trained, at the same time too. To phase A
+    counts the dearest of them.
+    """
+    folder = _checkpoints() / plan
+    if phase == "a":
+        return folder / "ledger.json", max(map(ledger_usd, folder.glob("ledger_b_*.json")), default=0.0)
+    return folder / f"ledger_b_{config_hash(params, 'b')}.json", ledger_usd(folder / "ledger.json")

@@ -1,0 +1,69 @@
+"""Whether phase B may start: what eval_a left of phase A's test figures (SPEC section 7).
+
+The gate file is all that training takes from evaluation. The AUC itself is read for the words of a refusal alone: a
+run that starts never looks at it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stf.errors import TrainingError
+
+RENEW = "`dvc repro eval_a` writes it"
+
+
+def require_open_gate(
+    gate_path: str | Path, wanted_threshold: float, report_path: str | Path, money: str
+) -> None:
+    """Returns when phase B may start; else raises TrainingError with the figures and what to do.
+
+    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` the evaluation whose verdict the gate is, `money` a
+    sentence about the budget. A gate that was judged by another threshold, or cannot be read, is refused too.
+    """
+    passed, threshold = _read_gate(Path(gate_path))
+    if threshold != wanted_threshold:
+        raise TrainingError(
+            f"{gate_path} is a verdict on phase_b.min_phase_a_auc = {threshold:g}, which is {wanted_threshold:g} "
+            f"now; {RENEW}"
+        )
+    if not passed:
+        auc = _overall_auc(Path(report_path))
+        figure = "" if auc is None else f", {auc:.4f},"
+        raise TrainingError(
+            f"phase B does not start: phase A's overall AUC on real deepfakes{figure} is not above "
+            f"phase_b.min_phase_a_auc = {threshold:g} ({gate_path}). {money} Train phase A longer (phase_a.epochs) or "
+            "otherwise, or lower phase_b.min_phase_a_auc and write down why"
+        )
+
+
+def _read_gate(path: Path) -> tuple[bool, float]:
+    values = _read_json(path, f"{path} does not exist, so nobody has judged phase A; {RENEW}")
+    passed, threshold = values.get("passed"), values.get("threshold")
+    if not isinstance(passed, bool) or isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise TrainingError(f"{path} holds no verdict (passed, threshold); {RENEW}")
+    return passed, float(threshold)
+
+
+def _overall_auc(report: Path) -> float | None:
+    """The headline AUC of eval_a's report; None when there is none to be had."""
+    try:
+        document = _read_json(report, "")
+        auc = document["qualities"][document["quality"]]["groups"]["overall"]["auc"]
+    except (TrainingError, KeyError, TypeError):
+        return None
+    return float(auc) if isinstance(auc, int | float) else None
+
+
+def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(if_missing) from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); {RENEW}") from None
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} holds no figures; {RENEW}")
+    return values
