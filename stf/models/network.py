@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stf.config import STFV8Config
+from stf.config import PHASE_B_FLAGS, STFV8Config
+from stf.models.backbone_v8 import STFMambaV8
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.scan_backends import resolve_backend
 
@@ -12,4 +13,6 @@ def build_network(config: STFV8Config, device: str = "cpu") -> STFMambaV73:
 
     On the CPU still. Raises ConfigError when the configuration asks for mamba_ssm and `device` cannot run it.
     """
-    return STFMambaV73(config, resolve_backend(config.ssm_backend, device))
+    has_upgrade = any(flag in PHASE_B_FLAGS for flag in config.active_flags())
+    network = STFMambaV8 if has_upgrade else STFMambaV73
+    return network(config, resolve_backend(config.ssm_backend, device))
