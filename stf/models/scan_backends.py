@@ -2,8 +2,8 @@
 
 torch      stf.models.scan and ssd, exact on CPU and GPU, bit-identical over runs
 mamba_ssm  the mamba-ssm package's CUDA and Triton kernels, of the same parameters: a checkpoint moves between the
-           two. They compute in float32; their gradients add up in an order that varies, so two runs are equal
-           to rounding only.
+           two. Equal to torch to float32 rounding in scan.py and to three digits in ssd.py (TF32 products); their
+           gradients add up in an order that varies, so two runs are not bit-identical.
 conv1d     Conv1DSequenceMixer in place of the state-space model: other parameters, an approximation that is
            chosen only by name
 """
@@ -58,7 +58,7 @@ def resolve_backend(wanted: ScanBackend, device: str) -> SsmBackend:
         return "torch"
     raise ConfigError(
         f'model.ssm_backend is "mamba_ssm", but {reason}. To install it: {INSTALL}. '
-        'Or set model.ssm_backend to "auto" or "torch": same parameters, same results, slower on a GPU'
+        'Or set model.ssm_backend to "auto" or "torch": same parameters, slower on a GPU'
     )
 
 
