@@ -2,8 +2,8 @@
 
 torch      stf.models.scan and ssd, exact on CPU and GPU, bit-identical over runs
 mamba_ssm  the mamba-ssm package's CUDA and Triton kernels, of the same parameters: a checkpoint moves between the
-           two. Equal to torch to float32 rounding in scan.py and to three digits in ssd.py (TF32 products); their
-           gradients add up in an order that varies, so two runs are not bit-identical.
+           two. Meant to equal torch to float32 rounding in scan.py and to three digits in ssd.py, whose products
+           are TF32 (the tests marked gpu measure it); gradients add up in an order that varies from run to run.
 conv1d     Conv1DSequenceMixer in place of the state-space model: other parameters, an approximation that is
            chosen only by name
 """
