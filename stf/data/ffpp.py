@@ -24,6 +24,7 @@ from stf.errors import DataError
 SPLITS = ("train", "val", "test")
 KINDS = ("frames", "landmarks", "retina")
 SUFFIXES = {"frames": ".png", "landmarks": ".npy", "retina": ".npy"}
+_VERIFY = "run `dvc repro verify_data`"
 
 
 def tree_folder(root: str | Path) -> Path:
@@ -190,25 +191,32 @@ def fingerprint_of(root: str | Path) -> str:
     return FFPPTree(root).fingerprint(with_mtimes=not is_sample(root))
 
 
+def recorded_fingerprint(data_json: str | Path) -> str:
+    """The fingerprint that verify_data wrote; raises DataError, with the command that mends it, when there is none."""
+    try:
+        recorded = json.loads(Path(data_json).read_text(encoding="utf-8"))["fingerprint"]
+    except FileNotFoundError:
+        raise DataError(f"{data_json} does not exist, so the data was never verified; {_VERIFY}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{data_json} holds no fingerprint of the data; {_VERIFY} --force") from None
+    if recorded is None:
+        raise DataError(
+            f"verify_data found the data unfit to train on ({data_json}); {_VERIFY} and mend what it lists"
+        )
+    return recorded
+
+
 def require_fingerprint(root: str | Path, data_json: str | Path) -> str:
     """The fingerprint of the data under `root`, if it is the one verify_data wrote to `data_json`.
 
     Raises DataError, with the command that mends it, when the data changed since or was never verified.
     """
-    mend = "run `dvc repro verify_data`"
-    try:
-        recorded = json.loads(Path(data_json).read_text(encoding="utf-8"))["fingerprint"]
-    except FileNotFoundError:
-        raise DataError(f"{data_json} does not exist, so the data was never verified; {mend}") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{data_json} holds no fingerprint of the data; {mend} --force") from None
-    if recorded is None:
-        raise DataError(
-            f"verify_data found the data unfit to train on ({data_json}); {mend} and mend what it lists"
-        )
+    recorded = recorded_fingerprint(data_json)
     found = fingerprint_of(root)
     if found != recorded:
-        raise DataError(f"the data under {root} changed since it was verified ({data_json}); {mend} --force")
+        raise DataError(
+            f"the data under {root} changed since it was verified ({data_json}); {_VERIFY} --force"
+        )
     return found
 
 
