@@ -6,8 +6,9 @@ Source: Hwang, Lahoti et al. 2024, "Hydra", section 3.1; Dao & Gu 2024, "Transfo
 A scan whose decay is a scalar per head is a product with a lower triangular (T, T) matrix. Hydra's forward scan fills
 the triangle below the diagonal, its backward scan the one above and its skip the diagonal, so one exponential and one
 batched product do for all three; benchmarks/hydra.py compares it with the recurrence. For backward, two (M, H, T, T)
-tensors are kept: 4·M·H·T² bytes in float32, and as many or half (bfloat16) for the product. With P >= T neither is
-larger than x. At full size (M = 16·196, H = 12, P = 64, T = 32) they are 154 MB each, x in float32 308 MB.
+tensors are kept, 4·M·H·T² bytes in float32 and as many or half (bfloat16) for the product, beside x with heads first.
+With P >= T neither is larger than x. At full size (M = 16·196, H = 12, P = 64, T = 32) they are 154 MB each, x in
+float32 308 MB.
 """
 
 from __future__ import annotations
@@ -61,18 +62,19 @@ def quasiseparable_mix(
     diagonal_MTH: Tensor,
     backend: KernelBackend = "torch",
 ) -> Tensor:
-    """y = shift(SS(x)) + flip(shift(SS(flip x))) + diagonal·x, (M, T, H, P); SS is the scan of `scan`.
+    """y = shift(SS(x)) + flip(shift(SS(flip x))) + diagonal·x, (M, T, H, P).
 
-    dt is positive (after softplus), A negative. All but the last product is in float32 at least, whatever
-    autocast says, and that product in x's type. `backend` is resolve_backend's choice (scan_backends.py).
+    SS is the scan y_t = C_t·h_t with h_t = exp(A·dt_t)·h_{t-1} + dt_t·B_t⊗x_t and h_{-1} = 0. dt is positive (after
+    softplus), A negative. All but the last product is in float32 at least, whatever autocast says, and that product
+    in x's type. `backend` is resolve_backend's choice (scan_backends.py); "mamba_ssm" needs CUDA tensors.
     """
     with torch.autocast(x_MTHP.device.type, enabled=False):
+        if backend == "mamba_ssm":
+            x = x_MTHP.float()
+            scans = _mamba_ssm_scans(x, dt_MTGH.float(), A_H.float(), B_MTGN.float(), C_MTGN.float())
+            return torch.addcmul(scans, x, diagonal_MTH.unsqueeze(-1).float()).to(x_MTHP.dtype)
         kind = torch.promote_types(x_MTHP.dtype, torch.float32)
         dt, A, B, C, diagonal = (z.to(kind) for z in (dt_MTGH, A_H, B_MTGN, C_MTGN, diagonal_MTH))
-        if backend == "mamba_ssm":
-            x = x_MTHP.to(kind)
-            mixed = _mamba_ssm_scans(x, dt, A, B, C) + x * diagonal.unsqueeze(-1)
-            return mixed.to(x_MTHP.dtype)
         matrix_MHTT = quasiseparable_matrix(dt, A, B, C, diagonal)
         return (matrix_MHTT.to(x_MTHP.dtype) @ x_MTHP.transpose(1, 2)).transpose(1, 2)
 
@@ -80,8 +82,8 @@ def quasiseparable_mix(
 def _mamba_ssm_scans(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """shift(SS(x)) + flip(shift(SS(flip x))) by mamba-ssm's Triton kernels, both directions as one batch.
 
-    Shift first, then flip: the other order would let y_t read x_t through both scans. In float32, where Triton's
-    products are TF32: equal to the torch backend to about 1e-3, not to rounding.
+    Shift first, then flip: the other order would make the backward scan's y_t read x_t and x_{t-1} too. In float32,
+    whose products Triton takes as TF32: equal to the torch backend to about three digits, not to rounding.
     """
     from mamba_ssm.ops.triton.ssd_combined import (  # pyright: ignore[reportMissingImports]
         mamba_chunk_scan_combined,
