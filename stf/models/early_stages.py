@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from stf.config import STFV8Config
+from stf.config import DCCONV, STFV8Config
 from stf.models.dcconv_3d import DCConv3DBlock
 from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
+from stf.models.timm_stages import TimmStages
 
 TRAINED_SLOWLY = ("stem", "stage1", "stage2")
 
@@ -41,6 +42,10 @@ class DCConvStages(nn.Module):
         return ((n, p) for n, p in self.named_parameters() if n.split(".")[0] in TRAINED_SLOWLY)
 
 
-def build_early_stages(config: STFV8Config, drop_paths: Sequence[float]) -> DCConvStages:
-    """The stages that `config.spatial_backbone` names; `drop_paths` are the rates of the blocks of stages 1 and 2."""
-    return DCConvStages(config, drop_paths)
+def build_early_stages(config: STFV8Config, drop_paths: Sequence[float]) -> DCConvStages | TimmStages:
+    """The stages that `config.spatial_backbone` names; `drop_paths` are the rates of the blocks of stages 1 and 2.
+
+    A timm network comes without weights (timm_stages.py): they are in the checkpoint, or a new network gets them by
+    spatial_weights.load_spatial_weights.
+    """
+    return DCConvStages(config, drop_paths) if config.spatial_backbone == DCCONV else TimmStages(config)

@@ -23,8 +23,8 @@ def parameter_groups(
     """AdamW groups: {early stages × backbone_lr_scale, the rest × 1} × {decayed, not}, and the loss's margin.
 
     Norms, biases and what `model.no_weight_decay()` names (A, D, Δ bias of the SSM) do not decay, by timm's
-    grouping; neither does the margin m, which decay would pull to 0. `lr_scale` is timm's key: its schedulers
-    multiply a group's whole curve by it, floor min_lr included.
+    grouping; neither does the margin m, which decay would pull to 0. Frozen parameters are in no group.
+    `lr_scale` is timm's key: its schedulers multiply a group's whole curve by it, floor min_lr included.
     """
     backbone = {id(parameter) for _, parameter in model.backbone_parameters()}
     exempt = (*model.no_weight_decay(), _BIASES)
@@ -75,6 +75,6 @@ def build_schedule(
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-    """(of the temporal modules and head, of the early stages), as the next step will use them."""
+    """(of the temporal modules and head, of the early stages, NaN when frozen), as the next step will use them."""
     by_name = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
     return by_name.get("temporal", math.nan), by_name.get("backbone", math.nan)
