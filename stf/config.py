@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from stf.errors import ConfigError
-from stf.model_size import size_text
+from stf.mixer_size import FEWEST_STATE_SIZES, state_sizes
+from stf.model_size import DCCONV, size_text
 
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
@@ -32,7 +33,7 @@ PHASE_B_FLAGS = ("use_hydra", "use_mamer", "use_wss", "use_adaptive_sdim")
 FLAGS = PHASE_A_FLAGS + PHASE_B_FLAGS
 SectionT = TypeVar("SectionT")
 SAMPLE_ROOT = "data/sample"
-DCCONV, TIMM_PREFIX = "dcconv", "timm:"
+TIMM_PREFIX = "timm:"
 
 
 def nearest_name(name: str, known: list[str]) -> str:
@@ -213,6 +214,11 @@ class STFV8Config:
         idle = self.spatial_weights and spatial == DCCONV
         _require(not idle, f'spatial_weights is for a timm spatial_backbone; with "{DCCONV}" leave it empty')
         stateless = self.ssm_backend == "conv1d" and self.use_adaptive_sdim
+        few = self.use_adaptive_sdim and len(state_sizes(self.d_state)) < FEWEST_STATE_SIZES
+        _require(
+            not few,
+            f"d_state is {self.d_state}; use_adaptive_sdim chooses among {FEWEST_STATE_SIZES} sizes or more",
+        )
         _require(
             not stateless,
             'ssm_backend "conv1d" has no state: set use_adaptive_sdim to false or take another backend',
@@ -279,10 +285,7 @@ class STFV8Config:
         return names.get(flags, "+".join(flag.removeprefix("use_") for flag in flags))
 
     def describe(self) -> str:
-        """Variant, active features, clip, and the network's parameters and multiply-adds per clip, as text.
-
-        The counts are those of STFMambaV73; a line says so when a flag adds modules that they leave out.
-        """
+        """Variant, active features, clip, and the network's parameters and multiply-adds per clip, as text."""
         self.validate()
         flags = self.active_flags()
         lines = [
@@ -291,8 +294,6 @@ class STFV8Config:
             f"clip: {self.num_frames} frames of {self.img_size}×{self.img_size} px, {self.batch_size} clips a batch",
             size_text(self),
         ]
-        if set(flags) & set(PHASE_B_FLAGS):
-            lines.append("the counts cover STFMambaV73's network only: phase B's modules are not in them")
         return "\n".join(lines)
 
 

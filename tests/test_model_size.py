@@ -1,5 +1,8 @@
 """The closed-form counts equal the built network's parameters and torch's own count of products."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stf import model_size
 from stf.config import PHASE_B_FLAGS, STFV8Config
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.network import build_network
 
 ODD = {"stem_dim": 10, "stage1_dim": 20, "stage2_dim": 36, "stage3_dim": 40, "stage4_dim": 24, "num_heads": 4}
 CONFIGS = {
@@ -21,21 +25,45 @@ CONFIGS = {
 }
 
 
+UPGRADES = [c for n in range(5) for c in itertools.combinations(PHASE_B_FLAGS, n)]
+
+
+@pytest.mark.parametrize("flags", UPGRADES, ids=lambda flags: "+".join(flags) or "V7.3")
 @pytest.mark.parametrize("config", [*CONFIGS.values(), STFV8Config()], ids=[*CONFIGS, "full size"])
-def test_parameters_are_exact(config):
+def test_parameters_are_exact(config, flags):
+    config = replace(config, **{flag: flag in flags for flag in PHASE_B_FLAGS})
     with torch.device("meta"):
-        model = STFMambaV73(config)
+        model = build_network(config)
     assert sum(model_size.parameters(config).values()) == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("flags", UPGRADES, ids=lambda flags: "+".join(flags) or "V7.3")
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_products_equal_torchs_count(config):
-    model = STFMambaV73(config).eval()
+def test_products_equal_torchs_count(config, flags):
+    config = replace(config, **{flag: flag in flags for flag in PHASE_B_FLAGS})
+    counted = count_products(config)
+    assert sum(model_size.multiply_adds(config).products.values()) == pytest.approx(counted, rel=0.01)
+
+
+def test_the_convolution_in_a_mixers_place_is_counted_too():
+    config = replace(STFV8Config.debug(), ssm_backend="conv1d")
+    with torch.device("meta"):
+        model = build_network(config)
+    assert sum(model_size.parameters(config).values()) == sum(p.numel() for p in model.parameters())
+    assert sum(model_size.multiply_adds(config).products.values()) == pytest.approx(
+        count_products(config), rel=0.01
+    )
+
+
+def count_products(config) -> float:
+    """Multiply-adds of matrix products and convolutions for one clip, by torch. It does not see into a GRU."""
+    model = build_network(config).eval()
     video = torch.rand(1, 3, config.num_frames, config.img_size, config.img_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(video)
-    products = sum(model_size.multiply_adds(config).products.values())
-    assert products == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
+    C, K, n = config.dwt_channels, config.dwt_hidden_dim, config.num_frames // 2 - 2
+    unseen = n * 2 * (3 * K * C + 3 * K * K) if config.use_wss else 0
+    return counter.get_total_flops() / 2 + unseen
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -73,9 +101,17 @@ def test_describe_names_features_parameters_and_work():
     assert "STFMambaV73" not in text
 
 
-@pytest.mark.parametrize("flag", PHASE_B_FLAGS)
-def test_describe_says_what_its_counts_leave_out(flag):
-    assert "the counts cover STFMambaV73's network only" in STFV8Config(**{flag: True}).describe()
+def test_describe_counts_every_module_of_v8():
+    text = STFV8Config.phase_b().describe()
+    assert "STF-Mamba V8.0-B" in text
+    assert "wavelet-selective scan" in text
+    assert "adaptive state" in text
+
+
+def test_describe_says_that_a_timm_backbone_is_not_counted():
+    text = STFV8Config(spatial_backbone="timm:convnextv2_atto").describe()
+    assert "parameters, without timm:convnextv2_atto: " in text
+    assert "stage 1" not in text
 
 
 def test_describe_of_v73():

@@ -3,34 +3,21 @@
 Shapes: B clips, T2 = T/2 temporal coefficients of which the first and last are left out, C channels, N states,
 K state sizes, S statistics.
 
-HLL is flicker that is smooth in space. Compression adds to it (blocks are coded anew from frame to frame while fine
-detail is quantised away), and so does a blend; a gate on its share can give a clip more or less memory.
+HLL is flicker that is smooth in space. Compression changes its share and where it lies (blocks are coded anew from
+frame to frame, fine detail is quantised away), and so does a blend: a gate on it can give a clip more or less memory.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from stf.errors import ConfigError
+from stf.mixer_size import state_sizes
 from stf.models.dwt_3d import BANDS, inner
 
-N_SIZES, FEWEST_SIZES = 4, 3
 STATISTICS = ("share of temporal-high", "share of all bands", "energy", "spread in time", "spread in space")
 OPEN_LOGIT = 4.0  # of the full state at first: its probability is e⁴ / (e⁴ + 3) = .948
 EPSILON = 1.0e-6  # energy per coefficient, where features of unit variance have 0.1 … 50 in HLL
-
-
-def state_sizes(n_states: int) -> tuple[int, ...]:
-    """⌈N/4⌉, ⌈N/2⌉, ⌈3N/4⌉, N without repetitions; raises ConfigError when fewer than three are left."""
-    sizes = sorted({math.ceil(n_states * k / N_SIZES) for k in range(1, N_SIZES + 1)})
-    if len(sizes) < FEWEST_SIZES:
-        raise ConfigError(
-            f"d_state is {n_states}: use_adaptive_sdim chooses among {FEWEST_SIZES} sizes or more"
-        )
-    return tuple(sizes)
 
 
 def hll_statistics(bands: dict[str, Tensor]) -> Tensor:

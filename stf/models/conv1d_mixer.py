@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-REACH_PER_D_CONV = 4
+from stf.mixer_size import REACH_PER_D_CONV
 
 
 class Conv1DSequenceMixer(nn.Module):

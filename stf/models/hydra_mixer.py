@@ -12,27 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stf.model_size import SCAN_DIRECTIONS
+from stf.mixer_size import SCAN_DIRECTIONS, hydra_head_dim, odd_kernel
 from stf.models.mamba_blocks import DT_MAX, DT_MIN
 from stf.models.scan_backends import KernelBackend
 from stf.models.ssd import quasiseparable_mix
-
-LARGEST_HEAD, FEWEST_HEADS = 64, 4
-
-
-def hydra_head_dim(d_inner: int) -> int:
-    """Channels P of a head: the largest divisor of d_inner that is at most 64 and leaves 4 heads (1 if none is).
-
-    A head has one decay, so a narrow network needs several; and the (T, T) matrices of all heads take T / P of
-    the memory of x, so a wide network's heads are no narrower than a clip is long: 64 at the full 768 channels.
-    """
-    widest = max(1, min(LARGEST_HEAD, d_inner // FEWEST_HEADS))
-    return max(p for p in range(1, widest + 1) if d_inner % p == 0)
-
-
-def odd_kernel(d_conv: int) -> int:
-    """Taps of the convolution: d_conv, one more if it is even, so that it reaches as far ahead as back."""
-    return d_conv + 1 - d_conv % 2
 
 
 class HydraQuasiseparableMixer(nn.Module):

@@ -14,7 +14,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stf.model_size import SCAN_DIRECTIONS, dt_rank
+from stf.mixer_size import SCAN_DIRECTIONS, dt_rank
 from stf.models.scan import selective_scan
 from stf.models.scan_backends import KernelBackend
 

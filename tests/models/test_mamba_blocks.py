@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stf.model_size import dt_rank
+from stf.mixer_size import dt_rank
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
 from tests.reference import models_scan_plain as plain
 
