@@ -38,12 +38,12 @@ def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict
     document: dict[str, Any] = {
         "phase": phase,
         "note": SYNTHETIC_NOTE if e.synthetic else None,
-        "test_data_use": TEST_DATA_USE,
+        "test_data_use": TEST_DATA_USE[phase],
         "checkpoint": {"variant": e.variant, "epoch": e.epoch, "weights_sha256": weights_sha256},
         "split": SPLIT,
         "quality": e.headline.quality,
         "clips": {"per_video": e.clips_per_video, "num_frames": e.num_frames, "img_size": e.img_size},
-        "threshold": _rounded(asdict(e.threshold)) | {"chosen_by": THRESHOLD_METHOD},
+        "threshold": rounded(asdict(e.threshold)) | {"chosen_by": THRESHOLD_METHOD},
         "interval": INTERVAL_METHOD,
         "qualities": {
             result.quality: {
@@ -62,7 +62,7 @@ def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict
             | _interval(r.interval)
             for r in e.self_blended
         }
-    return _rounded(document)
+    return rounded(document)
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
@@ -158,10 +158,10 @@ def _interval(interval: Interval | None) -> dict[str, Any]:
     return {"auc_low": interval.low, "auc_high": interval.high, "n_clusters": interval.n_clusters}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """`value` with every float rounded to DIGITS, so that the last bits of a machine do not show."""
     if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
+        return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(entry) for entry in value]
+        return [rounded(entry) for entry in value]
     return round(value, DIGITS) if isinstance(value, float) else value

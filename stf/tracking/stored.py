@@ -1,0 +1,170 @@
+"""Runs read back from the store, for the commands that compare them. No stage of the pipeline may use this."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from stf.errors import TrackingError, UsageError
+from stf.tracking.store import Store, named_failures, open_store
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two files of a few kB
+
+EVALUATION_FOLDER = "evaluation"  # of the artifacts of an eval_* run
+SHOWN_ID = 8  # characters of a run id in messages
+_MIN_PREFIX = 4
+_FINISHED = "attributes.status = 'FINISHED'"
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run as the store holds it; metrics are the last values."""
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    minutes: float | None
+
+    @property
+    def stage(self) -> str:
+        return self.tags.get("stage", "")
+
+    @property
+    def label(self) -> str:
+        """Name and the beginning of the id."""
+        return f"{self.name} {self.run_id[:SHOWN_ID]}"
+
+
+def finished_runs(stages: Sequence[str], fingerprint: str) -> list[StoredRun]:
+    """The finished runs of these stages on the data with that fingerprint, newest first."""
+    store = open_store()
+    queries = [
+        f"tags.stage = '{stage}' AND tags.data_fingerprint = '{fingerprint}' AND {_FINISHED}"
+        for stage in stages
+    ]
+    found = [run for query in queries for run in _search(store, query)]
+    return [_stored(run) for run in sorted(found, key=lambda run: -run.info.start_time)]
+
+
+def find_evaluation(text: str) -> StoredRun:
+    """The evaluation that `text` names: a run's id, the beginning of it, a run's name, or a DVC experiment's.
+
+    A training run stands for its newest finished evaluation; of several runs with that name the newest counts.
+    Raises UsageError when nothing or more than one id fits, TrackingError when there is no finished evaluation.
+    """
+    store = open_store()
+    runs = _named(store, text)
+    if not runs:
+        raise UsageError(
+            f'no run in {store.uri} has "{text}" as its id, the beginning of its id (≥ {_MIN_PREFIX} characters), its '
+            "name or its DVC experiment, and no such file exists; `make ui` lists the runs"
+        )
+    evaluations = [run for run in runs if run.stage.startswith("eval")]
+    finished = [run for run in evaluations if run.status == "FINISHED"]
+    if finished:
+        return finished[0]
+    if evaluations:
+        raise TrackingError(
+            f"{evaluations[0].label} ended {evaluations[0].status}: its evaluation is not whole"
+        )
+    trainings = [run for run in runs if run.stage.startswith("train")]
+    if not trainings:
+        raise UsageError(f"{runs[0].label} is a run of {runs[0].stage}, neither evaluation nor training")
+    of_weights = [found for run in trainings for found in _evaluations_of(store, run)]
+    if not of_weights:
+        raise TrackingError(
+            f"{trainings[0].label} has no finished evaluation; its weights are an artifact of the run: "
+            "python -m pipeline.eval_a --checkpoint FILE"
+        )
+    return of_weights[0]
+
+
+def training_of(weights_sha256: str) -> StoredRun | None:
+    """The newest finished training run that made these weights; None when the store has none."""
+    if not re.fullmatch(r"[0-9a-f]{64}", weights_sha256):
+        return None
+    query = f"tags.weights_sha256 = '{weights_sha256}' AND tags.stage LIKE 'train%' AND {_FINISHED}"
+    found = _search(open_store(), query)
+    return _stored(found[0]) if found else None
+
+
+def fetch_evaluation(run: StoredRun, folder: Path) -> Path:
+    """Copies the run's evaluation document and scores into `folder`; returns the document's path.
+
+    Raises TrackingError when the run does not hold exactly one of them.
+    """
+    store = open_store()
+    with named_failures(store.uri):
+        names = [file.path for file in store.client.list_artifacts(run.run_id, EVALUATION_FOLDER)]
+    documents = [name for name in names if name.endswith(".json")]
+    scores = [f"{name.removesuffix('.json')}_scores.csv" for name in documents]
+    if len(documents) != 1 or scores[0] not in names:
+        raise TrackingError(f"{run.label} does not hold one evaluation's JSON and scores; evaluate it again")
+    try:
+        with named_failures(store.uri):
+            client, wanted = store.client, (scores[0], documents[0])
+            places = [client.download_artifacts(run.run_id, name, str(folder)) for name in wanted]
+    except OSError as error:
+        raise TrackingError(f"{run.label}: {error}") from None
+    return Path(places[-1])
+
+
+def _named(store: Store, text: str) -> list[StoredRun]:
+    """The runs that `text` can mean, newest first; raises UsageError for a beginning that several ids share."""
+    if re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", text):
+        found = _search(store, f"attributes.run_id LIKE '{text}%'")
+        if len(found) > 1:
+            ids = ", ".join(run.info.run_id[: SHOWN_ID + 4] for run in found[:_MAX_NAMED])
+            more = ", …" if len(found) > _MAX_NAMED else ""
+            raise UsageError(
+                f'"{text}" is the beginning of {len(found)} run ids: {ids}{more}; give more of it'
+            )
+        if found:
+            return [_stored(found[0])]
+    if "'" in text or "\\" in text:  # no name of ours, and MLflow's filters cannot hold it
+        return []
+    for key in ("attributes.run_name", "tags.dvc.experiment"):
+        found = _search(store, f"{key} = '{text}'")
+        if found:
+            return [_stored(run) for run in found]
+    return []
+
+
+def _evaluations_of(store: Store, training: StoredRun) -> list[StoredRun]:
+    """By the weights' hash, not by the parent run: equal weights are tied to the newest run that made them."""
+    digest = training.tags.get("weights_sha256")
+    if digest is None:
+        return []
+    query = f"tags.weights_sha256 = '{digest}' AND tags.stage LIKE 'eval%' AND {_FINISHED}"
+    return [_stored(run) for run in _search(store, query)]
+
+
+def _search(store: Store, query: str) -> list[Run]:
+    """Every run that fits, newest first, however many there are."""
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        with named_failures(store.uri):
+            page = store.client.search_runs(
+                [store.experiment_id], query, order_by=["attributes.start_time DESC"], page_token=token
+            )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _stored(run: Run) -> StoredRun:
+    info, data = run.info, run.data
+    minutes = (info.end_time - info.start_time) / 60_000 if info.end_time else None
+    name = info.run_name or "run"
+    return StoredRun(info.run_id, name, info.status, data.params, data.tags, data.metrics, minutes)

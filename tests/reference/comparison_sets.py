@@ -1,0 +1,131 @@
+"""Invented evaluations: score files as eval_a writes them, and runs in a store that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stf.config import FLAGS, METHODS, Params, STFV8Config
+from stf.tracking.run import track
+
+FINGERPRINT = "data 1"
+
+
+def score_table(
+    gap: float, seed: int = 0, n_pairs: int = 8, methods: tuple[str, ...] = METHODS, quality: str = "c23"
+) -> pd.DataFrame:
+    """Two reals and two fakes per method and pair; a person's own level, the same for every `seed`, shifts them all."""
+    people, rng = np.random.default_rng(99), np.random.default_rng(seed)
+    rows = []
+    for k in range(n_pairs):
+        a, b = f"{2 * k:03d}", f"{2 * k + 1:03d}"
+        level = people.normal(0, 0.5)
+        for method in ("real", *methods):
+            for target, source in ((a, b), (b, a)):
+                label = int(method != "real")
+                score = 1 / (1 + np.exp(-(gap * label + level + rng.normal(0, 1))))
+                video_id = target if not label else f"{target}_{source}"
+                rows.append((video_id, method, quality, label, target, f"{a}+{b}", score, 2, ""))
+    columns = [
+        "video_id",
+        "method",
+        "quality",
+        "label",
+        "target_id",
+        "identity_pair",
+        "score",
+        "n_clips",
+        "error",
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(columns))
+
+
+def write_files(
+    document_path: Path,
+    table: pd.DataFrame,
+    variant: str = "V8.0-A",
+    weights: bytes = b"",
+    quality: str = "c23",
+) -> Path:
+    """The JSON (what a comparison reads of it) and the CSV beside it."""
+    document = {
+        "note": "Synthetic stand-in",
+        "checkpoint": {"variant": variant, "epoch": 3, "weights_sha256": hashlib.sha256(weights).hexdigest()},
+        "quality": quality,
+        "clips": {"per_video": 2, "num_frames": 16, "img_size": 96},
+    }
+    document_path.parent.mkdir(parents=True, exist_ok=True)
+    document_path.write_text(json.dumps(document), encoding="utf-8")
+    table.to_csv(
+        document_path.with_name(f"{document_path.stem}_scores.csv"), index=False, float_format="%.9g"
+    )
+    return document_path
+
+
+def auc_metrics(table: pd.DataFrame) -> dict[str, float]:
+    """What eval_a logs of a table, as far as a grid reads it."""
+    reals, fakes = table[table["label"] == 0], table[table["label"] == 1]
+    groups = {name: fakes[fakes["method"] == name] for name in fakes["method"].unique()} | {"overall": fakes}
+    found = {}
+    for name, group in groups.items():
+        higher = group["score"].to_numpy()[:, None] > reals["score"].to_numpy()
+        found |= {
+            f"auc_{name}": float(higher.mean()),
+            f"auc_low_{name}": 0.1,
+            f"n_real_{name}": float(len(reals)),
+            f"n_fake_{name}": float(len(group)),
+        }
+    return found
+
+
+def config_of(flags: tuple[str, ...]) -> STFV8Config:
+    """A configuration with exactly these flags on."""
+    return STFV8Config(**{flag: flag in flags for flag in FLAGS})
+
+
+def store_training(
+    folder: Path, flags: tuple[str, ...], *, params: Params | None = None, phase: str = "a", tag: str = ""
+) -> Path:
+    """A finished training run; its 'weights' are a file whose bytes name flags, seed and phase. Returns the file."""
+    params, config = params or Params(), config_of(flags)
+    weights = folder / f"{config.variant()}-{params.seed}-{phase}{tag}.pt"
+    weights.write_text(weights.name)
+    with track(f"train_phase_{phase}", params=params, config=config, fingerprint=FINGERPRINT) as run:
+        run.log({"model/parameters": 123_456.0, "clips_per_s": 7.5, "cost_usd": 0.03, "best_auc": 0.61})
+        run.tie_weights(weights)
+    return weights
+
+
+def store_evaluation(
+    folder: Path,
+    weights: Path,
+    flags: tuple[str, ...],
+    table: pd.DataFrame,
+    *,
+    params: Params | None = None,
+    phase: str = "a",
+    fingerprint: str = FINGERPRINT,
+) -> None:
+    """A finished evaluation run with figures and files."""
+    config, stage = config_of(flags), f"eval_{phase}"
+    files = folder / f"{weights.stem} files"
+    path = write_files(files / f"{stage}.json", table, config.variant(), weights.read_bytes())
+    with track(stage, params=params or Params(), config=config, fingerprint=fingerprint) as run:
+        run.tie_weights(weights)
+        run.log(auc_metrics(table))
+        for file in (path, path.with_name(f"{stage}_scores.csv")):
+            run.artifact(file, "evaluation")
+
+
+def store_both(
+    folder: Path, flags: tuple[str, ...], table: pd.DataFrame, *, seed: int = 0, phase: str = "a"
+) -> None:
+    """A training and its evaluation."""
+    params = dataclasses.replace(Params(), seed=seed)
+    weights = store_training(folder, flags, params=params, phase=phase)
+    store_evaluation(folder, weights, flags, table, params=params, phase=phase)
