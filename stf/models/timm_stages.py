@@ -34,12 +34,12 @@ _NEEDED = ("feature_info", "forward_intermediates", "prune_intermediate_layers")
 
 def timm_config(name: str) -> Any:
     """timm's PretrainedCfg of a model, with or without a tag; raises ConfigError with the nearest name."""
-    known = [*timm.list_models(), *timm.list_pretrained()]
     try:
         found = get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     except RuntimeError:  # the model exists, the tag does not
         found = None
     if found is None:
+        known = [*timm.list_models(), *timm.list_pretrained()]
         raise ConfigError(
             f'spatial_backbone names "{name}", which timm {timm.__version__} does not have'
             f"{nearest_name(name, known)}; timm.list_pretrained() lists what it has weights for"
