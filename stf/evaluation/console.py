@@ -28,8 +28,11 @@ def make_console() -> Console:
     return Console(highlight=False, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
 
 
-def print_report(console: Console, evaluation: Evaluation, store_baseline: float | None) -> None:
-    """Prints everything; `store_baseline` is the overall AUC of this store's V7.3 run, None when there is none."""
+def print_report(console: Console, evaluation: Evaluation, phase: str, store_baseline: float | None) -> None:
+    """Prints everything on an evaluation of `phase`.
+
+    `store_baseline` is the overall AUC of this store's V7.3 run, None when there is none.
+    """
     e = evaluation
     clips = f"≤ {e.clips_per_video} clips of {e.num_frames} frames at {e.img_size} px per video"
     console.print(f"\n[bold]{escape(e.variant)}[/bold], epoch {e.epoch}, on the test split: {clips}")
@@ -43,7 +46,7 @@ def print_report(console: Console, evaluation: Evaluation, store_baseline: float
     if e.self_blended:
         console.print(self_blended_table(e))
     bullets = Table.grid(padding=(0, 1))
-    for note in notes(e, store_baseline):
+    for note in notes(e, phase, store_baseline):
         bullets.add_row("•", escape(note))
     console.print(bullets)
 
@@ -149,14 +152,14 @@ def self_blended_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def notes(evaluation: Evaluation, store_baseline: float | None) -> Iterator[str]:
+def notes(evaluation: Evaluation, phase: str, store_baseline: float | None) -> Iterator[str]:
     """What a reader must know beside the tables, one sentence or two each."""
     t = evaluation.threshold
     yield (
         f"Threshold {t.value:.3f}: best balanced accuracy ({100 * t.balanced_accuracy:.1f} %, AUC "
         f"{100 * t.auc:.1f} %) on {t.n_real} + {t.n_fake} self-blended validation clips."
     )
-    yield TEST_DATA_USE
+    yield TEST_DATA_USE[phase]
     interval = evaluation.headline.overall.auc_interval
     if interval is not None:
         few = "; with so few an interval is too narrow" if interval.n_clusters < FEW_CLUSTERS else ""
@@ -166,6 +169,8 @@ def notes(evaluation: Evaluation, store_baseline: float | None) -> Iterator[str]
         if store_baseline is None
         else "V7.3's figure is this store's newest V7.3 run on this data; its own spread is not in the interval."
     )
+    if phase == "b":
+        yield "`python -m pipeline.compare` sets V7.3, phase A and phase B side by side, with paired intervals."
     yield from _defects(evaluation)
     if evaluation.gate is not None:
         verdict = "open" if evaluation.gate.passed else "closed"

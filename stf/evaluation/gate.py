@@ -6,11 +6,18 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-TEST_DATA_USE = (
-    "The decision threshold comes from self-blended validation clips alone. The gate of phase B is the one "
-    "declared use of test data: phase B starts only when the overall AUC on the test videos is above "
-    "phase_b.min_phase_a_auc."
-)
+TEST_DATA_USE = {
+    "a": (
+        "The decision threshold comes from self-blended validation clips alone. The gate of phase B is the one "
+        "declared use of test data: phase B starts only when the overall AUC on the test videos is above "
+        "phase_b.min_phase_a_auc."
+    ),
+    "b": (
+        "The decision threshold comes from self-blended validation clips alone. The gate was the one declared use of "
+        "test data: phase B was trained because phase A's overall AUC on the test videos was above "
+        "phase_b.min_phase_a_auc. Nothing in phase B was chosen by test videos."
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from stf.errors import UsageError
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of one evaluation; `gate` is None unless it is the plain one that DVC runs."""
+    """The files of one evaluation; `gate` is None unless it is phase A's plain one, which DVC runs."""
 
     document: Path
     scores: Path
@@ -32,8 +32,8 @@ def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> 
     """The DVC outputs under metrics/ for the plain command, else `output`, else tmp/eval_{phase}/.
 
     `changed` names the options whose value is not the default. With any of them, or another `output`, the result is
-    not the pipeline's: no DVC output is overwritten and no gate written. Raises UsageError when `output` asks for that
-    or is no .json file.
+    not the pipeline's: no DVC output is overwritten and no gate written; the gate is phase A's alone. Raises
+    UsageError when `output` asks for that or is no .json file.
     """
     default = Path("metrics") / f"eval_{phase}.json"
     is_default = output is None or os.path.realpath(output) == os.path.realpath(default)
@@ -43,6 +43,6 @@ def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> 
         what = f"{default} holds the pipeline's own result, and {', '.join(changed)} would change it"
         raise UsageError(f"--output {output}: {what}; give another path")
     if is_default and not changed:
-        return Outputs.beside(default, gate=Path("metrics") / f"gate_{phase}.json")
+        return Outputs.beside(default, gate=Path("metrics/gate_a.json") if phase == "a" else None)
     aside = Path("tmp") / f"eval_{phase}" / default.name
     return Outputs.beside(aside if output is None else Path(output))

@@ -47,7 +47,7 @@ class Evaluation:
     table: pd.DataFrame  # one row per video, predict.score_videos' columns and the scalars
     qualities: tuple[QualityResult, ...]  # the headline first
     baselines: dict[str, dict[str, ScalarAuc]]  # scalar → group → AUC at the headline quality
-    gate: Gate | None  # None when the overall AUC is not available
+    gate: Gate | None  # None for phase B, and when the overall AUC is not available
     self_blended: tuple[SelfBlendedResult, ...] = ()
 
     @property
@@ -101,11 +101,13 @@ def evaluate(
     params: Params,
     methods: tuple[str, ...],
     *,
+    gate_threshold: float | None = None,
     sbi_test: bool = False,
     watch: Watch = unwatched,
 ) -> Evaluation:
     """Scores a checkpoint on the test split's real and manipulated videos in every quality on disk.
 
+    With `gate_threshold` the overall AUC is judged by it: the gate of phase B, which is phase A's alone.
     Raises DataError when there is nothing to score, CheckpointError when the network returns no numbers.
     """
     data, config, n_clips = params.data, scorer.config, params.evaluation.clips_per_video
@@ -128,6 +130,7 @@ def evaluate(
         for quality in videos.qualities
     )
     auc = results[0].overall.auc
+    gate = None if auc is None or gate_threshold is None else judge(auc, gate_threshold)
     return Evaluation(
         variant=config.variant(),
         epoch=epoch,
@@ -140,6 +143,6 @@ def evaluate(
         table=table,
         qualities=results,
         baselines=baseline_results(table, videos.methods(data.quality), params),
-        gate=judge(auc, params.phase_b.min_phase_a_auc) if auc is not None else None,
+        gate=gate,
         self_blended=self_blended_test(scorer, params, watch) if sbi_test else (),
     )

@@ -20,4 +20,5 @@ def three_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(three_pairs: Path) -> Evaluation:
     """The evaluation of a network that looks at redness, with the self-blended sets."""
     params = params_for(three_pairs)
-    return evaluate(scorer_for(three_pairs), 7, params, params.evaluation.methods, sbi_test=True)
+    methods = params.evaluation.methods
+    return evaluate(scorer_for(three_pairs), 7, params, methods, gate_threshold=0.7, sbi_test=True)

@@ -24,9 +24,9 @@ from stf.evaluation.report import write_gate, write_report
 from stf.evaluation.results import OVERALL, QualityResult
 
 
-def printed(evaluation, baseline=None, width=WIDTH):
+def printed(evaluation, baseline=None, phase="a", width=WIDTH):
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_report(console, evaluation, baseline)
+    print_report(console, evaluation, phase, baseline)
     return console.file.getvalue()
 
 
@@ -83,10 +83,12 @@ def test_a_row_without_figures_says_so(evaluated):
     assert re.search(r"FaceSwap +6 \+ 0 +n/a +n/a +n/a", printed(e))
 
 
-def test_every_report_names_the_gate_as_the_one_use_of_test_data(evaluated):
-    assert TEST_DATA_USE in flat(printed(evaluated))
-    assert as_document(evaluated, "a", "0")["test_data_use"] == TEST_DATA_USE
-    assert "one declared use of test data" in TEST_DATA_USE
+@pytest.mark.parametrize("phase", ["a", "b"])
+def test_every_report_names_the_gate_as_the_one_use_of_test_data(evaluated, phase):
+    said = TEST_DATA_USE[phase]
+    assert said in flat(printed(evaluated, phase=phase))
+    assert as_document(evaluated, phase, "0")["test_data_use"] == said
+    assert "the one declared use of test data" in said
 
 
 def test_the_sample_is_called_synthetic_everywhere(evaluated, tmp_path):
@@ -224,6 +226,8 @@ def test_only_the_plain_command_writes_the_pipelines_outputs():
         "x/plots/mine_roc.png",
         None,
     )
+    later = choose_outputs("b", None, ())
+    assert (later.document.as_posix(), later.gate) == ("metrics/eval_b.json", None)
     with pytest.raises(UsageError, match=r"--sbi-test would change it"):
         choose_outputs("a", "metrics/eval_a.json", ("--sbi-test",))
     with pytest.raises(UsageError, match=r"\.json"):

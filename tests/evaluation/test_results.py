@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from stf.evaluation.gate import judge
 from stf.evaluation.results import OVERALL, evaluate, group_rows
 from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_for, write_three_pairs
 
@@ -59,6 +60,8 @@ def test_evaluating_twice_gives_the_same(evaluated, three_pairs):
     params = params_for(three_pairs)
     scorer = dataclasses.replace(scorer_for(three_pairs), num_workers=2)
     again = evaluate(scorer, 7, params, params.evaluation.methods)
+    assert again.gate is None  # nobody asked
+    assert evaluated.gate == judge(evaluated.headline.overall.auc, 0.7)
     for a, b in itertools.zip_longest(again.qualities, evaluated.qualities):
         assert a == b
     np.testing.assert_array_equal(again.table["score"], evaluated.table["score"])
