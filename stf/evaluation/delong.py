@@ -24,7 +24,7 @@ class DeLong:
     """Two AUCs on the same videos, and B − A with its standard error, 95 % interval and two-sided p-value.
 
     Error, interval and p-value are None where the test has nothing to say: a class of one video, or an estimated
-    variance of 0 although the scores rank the videos differently (both AUCs at 0 or 1).
+    variance of 0 although the scores rank the videos differently (as when both AUCs are 1).
     """
 
     auc_a: float
