@@ -50,15 +50,15 @@ ui: $(INSTALLED) ## compare the runs in a browser; PORT=5000
 	@echo
 	mlflow ui --backend-store-uri "sqlite:///mlruns/mlflow.db" --workers 1 --port $(PORT)
 
-# In a temporary copy, so that params.yaml, weights/ and metrics/ of phase A stay as they are. Uncommitted changes
-# of tracked files take part; files unknown to both git and DVC do not. Where nothing changed since the last time,
-# its results come from DVC's cache without training. The MLflow run lands in the same store.
+# Up to eval_a alone: V7.3 has no phase B. In a temporary copy, so that params.yaml, weights/ and metrics/ stay as they
+# are. Uncommitted changes of tracked files take part; files unknown to both git and DVC do not. Where nothing changed
+# since the last time, its results come from DVC's cache without training. The MLflow run lands in the same store.
 baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in the same store
 	@dvc exp remove --quiet v73-baseline 2>/dev/null || true
 	@export GIT_AUTHOR_NAME="$${GIT_AUTHOR_NAME:-$$(git config user.name || echo stf-mamba)}"; \
 	export GIT_AUTHOR_EMAIL="$${GIT_AUTHOR_EMAIL:-$$(git config user.email || echo stf-mamba@localhost)}"; \
 	export GIT_COMMITTER_NAME="$$GIT_AUTHOR_NAME" GIT_COMMITTER_EMAIL="$$GIT_AUTHOR_EMAIL"; \
-	dvc exp run --temp --name v73-baseline \
+	dvc exp run --temp --name v73-baseline eval_a \
 	  -S phase_a.use_contrastive_hll=false -S phase_a.use_compression_aug=false \
 	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
 

@@ -105,11 +105,11 @@ def tell_what_is_trained(training: Training, run: TrackedRun) -> None:
     run.tag("ssm_backend", training.learner.model.ssm_backend)
     run.log(size_figures(training.learner.model, phase_run))
     if phase_run.start is not None:
-        report = phase_run.start.report
+        transfer = phase_run.start.report
         run.starts_from(phase_run.start.sha256)
-        run.log({f"transfer/{name}": float(n) for name, n in report.counts().items()})
-        run.text(report.table() + "\n", "transfer/table.txt")
-        run.text(json.dumps(report.as_rows(), indent=1) + "\n", "transfer/modules.json")
+        run.log({f"transfer/{name}": float(n) for name, n in transfer.counts().items()})
+        run.text(transfer.table() + "\n", "transfer/table.txt")
+        run.text(json.dumps(transfer.as_rows(), indent=1) + "\n", "transfer/modules.json")
     run.figure(pairs_figure([dataset.pair(0, pair) for pair in pictured(dataset)]), "sample_pairs.png")
 
 
