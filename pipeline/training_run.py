@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend
+from stf.config import DCCONV
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
 from stf.model_size import multiply_adds
@@ -114,10 +115,14 @@ def tell_what_is_trained(training: Training, run: TrackedRun) -> None:
 
 
 def size_figures(network: nn.Module, phase_run: PhaseRun) -> dict[str, float]:
-    """Parameters of the network as it stands, and its multiply-adds for one clip in units of 1e9."""
-    n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    work = multiply_adds(phase_run.config).total
-    return {"model/parameters": float(n_parameters), "model/gmacs_per_clip": work / 1e9}
+    """Parameters of the network as it stands, and its multiply-adds for one clip in units of 1e9.
+
+    Those of a network with a timm backbone are not counted, so they are left out.
+    """
+    figures = {"model/parameters": float(sum(parameter.numel() for parameter in network.parameters()))}
+    if phase_run.config.spatial_backbone == DCCONV:
+        figures["model/gmacs_per_clip"] = multiply_adds(phase_run.config).total / 1e9
+    return figures
 
 
 def pictured(dataset: VideoSBIDataset) -> list[int]:
