@@ -17,12 +17,14 @@ def main(
     metrics/phase_a_log.csv. Checkpoints of a run in progress lie in checkpoints/.
     """
     from pipeline.training_run import run_phase
-    from pipeline.training_setup import overridden, prepared
+    from pipeline.training_setup import from_scratch, overridden, prepared
     from stf.models.network import build_network
 
     params = overridden(load_params(params_path), "a", epochs, batch_size, dry_run)
     phase_run = prepared("a", params, dry_run=dry_run)
     model = build_network(phase_run.config, phase_run.device)
+    if resume_path is None:
+        from_scratch(phase_run, model)
     run_phase(phase_run, model, resume_path)
 
 

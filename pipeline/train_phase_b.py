@@ -29,7 +29,7 @@ def main(
     from pathlib import Path
 
     from pipeline.training_run import run_phase
-    from pipeline.training_setup import money_text, overridden, prepared, start_from
+    from pipeline.training_setup import from_scratch, money_text, overridden, prepared, start_from
     from stf.models.network import build_network
     from stf.training.gate import require_open_gate
     from stf.training.state import config_hash
@@ -47,6 +47,7 @@ def main(
     model = build_network(phase_run.config, phase_run.device)
     if dry_run and not Path(START).exists():
         click.echo(f"dry run: there is no {START}, so the network starts from scratch")
+        from_scratch(phase_run, model)
     else:
         phase_run = start_from(phase_run, model, START)
     run_phase(phase_run, model, resume_path)

@@ -17,6 +17,7 @@ from stf.config import Params, PhaseName, STFV8Config
 from stf.data.ffpp import require_fingerprint
 from stf.errors import TrainingError
 from stf.models.scan_backends import unusable_because
+from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
 from stf.training.budget_tracker import BudgetTracker, ledger_usd
 from stf.training.state import CheckpointFolder, Origin, config_hash
@@ -81,6 +82,16 @@ def tell_backend(config: STFV8Config, chosen: str, device: str) -> None:
     if config.ssm_backend == "auto":
         why = " (auto)" if chosen == "mamba_ssm" else f" (auto: not mamba_ssm, {unusable_because(device)})"
     click.echo(f"scan backend: {chosen}{why}")
+
+
+def from_scratch(phase_run: PhaseRun, model: nn.Module) -> None:
+    """Says where the weights of a pretrained spatial backbone come from; nothing to do for the built-in one.
+
+    Raises CheckpointError or ConfigError when they cannot be had: never random weights in silence.
+    """
+    told = load_spatial_weights(model, phase_run.config)
+    if told:
+        click.echo(told)
 
 
 def start_from(phase_run: PhaseRun, model: nn.Module, path: str) -> PhaseRun:

@@ -171,6 +171,13 @@ def notes(evaluation: Evaluation, phase: str, store_baseline: float | None) -> I
     )
     if phase == "b":
         yield "`python -m pipeline.compare` sets V7.3, phase A and phase B side by side, with paired intervals."
+    if evaluation.open_shares:
+        shares = ", ".join(
+            f"QP {share.qp} {100 * share.mean:.1f} ± {100 * share.std:.1f} %"
+            for share in evaluation.open_shares
+        )
+        n = evaluation.open_shares[0].n_clips
+        yield f"Share of the state that is read, on {n} real validation clips: {shares} (mean ± standard deviation)."
     yield from _defects(evaluation)
     if evaluation.gate is not None:
         verdict = "open" if evaluation.gate.passed else "closed"

@@ -56,6 +56,8 @@ def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict
         "trivial_baselines": _baselines(e),
         "gate": asdict(e.gate) if e.gate else None,
     }
+    if e.open_shares:
+        document["open_state_share"] = [asdict(share) for share in e.open_shares]
     if e.self_blended:
         document["self_blended_test"] = {
             r.recipe: {"meaning": r.meaning, "auc": r.auc, "n_real": r.n_real, "n_fake": r.n_fake}
@@ -93,6 +95,7 @@ def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:
     for scalar, groups in evaluation.baselines.items():
         auc = groups[OVERALL].auc
         found |= {f"baseline_auc_{scalar}": auc} if auc is not None else {}
+    found |= {f"open_state_share_qp{share.qp}": share.mean for share in evaluation.open_shares}
     return found | {f"sbi_test_auc_{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
 
 

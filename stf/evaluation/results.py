@@ -12,6 +12,7 @@ from stf.evaluation.baselines import SCALARS, ScalarAuc, scalar_auc, video_scala
 from stf.evaluation.bootstrap import auc_interval, identity_clusters
 from stf.evaluation.gate import Gate, judge
 from stf.evaluation.metrics import GroupMetrics, Threshold, group_metrics
+from stf.evaluation.open_share import OpenShare, open_shares
 from stf.evaluation.predict import ClipScorer, Watch, score_videos, unwatched
 from stf.evaluation.self_blended import SelfBlendedResult, self_blended_test, validation_threshold
 from stf.evaluation.videos import SPLIT, TestVideos, select_videos
@@ -49,6 +50,7 @@ class Evaluation:
     baselines: dict[str, dict[str, ScalarAuc]]  # scalar → group → AUC at the headline quality
     gate: Gate | None  # None for phase B, and when the overall AUC is not available
     self_blended: tuple[SelfBlendedResult, ...] = ()
+    open_shares: tuple[OpenShare, ...] = ()  # of an adaptive state
 
     @property
     def headline(self) -> QualityResult:
@@ -145,4 +147,5 @@ def evaluate(
         baselines=baseline_results(table, videos.methods(data.quality), params),
         gate=gate,
         self_blended=self_blended_test(scorer, params, watch) if sbi_test else (),
+        open_shares=open_shares(scorer, params, watch),
     )
