@@ -13,7 +13,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install repro test lint check ui baseline deps lock
+.PHONY: help install repro test lint check ui baseline grid deps lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -61,6 +61,11 @@ baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in 
 	dvc exp run --temp --name v73-baseline eval_a \
 	  -S phase_a.use_contrastive_hll=false -S phase_a.use_compression_aug=false \
 	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
+
+JOBS ?= 1
+grid: $(INSTALLED) ## the ablations, one flag at a time with three seeds (JOBS=2: two at once), and their table
+	python -m pipeline.ablate --jobs $(JOBS)
+	python -m pipeline.compare --grid
 
 deps: $(INSTALLED) ## write the stages' import closures into dvc.yaml
 	python scripts/dvc_deps.py --write
