@@ -71,7 +71,8 @@ def main(seeds: str, rows: str | None, jobs: int, force: bool, dry_run: bool) ->
             dvc(arguments, environment, quiet=True)
             click.echo(f"queued {row.experiment(seed)}: {row.title}, seed {seed}")
         dvc(working_off, environment)
-    click.echo("python -m pipeline.compare --grid  # the table; it names what failed")
+        require_runs([row.experiment(seed) for row, seed in due], params)
+    click.echo("the table: python -m pipeline.compare --grid")
 
 
 def chosen(rows: str | None, seeds: str) -> list[tuple[Row, int]]:
@@ -105,6 +106,19 @@ def held_experiments(params: Params) -> set[str]:
     trainings, evaluations = (finished_runs((stage,), fingerprint) for stage in ("train_phase_a", TARGET))
     cells = collect(trainings, evaluations, params).cells
     return {row.experiment(seed) for row in ROWS for key, seed in cells if key == row.key}
+
+
+def require_runs(names: Sequence[str], params: Params) -> None:
+    """Raises TrainingError naming the experiments that left no run in the store; DVC itself ends with 0."""
+    from stf.errors import TrainingError
+
+    held = held_experiments(params)
+    lost = [name for name in names if name not in held]
+    if lost:
+        raise TrainingError(
+            f"{len(lost)} of {len(names)} experiments left no evaluated run: {', '.join(lost)}. `dvc queue logs NAME` "
+            'tells why; where it says "cached", DVC restored an earlier result: --force trains it again'
+        )
 
 
 def dvc_environment(environment: Mapping[str, str]) -> dict[str, str]:

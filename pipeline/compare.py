@@ -171,7 +171,8 @@ def report_grid(params: Params, path: Path) -> None:
     grid = collect(trainings, evaluations, params)
     if not grid.cells:
         raise TrackingError(
-            "the store holds no evaluated run of the grid with this data and params.yaml; run `make grid`"
+            "the store holds no evaluated run of the grid with this data and params.yaml; `make grid` makes them, and "
+            "`python -m pipeline.ablate --force` those that DVC would restore from its cache, which makes no run"
         )
     results, picture = row_results(grid), path.with_suffix(".png")
     write_document(as_document(results, grid, fingerprint, synthetic), path)
