@@ -20,8 +20,8 @@ PARAMS = Params()
 Runs = Callable[[], list]
 
 
-def _evaluate(config: STFV8Config, auc: float, fingerprint: str = "data 1") -> None:
-    with track("eval_a", params=PARAMS, config=config, fingerprint=fingerprint) as run:
+def _evaluate(config: STFV8Config, auc: float, fingerprint: str = "data 1", stage: str = "eval_a") -> None:
+    with track(stage, params=PARAMS, config=config, fingerprint=fingerprint) as run:
         run.log({OVERALL_AUC: auc})
 
 
@@ -144,13 +144,14 @@ def test_files_folders_and_figures_are_kept(runs: Runs, tmp_path: Path) -> None:
         run.artifact(tmp_path / "clips" / "a.csv", "tables")
         run.artifact(tmp_path / "clips")
         run.figure(Figure(), "plots/roc.png")
+        run.text("loaded 3\n", "tables/transfer.txt")
         with pytest.raises(FileNotFoundError, match=r"missing\.csv does not exist"):
             run.artifact("missing.csv")
     client, run_id = open_store().client, runs()[0].info.run_id
     kept = {
         entry.path for folder in ("", "tables", "plots") for entry in client.list_artifacts(run_id, folder)
     }
-    assert {"tables/a.csv", "a.csv", "plots/roc.png"} <= kept
+    assert {"tables/a.csv", "tables/transfer.txt", "a.csv", "plots/roc.png"} <= kept
 
 
 def test_evaluation_is_nested_under_the_newest_training_of_the_same_weights(
@@ -177,6 +178,20 @@ def test_evaluation_of_foreign_weights_has_no_parent(runs: Runs, tmp_path: Path)
     assert "mlflow.parentRunId" not in runs()[0].data.tags
 
 
+def test_phase_b_names_the_training_that_it_starts_from(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "phase_a.pt").write_bytes(b"phase a")
+    with track("train_phase_a", params=PARAMS) as run:
+        run.tie_weights(tmp_path / "phase_a.pt")
+    start = runs()[0].info.run_id
+    for content, known in ((b"phase a", {"starting_run_id": start}), (b"from elsewhere", {})):
+        digest = hashlib.sha256(content).hexdigest()
+        with track("train_phase_b", params=PARAMS) as run:
+            run.starts_from(digest)
+        tags = {key: value for key, value in runs()[0].data.tags.items() if key.startswith("starting")}
+        assert tags == {"starting_weights_sha256": digest} | known
+        assert "mlflow.parentRunId" not in runs()[0].data.tags  # beside phase A in the list, not below it
+
+
 def test_model_is_registered_from_weights_and_json_alone(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "phase_a.pt").write_bytes(b"weights")
     for _ in range(2):
@@ -198,6 +213,7 @@ def test_baseline_is_the_newest_finished_v73_evaluation(root: Path) -> None:
     assert baseline_auc() is None
     _evaluate(STFV8Config(), 0.51)
     _evaluate(STFV8Config(), 0.52)
+    _evaluate(STFV8Config(), 0.60, stage="eval_b")  # without flags too, but trained for longer than V7.3
     with pytest.raises(DataError), track("eval_a", params=PARAMS, config=STFV8Config()) as run:
         run.log({OVERALL_AUC: 0.99})
         raise DataError("stopped")
