@@ -6,6 +6,8 @@ from the left; `stored_order` renumbers those 13 as the 81-point detector does i
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,11 +110,14 @@ def _forehead(shape: Shape) -> Points:
     return np.stack([0.96 * np.cos(angle), -0.42 + (top + 0.42) * np.sin(angle)], axis=1)
 
 
+@functools.lru_cache(maxsize=8)  # every frame asks for the same person's
 def neutral_landmarks(shape: Shape) -> Points:
-    """(81, 2) landmarks with open eyes and closed mouth, forehead along the hairline."""
+    """(81, 2) landmarks with open eyes and closed mouth, forehead along the hairline; read-only."""
     brow = _brow(shape)
     parts = [_jaw(shape), _mirrored(brow)[::-1], brow, _nose(shape), eye_points(shape, 1.0), _mouth(shape)]
-    return np.concatenate([*parts, _forehead(shape)])
+    points = np.concatenate([*parts, _forehead(shape)])
+    points.flags.writeable = False
+    return points
 
 
 def stored_order(landmarks: Points) -> Points:

@@ -107,7 +107,7 @@ def undo(shape: Shape, expression: Expression, u: Values, v: Values) -> Undone:
 
 def moved_landmarks(shape: Shape, expression: Expression) -> NDArray[np.float64]:
     """(81, 2) landmarks of the moved face before it is posed."""
-    points = neutral_landmarks(shape)
+    points = neutral_landmarks(shape).copy()
     points[36:48] = eye_points(shape, expression.lids)
     lower = np.zeros(81, bool)
     lower[[*range(17), 55, 56, 57, 58, 59, 65, 66, 67]] = True
