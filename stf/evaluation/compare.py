@@ -36,7 +36,10 @@ TRAINING_METRICS = {  # what a training run logs → field of Costs
 
 @dataclass(frozen=True)
 class Costs:
-    """What the network and its training took; None is "not logged". Clips per second are those of the last epoch."""
+    """What the network and its training took; None is "not logged". Clips per second are those of the last epoch.
+
+    `cost_usd` is the run's own, or with runtime.billing what its plan (phase B's: with phase A) had cost by its end.
+    """
 
     parameters: float | None = None
     gmacs_per_clip: float | None = None
