@@ -64,8 +64,7 @@ baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in 
 
 JOBS ?= 1
 grid: $(INSTALLED) ## the ablations, one flag at a time with three seeds (JOBS=2: two at once), and their table
-	python -m pipeline.ablate --jobs $(JOBS)
-	python -m pipeline.compare --grid
+	@python -m pipeline.ablate --jobs $(JOBS); status=$$?; python -m pipeline.compare --grid; exit $$status
 
 deps: $(INSTALLED) ## write the stages' import closures into dvc.yaml
 	python scripts/dvc_deps.py --write
