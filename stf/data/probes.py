@@ -61,8 +61,8 @@ def background_of(region_HW: Mask) -> Mask:
 def fill_grey(frames_THWC: Frames, outside_HW: Mask) -> Background:
     """The clip with one grey value everywhere but in the background."""
     # Bit by bit: a boolean index over T frames takes four times as long.
-    keep_HW3 = cv2.merge([np.where(outside_HW, np.uint8(255), np.uint8(0))] * 3)
-    grey_HW3 = cv2.merge([np.where(outside_HW, np.uint8(0), np.uint8(GREY))] * 3)
+    keep_HW3 = np.repeat(np.where(outside_HW, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    grey_HW3 = np.where(keep_HW3 > 0, 0, GREY).astype(np.uint8)
     filled = np.asarray(frames_THWC & keep_HW3 | grey_HW3, np.uint8)
     luma = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in filled])
     return Background(filled, luma.astype(np.float32), outside_HW)

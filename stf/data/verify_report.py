@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stf.config import AuditParams
-from stf.data.audit_test_videos import Baseline
-from stf.data.leak_audit import AuditReport
-from stf.data.verify import Verification
-from stf.data.video_check import Defect
+
+if TYPE_CHECKING:  # the audit imports torch, which a command can do while the sample is generated
+    from stf.data.audit_test_videos import Baseline
+    from stf.data.leak_audit import AuditReport
+    from stf.data.verify import Verification
+    from stf.data.video_check import Defect
 
 WIDTH = 100
 MAX_ROWS_PER_KIND = 20
