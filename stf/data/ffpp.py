@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stf.config import METHODS, QUALITIES, SAMPLE_ROOT
-from stf.data.fingerprint import fingerprint_of_folder
+from stf.data.fingerprint import Kind, fingerprint_of_folder
 from stf.data.splits import ID_PATTERN, read_split
 from stf.data.video import Video, folders_in, frame_fields, numbered_files
 from stf.errors import DataError
@@ -176,9 +176,9 @@ class FFPPTree:
             video_id, 1, method, quality, split, target_id, source_id, **paths, borrowed_geometry=borrowed
         )
 
-    def fingerprint(self, with_mtimes: bool) -> str:
-        """SHA-256 (hex) over the tree's file names and sizes, and mtimes when asked; reads no file."""
-        return fingerprint_of_folder(tree_folder(self.root), with_mtimes)
+    def fingerprint(self, kind: Kind) -> str:
+        """SHA-256 (hex) over the tree's file names and sizes, and their mtimes or their contents."""
+        return fingerprint_of_folder(tree_folder(self.root), kind)
 
 
 def is_sample(root: str | Path) -> bool:
@@ -187,8 +187,11 @@ def is_sample(root: str | Path) -> bool:
 
 
 def fingerprint_of(root: str | Path) -> str:
-    """What verify_data writes: without mtimes for the sample (equal in every clone), with them elsewhere."""
-    return FFPPTree(root).fingerprint(with_mtimes=not is_sample(root))
+    """What verify_data writes: by the sample's contents (equal in every clone), by mtimes elsewhere.
+
+    The sample's 200 MB take a second; DVC, which keeps a hash per file, takes eight for each stage that names them.
+    """
+    return FFPPTree(root).fingerprint("contents" if is_sample(root) else "mtimes")
 
 
 def recorded_fingerprint(data_json: str | Path) -> str:

@@ -21,6 +21,7 @@ from stf.data.ffpp import (
     split_file,
     video_folder,
 )
+from stf.data.fingerprint import Kind
 from stf.errors import DataError
 
 
@@ -133,23 +134,37 @@ def test_a_fake_without_geometry_borrows_its_targets(tiny_tree: Path, missing: s
     assert source.video_id == "007"
 
 
-def test_the_fingerprint_sees_names_and_sizes_and_mtimes_when_asked(tiny_tree: Path) -> None:
+@pytest.mark.parametrize("kind", ["mtimes", "contents"])
+def test_the_fingerprint_sees_names_and_sizes(tiny_tree: Path, kind: Kind) -> None:
     tree = FFPPTree(tiny_tree)
-    before, before_timed = tree.fingerprint(False), tree.fingerprint(True)
     path = video_folder(tiny_tree, None, "c23", "frames", "000") / "000.png"
     os.utime(path, (1, 1))
-    assert tree.fingerprint(False) == before
-    assert tree.fingerprint(True) != before_timed
+    found = [tree.fingerprint(kind)]
     path.write_bytes(path.read_bytes() + b" ")
-    changed = tree.fingerprint(False)
-    assert changed != before
+    os.utime(path, (1, 1))
+    found.append(tree.fingerprint(kind))
     os.rename(path, path.with_name("099.png"))
-    assert tree.fingerprint(False) not in (before, changed)
+    found.append(tree.fingerprint(kind))
+    assert len(set(found)) == 3
+
+
+def test_the_fingerprint_sees_either_mtimes_or_contents(tiny_tree: Path) -> None:
+    tree = FFPPTree(tiny_tree)
+    path = video_folder(tiny_tree, None, "c23", "landmarks", "000") / "000.npy"
+    os.utime(path, (1, 1))
+    timed, read = tree.fingerprint("mtimes"), tree.fingerprint("contents")
+    os.utime(path, (2, 2))
+    assert tree.fingerprint("mtimes") != timed
+    assert tree.fingerprint("contents") == read
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    os.utime(path, (1, 1))
+    assert tree.fingerprint("mtimes") == timed
+    assert tree.fingerprint("contents") != read
 
 
 def test_two_copies_have_one_fingerprint(tiny_tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_tree, tmp_path / "copy")
-    assert FFPPTree(tiny_tree).fingerprint(False) == FFPPTree(tmp_path / "copy").fingerprint(False)
+    assert FFPPTree(tiny_tree).fingerprint("contents") == FFPPTree(tmp_path / "copy").fingerprint("contents")
 
 
 def test_changed_data_are_refused_with_the_command_that_mends_it(tiny_tree: Path, tmp_path: Path) -> None:
