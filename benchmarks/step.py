@@ -20,11 +20,7 @@ from stf.model_size import multiply_adds, parameters
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
 
-VARIANTS = {
-    "V7.3": STFV8Config(),
-    "V8.0-A": STFV8Config.phase_a(),
-    "V8.0-B": STFV8Config.phase_b(),
-}
+VARIANTS = {"V7.3": STFV8Config(), "V8.0": STFV8Config.phase_b()}  # phase A has V7.3's network
 
 
 def timed_s(work: Callable[[], object]) -> tuple[float, float]:
@@ -61,7 +57,7 @@ def works_of(config: STFV8Config, n_clips: int) -> dict[str, Callable[[], object
 @click.option("--threads", default=2, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 def main(params_path: str, full_size: bool, batch_size: int | None, threads: int, repeats: int) -> None:
-    """Times V7.3, V8.0-A (the same network) and V8.0-B on random clips."""
+    """Times V7.3 (the network of phase A too) and V8.0 on random clips."""
     torch.set_num_threads(threads)
     base = STFV8Config() if full_size else STFV8Config.from_params(params_path)
     n = batch_size or (1 if full_size else base.batch_size)
@@ -70,7 +66,7 @@ def main(params_path: str, full_size: bool, batch_size: int | None, threads: int
         config = replace(base, **{flag: getattr(variant, flag) for flag in FLAGS})
         works[name] = works_of(config, n)
         size, work = sum(parameters(config).values()), multiply_adds(config).total
-        click.echo(f"{name:>7}: {size:,} parameters, {work / 1e9:.3g} G multiply-adds a clip")
+        click.echo(f"{name}: {size:,} parameters, {work / 1e9:.3g} G multiply-adds a clip")
     for kind in ("forward", "forward + backward"):
         for name in VARIANTS:
             works[name][kind]()
@@ -83,7 +79,7 @@ def main(params_path: str, full_size: bool, batch_size: int | None, threads: int
             wall, cpu = (statistics.median(column) for column in zip(*times[name], strict=True))
             cpus[name] = cpu
             click.echo(
-                f"{kind}, {name:>6}: {wall:.2f} s wall, {cpu:.2f} s CPU for {n} clips on {threads} threads, "
+                f"{kind}, {name}: {wall:.2f} s wall, {cpu:.2f} s CPU for {n} clips on {threads} threads, "
                 f"{n / wall:.2f} clips/s, CPU time × {cpu / cpus['V7.3']:.2f} of V7.3's, "
                 f"{peak_mb(works[name][kind]):,.0f} MB"
             )
