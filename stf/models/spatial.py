@@ -14,10 +14,8 @@ from stf.models.dwt_3d import STF3DDWTModule
 
 # Added to an energy before its logarithm, pixels being in [-2, 2]: 0.2 grey levels, below 8-bit rounding.
 QUIET = 1.0e-5
-RESIDUAL_LOG_MEAN, RESIDUAL_LOG_SPREAD = (
-    -7.0,
-    2.0,
-)  # of compressed faces, roughly: brings the maps to the norms' scale
+# Of compressed faces, roughly: they bring the maps to the scale of normed features.
+RESIDUAL_LOG_MEAN, RESIDUAL_LOG_SPREAD = -7.0, 2.0
 
 
 @torch.no_grad()
