@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,23 +34,16 @@ def main(params_path: str) -> None:
     """
     import cv2
 
-    from stf.data.verify_report import make_console
-
-    cv2.setNumThreads(0)  # the work is spread over processes
-    params, console = load_params(params_path), make_console()
-    prepare_root(params.data.root, console)
-    verify(params, console)
-
-
-def verify(params: Params, console: Console) -> None:
-    """Checks and audits what is under data.root; writes both JSON files, also when a defect ends it."""
     from stf.data.ffpp import FFPPTree, fingerprint_of
     from stf.data.outputs import write_json
     from stf.data.verify import require_ready
-    from stf.data.verify_report import data_json
+    from stf.data.verify_report import data_json, make_console
     from stf.tracking.run import track
 
+    cv2.setNumThreads(0)  # the work is spread over processes
+    params, console = load_params(params_path), make_console()
     root = params.data.root
+    prepare_root(root, console)
     tree, fingerprint, ready = FFPPTree(root), fingerprint_of(root), False
     Path(AUDIT_JSON).unlink(missing_ok=True)  # an audit of other data must not outlive them
     with track("verify_data", params=params, fingerprint=fingerprint) as run:
@@ -78,19 +70,8 @@ def prepare_root(root: str, console: Console) -> None:
         Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out, whatever data.root is
     elif not tree_folder(root).is_dir():
         console.print(f"{root} is missing: generating the synthetic sample")
-        with ThreadPoolExecutor(1) as beside, progress_bar(console, "generating") as advance:
-            getting_ready = beside.submit(get_ready)
+        with progress_bar(console, "generating") as advance:
             generate_sample(Path(root), progress=advance)
-            getting_ready.result()
-
-
-def get_ready() -> None:
-    """What `verify` would otherwise wait for after the sample is there: slow imports and MLflow's new store."""
-    from stf.data.leak_audit import run_audit  # noqa: F401
-    from stf.tracking.run import track  # noqa: F401
-    from stf.tracking.store import prepare_store
-
-    prepare_store()
 
 
 def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> Verification:

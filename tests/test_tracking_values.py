@@ -15,14 +15,12 @@ import yaml
 
 from stf.tracking.loggers import ConsoleLogger, CSVLogger
 from stf.tracking.run import TrackedRun
-from stf.tracking.store import prepare_store
 from stf.tracking.training_report import TrainingReport
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITERS = {"track", "CSVLogger", "ConsoleLogger", "TrainingReport"}
 PICTURES = {"pairs_figure", "hll_figure"}
 CONSOLE_ONLY = {"baseline_auc"}
-VALUELESS = {"prepare_store"}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
 # compare and ablate stand beside DVC: reading runs back is what they are for.
 CODE = {dep for stage in STAGES for dep in stage["deps"] if dep.startswith("pipeline/")}
@@ -122,17 +120,13 @@ def test_commands_import_of_tracking_only_what_is_checked_here(path: Path) -> No
     assert not [name for name in plain if name.startswith("stf.tracking")], "write: from … import …"
     chosen = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     aliases = [a for node in chosen if (node.module or "").startswith("stf.tracking") for a in node.names]
-    assert {alias.name for alias in aliases} <= WRITERS | PICTURES | CONSOLE_ONLY | VALUELESS | {"TrackedRun"}
+    assert {alias.name for alias in aliases} <= WRITERS | PICTURES | CONSOLE_ONLY | {"TrackedRun"}
     assert not [alias.asname for alias in aliases if alias.asname], "keep the names that tracking gives"
 
 
 @PIPELINE
 def test_no_command_uses_a_value_of_tracking(path: Path) -> None:
     assert _Values(ast.parse(path.read_text(encoding="utf-8"))).found == []
-
-
-def test_preparing_the_store_returns_none() -> None:
-    assert inspect.signature(prepare_store).return_annotation == "None"
 
 
 @pytest.mark.parametrize("writer", [TrackedRun, CSVLogger, ConsoleLogger, TrainingReport])

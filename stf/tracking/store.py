@@ -94,11 +94,6 @@ def open_store() -> Store:
         ) from None
 
 
-def prepare_store() -> None:
-    """Opens the store for the sake of opening it: MLflow takes seconds to make a new one. Raises as `open_store`."""
-    open_store()
-
-
 def _require_answer(uri: str) -> None:
     """Raises TrackingError within seconds where MLflow itself would retry for minutes."""
     try:
