@@ -104,7 +104,13 @@ def test_the_moving_average_is_what_is_kept(make_run: MakeRun) -> None:
 def test_best_pt_holds_weights_configuration_and_epoch_only(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.fit()
-    assert set(read_checkpoint(run.folder.path / "best.pt")) == {"format", "config", "epoch", "model"}
+    assert set(read_checkpoint(run.folder.path / "best.pt")) == {
+        "format",
+        "config",
+        "epoch",
+        "model",
+        "ssm_backend",
+    }
 
 
 def test_a_spent_budget_ends_the_epoch_early_with_a_validated_checkpoint(make_run: MakeRun) -> None:
