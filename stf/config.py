@@ -475,6 +475,9 @@ class RuntimeParams:
     log_every_steps: int = 10
     empty_cache_every: int = 15
     billing: bool = True
+    face_cache: str = ""  # folder of decoded face crops; empty: PNG frames are decoded for every clip
+    compile: bool = False  # torch.compile: rounds differently, needs a C++ compiler or a CUDA GPU
+    activation_checkpointing: bool = False  # stages 1-4 are computed twice and a third of the memory is kept
 
 
 @dataclass(frozen=True)
