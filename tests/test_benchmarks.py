@@ -1,0 +1,97 @@
+"""The benchmarks' harness measures what it says, and every script in benchmarks/ starts."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import Measured, interleaved, peak_mb, print_table, timed_s
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+LIBRARIES = ("harness", "memory")  # beside them, everything in benchmarks/ is a command
+
+
+def spin(cpu_s: float) -> None:
+    """Works for so many seconds of CPU time."""
+    end = time.process_time() + cpu_s
+    while time.process_time() < end:
+        pass
+
+
+def test_variants_run_in_turns_after_the_warm_up_and_once_more_for_memory() -> None:
+    ran: list[str] = []
+    measured = interleaved({name: lambda n=name: ran.append(n) for name in "abc"}, repeats=3, warmup=2)
+    assert "".join(ran) == "abc" * 5 + "abc"
+    assert list(measured) == ["a", "b", "c"]
+    assert all(measured[name].name == name and measured[name].repeats == 3 for name in "abc")
+
+
+def test_median_of_the_rounds_and_not_their_mean_or_the_warm_up() -> None:
+    durations = iter([0.2, 0.01, 0.2, 0.01, 0.01])  # warm-up, three rounds, memory
+    measured = interleaved({"work": lambda: spin(next(durations))}, repeats=3)
+    assert measured["work"].cpu_s == pytest.approx(0.01, abs=0.005)
+
+
+def test_sleep_is_wall_time_alone_and_a_childs_work_is_cpu_time() -> None:
+    wall_s, cpu_s = timed_s(lambda: time.sleep(0.1))
+    assert wall_s >= 0.1
+    assert cpu_s < 0.05
+    program = "import time\nwhile time.process_time() < .3: pass"
+    _, cpu_s = timed_s(lambda: subprocess.run((sys.executable, "-c", program), check=True))
+    assert cpu_s >= 0.3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no Linux /proc")
+def test_peak_memory_is_what_was_held_at_once_also_in_memory_that_was_freed_before() -> None:
+    def one_after_the_other() -> None:
+        for _ in range(3):
+            np.ones(64 * 2**20, np.uint8)
+
+    def together() -> list[np.ndarray]:
+        return [np.ones(2**16, np.uint8) for _ in range(512)]  # small blocks: malloc keeps them when freed
+
+    for work, mb in 2 * ((one_after_the_other, 64), (together, 32), (lambda: None, 0)):
+        assert peak_mb(work) == pytest.approx(mb, abs=2)
+
+
+def test_table_names_the_ratio_and_keeps_to_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {
+        "reference": Measured("reference", 2.0, 1.0, 1234.5, 5),
+        "ours": Measured("ours", 0.5, 0.25, 0.5, 5),
+        "slow " * 30: Measured("slow " * 30, 4321.0, 4321.0, math.nan, 5),
+    }
+    print_table("title " * 30, measured, "reference", unit="ms")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    rows = {line.split()[0]: line for line in out.splitlines() if " MB" in line}
+    assert rows["reference"].split()[1:] == ["1,000", "ms", "2,000", "ms", "reference", "1,234", "MB"]
+    assert rows["ours"].split()[1:] == ["250", "ms", "500", "ms", "4.00", "×", "as", "fast", "0.500", "MB"]
+    assert "4,321,000 ms" in out
+    assert "0.000231 × as fast" in out
+    assert f"Python {sys.version.split()[0]}" in out
+
+
+def test_table_refuses_a_reference_that_was_not_measured() -> None:
+    with pytest.raises(ValueError, match="other"):
+        print_table("title", {"ours": Measured("ours", 1, 1, 0, 1)}, "other")
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in LIBRARIES])
+def test_every_script_explains_itself(name: str) -> None:
+    done = run("--help", module=f"benchmarks.{name}")
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def run(*arguments: str, module: str) -> subprocess.CompletedProcess[str]:
+    """A module in a Python of its own, in the repository's root."""
+    return subprocess.run(
+        (sys.executable, "-m", module, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
+    )
