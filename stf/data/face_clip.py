@@ -6,6 +6,7 @@ Points are (x, y), windows (y0, y1, x0, x1).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +29,9 @@ class FaceClip:
     frames_THWC: NDArray[np.uint8]
     landmarks_TN2: Points
     box_22: Points  # of the first frame: it sets the final crop
+
+
+Reader = Callable[[Video, int, int, bool], FaceClip]  # video, start, num_frames, flip: read_face_clip or a cache of it
 
 
 def read_face_clip(video: Video, start: int, num_frames: int, flip: bool = False) -> FaceClip:
@@ -65,8 +69,15 @@ def resize_window(clip_THWC: NDArray[PixelT], window: Window, size: int) -> NDAr
     return out
 
 
+def to_planes(clip_TSSC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(T, S, S, 3) uint8 → (3, T, S, S) uint8, C-contiguous: × float32(1/255) makes it `to_model_input`'s."""
+    video_CTSS = np.empty((clip_TSSC.shape[3], *clip_TSSC.shape[:3]), np.uint8)
+    for t, frame in enumerate(clip_TSSC):
+        cv2.split(frame, list(video_CTSS[:, t]))
+    return video_CTSS
+
+
 def to_model_input(clip_TSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(T, S, S, 3) uint8 → (3, T, S, S) float32 in [0, 1], C-contiguous; no mean is taken off."""
-    video_CTSS = np.empty((clip_TSSC.shape[3], *clip_TSSC.shape[:3]), np.float32)
-    np.multiply(clip_TSSC.transpose(3, 0, 1, 2), np.float32(1 / 255), out=video_CTSS)
-    return video_CTSS
+    # planes first: turning the axes of bytes with SIMD and multiplying in order is six times as fast as both at once
+    return np.multiply(to_planes(clip_TSSC), np.float32(1 / 255))

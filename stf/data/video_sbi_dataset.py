@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from stf.config import DataParams, SbiParams, STFV8Config
 from stf.data.clips import possible_starts
 from stf.data.codec import encoder_works
-from stf.data.face_clip import read_face_clip, resize_window, to_model_input
+from stf.data.face_clip import Reader, read_face_clip, resize_window, to_model_input, to_planes
 from stf.data.faces import Window, draw_side_factors, final_crop_window
 from stf.data.ffpp import FFPPTree, Video
 from stf.data.pairs import PairBatchSampler, collate_clips, make_loader
@@ -99,6 +99,8 @@ class _Members(NamedTuple):
 class VideoSBIDataset(Dataset[dict[str, Any]]):
     """`dataset[i]` or `dataset[(epoch, i)]` → {'video': float32 (3, T, S, S), 'label': 0 or 1, 'provenance'}.
 
+    With `as_uint8` 'video' is uint8 of the same shape, a quarter of the bytes; as float32 × (1/255), wherever that
+    is computed, it is the float video bit for bit.
     Real videos of one split and quality, `pairs_per_video` pairs each; val and test always use epoch 0.
     Raises ConfigError for an unknown phase, DataError for a split without videos or a video (named) without T
     consecutive frames with a face, and, when read, for a pair that failed and was replaced 10 times in vain.
@@ -112,6 +114,8 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         data: DataParams | None = None,
         sbi: SbiParams | None = None,
         seed: int = 0,
+        as_uint8: bool = False,
+        reader: Reader = read_face_clip,
     ) -> None:
         if phase not in get_args(Phase):
             raise ConfigError(f"phase is {phase!r}; it must be one of {', '.join(get_args(Phase))}")
@@ -119,7 +123,7 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
             raise ConfigError(f"seed is {seed}; it must not be negative")
         config.validate()
         data = data or DataParams(root=config.data_root)
-        self.phase, self.seed = phase, seed
+        self.phase, self.seed, self.as_uint8, self._read = phase, seed, as_uint8, reader
         self.recipe = Recipe.of(phase, config, sbi or SbiParams())
         self.pairs_per_video = data.train_pairs_per_video if phase == "train" else data.val_pairs_per_video
         self.videos = FFPPTree(config.data_root).real_videos(phase, data.quality)
@@ -147,7 +151,8 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"item {item} of a data set of {len(self)}")
         pair, label = divmod(item % len(self), 2)
         members = self._members(self._epoch(epoch), pair)
-        video = torch.from_numpy(to_model_input(members.clips[label]))
+        clip_TSSC = members.clips[label]
+        video = torch.from_numpy(to_planes(clip_TSSC) if self.as_uint8 else to_model_input(clip_TSSC))
         return {"video": video, "label": label, "provenance": members.provenance}
 
     def pair(self, epoch: int, pair: int, *, stage: Stage = "final") -> Pair:
@@ -223,7 +228,7 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         video, starts = self.videos[place], self._starts[place]
         start = int(starts[int(rngs["start"].integers(len(starts)))])
         flip = bool(rngs["flip"].random() < 0.5) and self.recipe.train
-        clip = read_face_clip(video, start, self.recipe.num_frames, flip)
+        clip = self._read(video, start, self.recipe.num_frames, flip)
         factors = draw_side_factors(rngs["crop"], self.recipe.train)
         height, width = clip.frames_THWC.shape[1:3]
         final = final_crop_window(clip.box_22, height, width, factors)

@@ -15,7 +15,7 @@ from stf.data.ffpp import FFPPTree, split_file
 from stf.data.pairs import PairBatchSampler, make_loader
 from stf.data.video_sbi_dataset import VideoSBIDataset, replay
 from stf.errors import ConfigError, DataError
-from tests.reference.data_video_sbi_sets import S, T, dataset_for, drawn, everything_on
+from tests.reference.data_video_sbi_sets import S, T, config_for, dataset_for, drawn, everything_on
 
 
 @pytest.mark.parametrize("phase", ["train", "val", "test"])
@@ -239,3 +239,16 @@ def test_wrong_arguments_are_named(shared_tree, make_tree):
     with pytest.raises(DataError, match="no real val video in c23"):
         dataset_for(root, "val")
     assert FFPPTree(root).real_videos("train", "c23")
+
+
+def test_uint8_items_become_the_float_items_bit_for_bit(shared_tree):
+    floats = everything_on(shared_tree)
+    bytes_ = VideoSBIDataset("train", config_for(shared_tree), as_uint8=True)
+    bytes_.recipe = floats.recipe
+    for index in range(2):
+        one, two = floats[index], bytes_[index]
+        assert two["video"].dtype == torch.uint8
+        assert two["video"].is_contiguous()
+        assert torch.equal(two["video"].float() * (1 / 255), one["video"])
+        assert one["label"] == two["label"]
+        assert one["provenance"] == two["provenance"]
