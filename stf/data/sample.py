@@ -35,11 +35,11 @@ from stf.data.synthetic.swaps import deepfakes, faceswap
 from stf.data.synthetic.take import Take, record
 from stf.errors import DataError
 
-SAMPLE_VERSION = 2
+SAMPLE_VERSION = 3
 SAMPLE_SEED = 0  # not the run's: runs with other seeds train and are tested on the same people
 C23 = 23
 _PERSON, _ACTING, _RECORDING, _FORGERY, _UPLOAD, _DETECTOR = range(6)  # the purposes of draws
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 _SWAPS = {"Deepfakes": deepfakes, "FaceSwap": faceswap}
 _REENACTMENTS = {"Face2Face": face2face, "NeuralTextures": neural_textures}
 _README = """SYNTHETIC SAMPLE, version {version}, seed {seed}.
@@ -56,7 +56,7 @@ class SampleSpec:
     train: int = 20
     val: int = 6
     test: int = 16
-    n_frames: int = 40
+    n_frames: int = 36
     height: int = 152
     width: int = 184
 
