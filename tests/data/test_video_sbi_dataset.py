@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stf.config import DataParams, SbiParams
-from stf.data import video_sbi_dataset as module
 from stf.data.blend import BlendDraw
+from stf.data.face_clip import read_face_clip
 from stf.data.ffpp import FFPPTree, split_file
 from stf.data.pairs import PairBatchSampler, make_loader
 from stf.data.video_sbi_dataset import VideoSBIDataset, replay
@@ -43,23 +43,24 @@ def test_items(shared_tree, phase):
         dataset.pair(0, n_videos)
 
 
-def test_val_is_the_same_in_every_epoch_and_never_mirrored(shared_tree, monkeypatch):
+def test_val_is_the_same_in_every_epoch_and_never_mirrored(shared_tree):
     flips = []
-    plain = module.read_face_clip
-    monkeypatch.setattr(
-        module, "read_face_clip", lambda v, s, n, flip: flips.append(flip) or plain(v, s, n, flip)
-    )
-    dataset = dataset_for(shared_tree, "val")
+
+    def reader(video, start, num_frames, flip):
+        flips.append(flip)
+        return read_face_clip(video, start, num_frames, flip)
+
+    dataset = dataset_for(shared_tree, "val", reader=reader)
     assert torch.equal(dataset[(0, 1)]["video"], dataset[(5, 1)]["video"])
     assert dataset[(5, 1)]["provenance"].seed[1] == 0
     assert all(drawn(dataset, (s, 0, 0, 0))[1].train is None for s in range(3))
     for seed in range(4):  # eight pairs in all: each would be mirrored with p = .5 in training
-        others = dataset_for(shared_tree, "val", seed=seed)
+        others = dataset_for(shared_tree, "val", seed=seed, reader=reader)
         for index in range(others.n_pairs):
             others.pair(0, index)
     assert len(flips) >= 9
     assert not any(flips)
-    train = dataset_for(shared_tree, "train")
+    train = dataset_for(shared_tree, "train", reader=reader)
     for epoch in range(8):
         train[(epoch, 0)]
     assert set(flips[-8:]) == {True, False}
@@ -192,13 +193,12 @@ def test_an_empty_or_invisible_blend_is_drawn_again(shared_tree, monkeypatch):
         dataset.pair(0, 1)
 
 
-def test_an_unexpected_error_is_not_swallowed(shared_tree, monkeypatch):
+def test_an_unexpected_error_is_not_swallowed(shared_tree):
     def crash(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(module, "read_face_clip", crash)
     with pytest.raises(ValueError, match="a bug"):
-        dataset_for(shared_tree)[0]
+        dataset_for(shared_tree, reader=crash)[0]
 
 
 def test_pairs_per_video_draw_different_clips(shared_tree):

@@ -16,8 +16,8 @@ def config_for(root, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def dataset_for(root, phase="train", sbi=None, seed=0, data=None, **flags):
-    return VideoSBIDataset(phase, config_for(root, **flags), sbi=sbi, seed=seed, data=data)
+def dataset_for(root, phase="train", sbi=None, seed=0, data=None, reader=read_face_clip, **flags):
+    return VideoSBIDataset(phase, config_for(root, **flags), sbi=sbi, seed=seed, data=data, reader=reader)
 
 
 def everything_on(root, phase="train", **more):
