@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import all as bench
 from benchmarks.harness import Measured, interleaved, peak_mb, print_table, timed_s
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,3 +97,42 @@ def run(*arguments: str, module: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         (sys.executable, "-m", module, *arguments), cwd=ROOT, capture_output=True, text=True, check=False
     )
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The results file of a benchmarks/ of three scripts, the second of which fails."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    monkeypatch.setattr(bench, "HERE", folder)
+    monkeypatch.setattr(bench, "NAMES", ("h264", "scan", "step"))
+    for name, end in zip(bench.NAMES, ("", "raise SystemExit(3)", ""), strict=True):
+        text = f'"""What {name} shows: python -m benchmarks.{name}"""\nprint("figures of {name}")\n{end}\n'
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return folder / "results.md"
+
+
+def test_a_failing_benchmark_is_reported_and_does_not_lose_the_others(results: Path) -> None:
+    done = CliRunner().invoke(bench.main, ["--out", str(results)])
+    assert done.exit_code == 1
+    assert "failed: scan" in done.output
+    text = results.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## h264", "## scan", "## step"]
+    assert text.count("failed with exit code 3") == 1
+    for name in bench.NAMES:
+        assert f"\nWhat {name} shows.\n" in text
+        assert f"```\n$ python -m benchmarks.{name}\nfigures of {name}\n```\n" in text
+    assert not list(results.parent.glob(".*"))  # no temporary file left
+
+
+def test_one_name_renews_its_own_section_alone(results: Path) -> None:
+    CliRunner().invoke(bench.main, ["--out", str(results)])
+    before = bench.sections_of(results)
+    for name in bench.NAMES:
+        (results.parent / f"{name}.py").write_text('print("new figures")', encoding="utf-8")
+    assert CliRunner().invoke(bench.main, ["step", "--out", str(results)]).exit_code == 0
+    after = bench.sections_of(results)
+    assert {name: after[name] for name in ("h264", "scan")} == {
+        name: before[name] for name in ("h264", "scan")
+    }
+    assert "new figures" in after["step"]

@@ -12,8 +12,13 @@ from stf.errors import DataError
 
 
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """`values` as JSON under `path` by temporary file and rename; raises DataError when it cannot be written."""
-    target, text = Path(path), json.dumps(values, indent=2, allow_nan=False) + "\n"
+    """`values` as JSON under `path`, see `write_text`."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`text` under `path` by temporary file and rename; raises DataError when it cannot be written."""
+    target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
