@@ -125,8 +125,15 @@ def _landmarks_of(video: Video, index: int) -> Points:
 
 
 def _follow(face_N2: Points, landmarks_FN2: Points, video: Video, index: int) -> Points:
-    overlaps = [IoUfrom2bboxes(bounds(face_N2), bounds(other)) for other in landmarks_FN2]
-    best = int(np.argmax(overlaps))
-    if overlaps[best] <= 0:
+    best = follow(face_N2, landmarks_FN2)
+    if best is None:
         raise DataError(f"{video.landmark_paths[index]}: the face followed from the frame before is lost")
     return landmarks_FN2[best]
+
+
+def follow(face_N2: Points, landmarks_FN2: Points) -> int | None:
+    """The face whose landmarks' bounds overlap those of `face_N2` most by IoU; None when none touches them."""
+    face_4 = bounds(face_N2)
+    overlaps = [IoUfrom2bboxes(face_4, other_4) for other_4 in bounds(landmarks_FN2)]
+    best = int(np.argmax(overlaps))
+    return best if overlaps[best] > 0 else None

@@ -103,9 +103,9 @@ def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB of a PNG whose chunks hold; grey and palette become RGB, alpha is dropped."""
     header = check_chunks(path, data)
     try:
-        image_bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
-        image_bgr = None
-    if image_bgr is None or image_bgr.shape[:2] != (header.height, header.width):
+        image = None
+    if image is None or image.shape[:2] != (header.height, header.width):
         raise DataError(f"{path} cannot be decoded; extract the frame again")
-    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(image, np.uint8)
