@@ -30,16 +30,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stf.model_size import SNAKE_AXES, snake_channels, snake_steps
+from stf.models.snake_cpu import SnakeOnCPU, arms_of
 
 N_ARMS = 2
-
-
-def _arms(weight_AKSS: Tensor) -> Iterator[tuple[int, int, list[int]]]:
-    """(axis, arm, indices of the arm's taps outward from the centre) of the six arms of the three snakes."""
-    length = weight_AKSS.shape[1] // 2
-    for axis in range(SNAKE_AXES):
-        yield axis, 0, [length - n for n in range(1, length + 1)]
-        yield axis, 1, [length + n for n in range(1, length + 1)]
 
 
 def _centres(x_BSTHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +64,7 @@ def _mix(tap_SS: Tensor, columns_BSP: Tensor) -> Tensor:
     return torch.bmm(tap_SS.expand(len(columns_BSP), -1, -1), columns_BSP)
 
 
-class _SnakeConvolution(torch.autograd.Function):
+class SnakeOnPlanes(torch.autograd.Function):
     """y_a = Σ_k sample(W_{a,k}·x, p + k·e_a + Σ tanh steps), trilinear, clamped at borders."""
 
     @staticmethod
@@ -80,7 +73,7 @@ class _SnakeConvolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight, raw_steps)
         columns, middle, (centre, pixel) = x.flatten(2), weight.shape[1] // 2, _centres(x)
         outputs = [_mix(weight[axis, middle], columns).view_as(x) for axis in range(SNAKE_AXES)]
-        for axis, arm, taps in _arms(weight):
+        for axis, arm, taps in arms_of(weight):
             grids = _arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel)
             for tap, (grid, _) in zip(taps, grids, strict=True):
                 mixed = _mix(weight[axis, tap], columns).view_as(x)
@@ -102,7 +95,7 @@ class _SnakeConvolution(torch.autograd.Function):
 
         for axis, grad in enumerate(grads):
             through_mixing(axis, middle, grad.flatten(2))
-        for axis, arm, taps in _arms(weight):
+        for axis, arm, taps in arms_of(weight):
             grids = list(_arm_grids(raw_steps[axis, arm], axis, arm, centre, pixel))
             bend_grad = torch.zeros_like(raw_steps[axis, arm, 0], dtype=pixel.dtype)
             for n, tap in reversed(list(enumerate(taps))):  # inward: a step moves every tap beyond it
@@ -141,8 +134,11 @@ class DCConv3D(nn.Module):
         raw_steps = torch.addmm(self.steps.bias[:, None], self.steps.weight, columns)  # a plane per number
         raw_steps = raw_steps.view(SNAKE_AXES, N_ARMS, self.arm_length, 3, *context_BTHWC.shape[:-1])
         with torch.autocast(x_BTHWS.device.type, enabled=False):
-            x = x_BTHWS.to(self.weight.dtype).movedim(-1, 1).contiguous()
-            return _SnakeConvolution.apply(x, self.weight, raw_steps).movedim(1, -1) + self.bias
+            x = x_BTHWS.to(self.weight.dtype)
+            if x.device.type == "cpu":
+                return SnakeOnCPU.apply(x, self.weight, raw_steps) + self.bias
+            planes = x.movedim(-1, 1).contiguous()
+            return SnakeOnPlanes.apply(planes, self.weight, raw_steps).movedim(1, -1) + self.bias
 
 
 class DCConv3DBlock(nn.Module):
