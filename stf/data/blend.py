@@ -20,6 +20,7 @@ PixelT = TypeVar("PixelT", np.uint8, np.float32, np.float64)
 BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 # A blurred plateau is 1 up to float32 rounding (a few 1e-7); an edge under the kernel's last tap costs 1e-3.
 PLATEAU_TOLERANCE = 1e-5
+SMALLEST = 1e-30  # keeps an empty mask's maximum from dividing by 0
 # Sub-pixels per pixel and axis of a hull's edge: its centroid then follows the landmarks to .015 px (.07 px without
 # cv2.LINE_AA on top).
 SUPERSAMPLE = 4
@@ -57,12 +58,10 @@ class BlendDraw:
         return cls(SoftMaskDraw.sample(rng), BLEND_RATIOS[int(rng.integers(len(BLEND_RATIOS)))])
 
 
-def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_68: bool) -> Floats:
-    """The convex hull of the landmarks (all, or the first 68), anti-aliased: float32 (H, W) in [0, 1].
-
-    `landmarks_N2` are (x, y) pixels of any number type, pixel centres at whole numbers; fractions count.
-    Raises DataError for points that are not finite or not (N, 2).
-    """
+def hull_patch(
+    landmarks_N2: NDArray[np.floating], height: int, width: int, use_68: bool
+) -> tuple[Floats, tuple[int, int]]:
+    """The part of `hull_mask` that holds the hull, with a rim of zeros, and its corner's (x, y)."""
     points_N2 = np.asarray(landmarks_N2, np.float32)[: 68 if use_68 else None]
     if (
         points_N2.ndim != 2
@@ -73,12 +72,11 @@ def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_6
         raise DataError(
             f"a hull needs finite (N, 2) landmarks, got shape {points_N2.shape}; check the landmark file"
         )
-    mask_HW = np.zeros((height, width), np.float32)
     low = np.clip(np.floor(points_N2.min(0)).astype(int) - 1, 0, (width, height))
     high = np.clip(np.ceil(points_N2.max(0)).astype(int) + 2, 0, (width, height))
-    (x0, y0), (x1, y1) = low, high
+    (x0, y0), (x1, y1) = low.tolist(), high.tolist()
     if x1 <= x0 or y1 <= y0:
-        return mask_HW
+        return np.zeros((1, 1), np.float32), (0, 0)
     # cv2.convexHull takes float32 but not float64, fillConvexPoly only integers: hence the fixed point.
     hull_N2 = cv2.convexHull(points_N2).reshape(-1, 2)
     fine_N2 = (hull_N2 - (x0, y0) + 0.5) * SUPERSAMPLE - 0.5
@@ -86,8 +84,33 @@ def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_6
     fine = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
     cv2.fillConvexPoly(fine, fixed_N2, 255, cv2.LINE_AA, FIXED_POINT_BITS)
     coarse = cv2.resize(fine, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
-    mask_HW[y0:y1, x0:x1] = coarse.astype(np.float32) / 255
+    return np.asarray(coarse / np.float32(255), np.float32), (x0, y0)
+
+
+def hull_mask(landmarks_N2: NDArray[np.floating], height: int, width: int, use_68: bool) -> Floats:
+    """The convex hull of the landmarks (all, or the first 68), anti-aliased: float32 (H, W) in [0, 1].
+
+    `landmarks_N2` are (x, y) pixels of any number type, pixel centres at whole numbers; fractions count.
+    Raises DataError for points that are not finite or not (N, 2).
+    """
+    patch_hw, (x0, y0) = hull_patch(landmarks_N2, height, width, use_68)
+    mask_HW = np.zeros((height, width), np.float32)
+    mask_HW[y0 : y0 + patch_hw.shape[0], x0 : x0 + patch_hw.shape[1]] = patch_hw
     return mask_HW
+
+
+def eroded(mask_hw: Floats, draw: SoftMaskDraw) -> NDArray[np.uint8]:
+    """1 where the blurred mask still is what it is at most, else 0; an empty mask stays empty."""
+    soft_hw = cv2.GaussianBlur(mask_hw, (draw.erode_kernel, draw.erode_kernel), 0)
+    least = max(float(soft_hw.max()), SMALLEST) * (1 - PLATEAU_TOLERANCE)
+    return (soft_hw >= least).view(np.uint8)
+
+
+def blurred(mask_hw: NDArray[np.uint8], draw: SoftMaskDraw) -> tuple[Floats, float]:
+    """The softening's last blur, and its maximum, which is below 1 for a mask smaller than the kernel."""
+    size = (draw.blur_kernel, draw.blur_kernel)
+    soft_hw = np.asarray(cv2.GaussianBlur(mask_hw.astype(np.float32), size, draw.blur_sigma), np.float32)
+    return soft_hw, max(float(soft_hw.max()), SMALLEST)
 
 
 def soften(mask_HW: NDArray[np.generic], draw: SoftMaskDraw) -> Floats:
@@ -96,16 +119,9 @@ def soften(mask_HW: NDArray[np.generic], draw: SoftMaskDraw) -> Floats:
     `mask_HW` may have any dtype and scale. An empty mask stays empty; any other has a maximum above 0.
     """
     height, width = mask_HW.shape
-    soft = cv2.resize(np.asarray(mask_HW, np.float32), (draw.width, draw.height))
-    soft = cv2.GaussianBlur(soft, (draw.erode_kernel, draw.erode_kernel), 0)
-    peak = float(soft.max())
-    if peak <= 0:
-        return np.zeros((height, width), np.float32)
-    soft[soft < peak * (1 - PLATEAU_TOLERANCE)] = 0
-    soft[soft > 0] = 1
-    soft = cv2.GaussianBlur(soft, (draw.blur_kernel, draw.blur_kernel), draw.blur_sigma)
-    soft /= soft.max()
-    return np.clip(cv2.resize(soft, (width, height)), 0, 1)
+    sharp = np.asarray(cv2.resize(np.asarray(mask_HW, np.float32), (draw.width, draw.height)), np.float32)
+    soft, peak = blurred(eroded(sharp, draw), draw)
+    return np.asarray(cv2.resize(soft / np.float32(peak), (width, height)), np.float32).clip(0, 1)
 
 
 def mix(source: NDArray[PixelT], target: NDArray[PixelT], soft_HW: Floats) -> NDArray[PixelT]:
@@ -123,6 +139,15 @@ def mix(source: NDArray[PixelT], target: NDArray[PixelT], soft_HW: Floats) -> ND
     mixed = old + soft_HW[box][..., None] * (source[box].astype(np.float32) - old)
     out[box] = np.rint(mixed).clip(0, 255).astype(target.dtype) if target.dtype == np.uint8 else mixed
     return out
+
+
+def mix_into(
+    target_HWC: NDArray[np.uint8], source_HWC: NDArray[np.uint8], mask_HW: NDArray[np.uint8]
+) -> None:
+    """`mix` in place in whole numbers, the mask in 1/255: the same grey levels, ties apart."""
+    mask_HWC = cv2.merge([mask_HW] * target_HWC.shape[2]).astype(np.int16)
+    change_HWC = cv2.subtract(source_HWC, target_HWC, dtype=cv2.CV_16S)
+    cv2.add(target_HWC, cv2.multiply(change_HWC, mask_HWC, scale=1 / 255), dst=target_HWC, dtype=cv2.CV_8U)
 
 
 def blend_clip(

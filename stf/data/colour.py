@@ -20,6 +20,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 Frames = NDArray[np.uint8]
+ROW = 1024  # a multiple of every vector's length
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,18 @@ def _brightness_contrast(limit: float, p: float) -> A.RandomBrightnessContrast:
 
 
 def _pointwise(frames_THWC: Frames, transforms: Sequence[A.BasicTransform], seed: int) -> Frames:
-    """Transforms that look at single pixels: the clip goes through as one tall image, which is faster."""
-    length, height, width, channels = frames_THWC.shape
-    tall = np.ascontiguousarray(frames_THWC).reshape(length * height, width, channels)
-    return A.Compose(list(transforms), seed=seed)(image=tall)["image"].reshape(frames_THWC.shape)
+    """Transforms that look at single pixels: the clip goes through as one image of rows of ROW pixels.
+
+    cv2's HSV conversions round otherwise in the last columns that fill no vector: a pixel's colour would depend on
+    the width of what it is computed with, and a part of a frame would differ from the same part of the whole.
+    """
+    n_pixels, channels = frames_THWC.size // frames_THWC.shape[-1], frames_THWC.shape[-1]
+    rows = np.empty((-(-n_pixels // ROW), ROW, channels), np.uint8)
+    pixels = rows.reshape(-1, channels)
+    pixels[:n_pixels].reshape(frames_THWC.shape)[:] = frames_THWC
+    pixels[n_pixels:] = 0
+    done = A.Compose(list(transforms), seed=seed)(image=rows)["image"]
+    return done.reshape(-1, channels)[:n_pixels].reshape(frames_THWC.shape)
 
 
 def _per_frame(frames_THWC: Frames, transforms: Sequence[A.BasicTransform], seed: int) -> Frames:

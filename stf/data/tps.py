@@ -50,6 +50,18 @@ def _influence() -> NDArray[np.float64]:
     return RBFInterpolator(points, np.eye(len(points)), kernel="thin_plate_spline")(grid_nodes())
 
 
+def influence_on(height: int, width: int) -> Floats:
+    """(height, width, P): what a unit displacement of each control point does at each cell of a grid."""
+    coarse_GGP = _influence().astype(np.float32).reshape(GRID_NODES, GRID_NODES, -1)
+    return np.asarray(cv2.resize(coarse_GGP, (width, height)), np.float32)
+
+
+@functools.cache
+def overshoot() -> float:
+    """How much farther than the farthest control point the spline may move a place."""
+    return float(np.abs(_influence()).sum(1).max())
+
+
 @dataclass(frozen=True)
 class TPSMaskDeformation:
     """With `probability`, control points walk at random, `step_px` a frame, within `max_px` (at img_size)."""

@@ -19,27 +19,35 @@ from stf.config import SbiParams, STFV8Config
 from stf.data.augmentations import (
     AffineDraw,
     CompressionAugmentation,
-    DriftPath,
-    ElasticDraw,
     ElasticMask,
     MultiScaleBrownianDrift,
-    TPSDraw,
     TPSMaskDeformation,
-    affine_frames,
-    affine_masks,
 )
-from stf.data.blend import BlendDraw, blend_clip, hull_mask
+from stf.data.blend import BlendDraw, mix_into
 from stf.data.codec import h264_round_trip
 from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
 from stf.data.face_clip import FaceClip
 from stf.data.faces import Window
+from stf.data.region import (
+    BLOCK,
+    CHROMA_REACH,
+    block_aligned,
+    bounding_window,
+    cut,
+    grown,
+    inside,
+    overlap,
+    view,
+)
+from stf.data.soft_masks import MaskDraw, soft_masks
+from stf.data.warps import affine_reach, affine_window
 
 Frames = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 V73_DRIFT_PX = (2.0, 2.0)
 MIN_VISIBLE_CHANGE = (
     1.0  # grey levels, mean inside the mask: below it, a "fake" is a real with the wrong label
 )
+MARGIN_PX = 16  # of the region around the final crop: H.264 predicts from what lies beside a block
 # One independent random stream per component, by position: what one flag draws never moves another's draws.
 # New components go to the end, or every clip of every seed changes.
 COMPONENTS = (
@@ -104,28 +112,36 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
-class SbiDraw:
-    """Everything drawn for one pair of a clip whose size is known."""
+class SbiDraw(MaskDraw):
+    """Everything drawn for one pair of a clip whose size is known: the mask's part and the rest."""
 
-    hull_of_68: bool
     colour_on_source: bool
     colour: SourceDraw
-    affine: AffineDraw
-    elastic: ElasticDraw
-    tps: TPSDraw | None
-    drift: DriftPath
-    blend: BlendDraw
     train: TrainDraw | None
     qp: int | None
 
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """A pair in the first crop's pixels: uint8 (T, H, W, C) members, float32 (T, H, W) soft mask · ratio."""
+    """A pair in a region of the first crop, before degradation: T frames of h × w pixels.
 
-    real: Frames
-    fake: Frames
-    mask: Floats
+    The fake is the real outside `patch_at`, a window in the region's pixels, which holds everything that the mask
+    and, through the chroma of its blocks, JPEG can change.
+    """
+
+    real_ThwC: Frames
+    patch_TpqC: Frames  # the fake's pixels at `patch_at`
+    patch_at: Window
+    mask_Thw: Frames  # soft mask × ratio, in 1/255
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Both members of a pair after degradation, uint8 (T, h, w, C), and the mask as in Blend."""
+
+    real_ThwC: Frames
+    fake_ThwC: Frames
+    mask_Thw: Frames
 
 
 def streams(seed: tuple[int, ...]) -> dict[str, np.random.Generator]:
@@ -153,47 +169,87 @@ def draw_sbi(rngs: dict[str, np.random.Generator], recipe: Recipe, clip: FaceCli
     )
 
 
-def moving_masks(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Floats:
-    """(T, H, W) hull masks after affine, elastic, TPS and drift: sharp, before softening."""
-    height, width = clip.frames_THWC.shape[1:3]
-    tracked = recipe.mask_anchor == "tracked"
-    hulls = [
-        hull_mask(n, height, width, draw.hull_of_68) for n in clip.landmarks_TN2[: None if tracked else 1]
-    ]
-    masks = affine_masks(np.stack(hulls) if tracked else hulls[0], draw.affine)
-    masks_THW = ElasticMask().apply(masks, draw.elastic)
-    if draw.tps is not None:
-        masks_THW = recipe.tps.apply(masks_THW, draw.tps)
-    return recipe.drift.apply(masks_THW, draw.drift)
+def region_for(final: Window, height: int, width: int) -> Window:
+    """The part of the first crop to compute: the final crop, a margin for what codecs look at, whole blocks."""
+    return block_aligned(grown(final, MARGIN_PX, height, width), height, width)
 
 
-def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe) -> Blend:
-    """The pair before train transforms and H.264: real = the *transformed* target."""
-    coloured = SourceTransform().apply(clip.frames_THWC, draw.colour)
-    source, target = (coloured, clip.frames_THWC) if draw.colour_on_source else (clip.frames_THWC, coloured)
-    source = affine_frames(source, draw.affine)
+def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe, region: Window) -> Blend:
+    """The pair before train transforms and H.264 in a `region` of the first crop: real = the *transformed* target."""
+    hulls = clip.landmarks_TN2[: None if recipe.mask_anchor == "tracked" else 1]
+    height, width = region[1] - region[0], region[3] - region[2]
+    mask_Thw = soft_masks(hulls, draw, region)
+    box = bounding_window(mask_Thw.max(0))
+    target_ThwC = _coloured(clip.frames_THWC, None if draw.colour_on_source else draw.colour, region)
+    patch_at = block_aligned(grown(block_aligned(box, height, width), BLOCK, height, width), height, width)
+    patch_TpqC = view(target_ThwC, patch_at).copy()
+    if box[1] > box[0]:
+        there = (region[0] + box[0], region[0] + box[1], region[2] + box[2], region[2] + box[3])
+        source_TpqC = _source(clip.frames_THWC, draw, recipe, there)
+        for fake, source, mask in zip(
+            view(patch_TpqC, inside(box, patch_at)), source_TpqC, view(mask_Thw, box), strict=True
+        ):
+            mix_into(fake, source, mask)
+    return Blend(target_ThwC, patch_TpqC, patch_at, mask_Thw)
+
+
+def _coloured(frames_THWC: Frames, colour: SourceDraw | None, window: Window) -> Frames:
+    """The window of the source transform's output (None: of the frames themselves), as a copy."""
+    if colour is None:
+        return cut(frames_THWC, window)
+    if colour.ratio is not None:
+        return view(SourceTransform().apply(frames_THWC, colour), window).copy()
+    wider = grown(window, 1, *frames_THWC.shape[1:3])
+    return view(SourceTransform().apply(view(frames_THWC, wider), colour), inside(window, wider)).copy()
+
+
+def _source(frames_THWC: Frames, draw: SbiDraw, recipe: Recipe, window: Window) -> Frames:
+    """The window of the source after colour, affine and, where the recipe says so, elastic."""
+    size = frames_THWC.shape[1], frames_THWC.shape[2]
+    warped_at = window
     if recipe.elastic_on_source:
-        source = ElasticMask().apply_to_frames(source, draw.elastic)
-    fake, mask_THW = blend_clip(source, target, moving_masks(clip, draw, recipe), draw.blend)
-    return Blend(target, fake, mask_THW)
+        warped_at = grown(window, draw.elastic.reach_px, *size)
+    needed = affine_reach(draw.affine, warped_at, *size)
+    part = _coloured(frames_THWC, draw.colour if draw.colour_on_source else None, needed)
+    warped = affine_window(part, draw.affine, needed, warped_at, size)
+    if not recipe.elastic_on_source:
+        return warped
+    return ElasticMask().apply_to_window(warped, draw.elastic, warped_at, window)
 
 
-def require_visible(blend: Blend) -> None:
-    """Raises Rejected for a mask empty in every frame, or a mean change below 1 grey level inside it."""
-    inside = int(np.count_nonzero(blend.mask))
-    if inside == 0:
+def require_visible(blend: Blend, final: Window) -> None:
+    """Raises Rejected where nothing can be seen in the `final` crop (in the region's pixels), which the network gets.
+
+    That is a mask empty there in every frame, or a mean change below 1 grey level inside it.
+    """
+    inside_mask = int(np.count_nonzero(view(blend.mask_Thw, final)))
+    if inside_mask == 0:
         raise Rejected("empty mask")
-    # outside the mask both members are equal, so the sum over the frame is the sum over the mask
-    change = sum(cv2.norm(r, f, cv2.NORM_L1) for r, f in zip(blend.real, blend.fake, strict=True))
-    if change / (inside * blend.real.shape[-1]) < MIN_VISIBLE_CHANGE:
+    # outside the mask both members are equal, so the sum over a window that holds it is the sum over the mask
+    seen = overlap(final, blend.patch_at)
+    pairs = zip(
+        view(blend.real_ThwC, seen), view(blend.patch_TpqC, inside(seen, blend.patch_at)), strict=True
+    )
+    change = sum(cv2.norm(real, fake, cv2.NORM_L1) for real, fake in pairs)
+    if change / (inside_mask * blend.real_ThwC.shape[-1]) < MIN_VISIBLE_CHANGE:
         raise Rejected("invisible blend")
 
 
-def degrade(blend: Blend, draw: SbiDraw) -> Blend:
+def degrade(blend: Blend, draw: SbiDraw) -> Members:
     """Train transforms and H.264 on both members with the same draw, or on neither."""
-    real, fake = blend.real, blend.fake
+    real, patch = blend.real_ThwC, blend.patch_TpqC
     if draw.train is not None:
-        real, fake = (TrainTransform().apply(frames, draw.train) for frames in (real, fake))
+        real, patch = (TrainTransform().apply(frames, draw.train) for frames in (real, patch))
+    fake = real.copy()
+    # a patch that ends inside the region lacks the neighbours of its outermost pixels' chroma
+    height, width = real.shape[1:3]
+    y0, y1, x0, x1 = blend.patch_at
+    rims = (y0 > 0, y1 < height, x0 > 0, x1 < width)
+    y0, y1, x0, x1 = (
+        end + CHROMA_REACH * rim * sign
+        for end, rim, sign in zip(blend.patch_at, rims, (1, -1, 1, -1), strict=True)
+    )
+    fake[:, y0:y1, x0:x1] = view(patch, inside((y0, y1, x0, x1), blend.patch_at))
     if draw.qp is not None:
         real, fake = (h264_round_trip(frames, draw.qp, "rgb24") for frames in (real, fake))
-    return Blend(real, fake, blend.mask)
+    return Members(real, fake, blend.mask_Thw)

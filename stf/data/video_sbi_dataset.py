@@ -23,13 +23,15 @@ from stf.data.face_clip import Reader, read_face_clip, resize_window, to_model_i
 from stf.data.faces import Window, draw_side_factors, final_crop_window
 from stf.data.ffpp import FFPPTree, Video
 from stf.data.pairs import PairBatchSampler, collate_clips, make_loader
+from stf.data.region import inside
 from stf.data.video_sbi import (
-    Blend,
+    Members,
     Recipe,
     Rejected,
     blend_members,
     degrade,
     draw_sbi,
+    region_for,
     require_visible,
     streams,
 )
@@ -85,8 +87,8 @@ class Pair:
 
 
 class _Computed(NamedTuple):
-    blend: Blend
-    final: Window
+    members: Members  # of the first crop ("native") or of the region around the final crop
+    final: Window  # the final crop in the members' pixels
     provenance: Provenance
 
 
@@ -159,7 +161,7 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         """Both members of one pair with their mask, before ("native") or after ("final") the final crop."""
         if not 0 <= pair < self.n_pairs:
             raise IndexError(f"pair {pair} of a data set of {self.n_pairs}")
-        return self._as_pair(self._compute(self._epoch(epoch), pair), stage)
+        return self._as_pair(self._compute(self._epoch(epoch), pair, stage), stage)
 
     def replay(self, provenance: Provenance, *, stage: Stage = "final") -> Pair:
         """The very pair that `provenance` describes; DataError when this data set makes another one."""
@@ -168,7 +170,7 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 f"{here}: other data, split or parameters than when {provenance.video_id} was drawn"
             )
-        made = self._attempt(provenance.seed)
+        made = self._attempt(provenance.seed, stage)
         found = dataclasses.replace(made.provenance, failures=provenance.failures)
         if found != provenance:
             here = f"{found.video_id} from frame {found.start_frame}, QP {found.qp}"
@@ -183,24 +185,27 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
 
     def _members(self, epoch: int, pair: int) -> _Members:
         if self._last is None or self._last.key != (epoch, pair):
-            made, size = self._compute(epoch, pair), self.recipe.img_size
-            real, fake = (resize_window(c, made.final, size) for c in (made.blend.real, made.blend.fake))
+            made, size = self._compute(epoch, pair, "final"), self.recipe.img_size
+            clips = made.members.real_ThwC, made.members.fake_ThwC
+            real, fake = (resize_window(clip, made.final, size) for clip in clips)
             self._last = _Members((epoch, pair), (real, fake), made.provenance)
         return self._last
 
     def _as_pair(self, made: _Computed, stage: Stage) -> Pair:
-        blend, size = made.blend, self.recipe.img_size
+        members, size = made.members, self.recipe.img_size
+        clips = members.real_ThwC, members.fake_ThwC
+        mask_Thw = np.multiply(members.mask_Thw, np.float32(1 / 255))
         if stage == "native":
-            return Pair(blend.real, blend.fake, blend.mask, made.provenance)
-        real, fake = (to_model_input(resize_window(c, made.final, size)) for c in (blend.real, blend.fake))
-        return Pair(real, fake, resize_window(blend.mask, made.final, size), made.provenance)
+            return Pair(*clips, mask_Thw, made.provenance)
+        real, fake = (to_model_input(resize_window(clip, made.final, size)) for clip in clips)
+        return Pair(real, fake, resize_window(mask_Thw, made.final, size), made.provenance)
 
-    def _compute(self, epoch: int, pair: int) -> _Computed:
+    def _compute(self, epoch: int, pair: int, stage: Stage) -> _Computed:
         failures: list[str] = []
         last = ""
         for attempt in range(1 + MAX_REPLACEMENTS):
             try:
-                made = self._attempt((self.seed, epoch, pair, attempt))
+                made = self._attempt((self.seed, epoch, pair, attempt), stage)
                 return made._replace(
                     provenance=dataclasses.replace(made.provenance, failures=tuple(failures))
                 )
@@ -218,8 +223,11 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
     def _video_of(self, pair: int) -> Video:
         return self.videos[pair // self.pairs_per_video]
 
-    def _attempt(self, seed: Seed) -> _Computed:
-        """One attempt, a pure function of the seed; raises Rejected or DataError when it gives no pair."""
+    def _attempt(self, seed: Seed, stage: Stage) -> _Computed:
+        """One attempt, a pure function of the seed; raises Rejected or DataError when it gives no pair.
+
+        The stage decides how much of the picture is computed, never what is drawn or rejected.
+        """
         _, _, pair, attempt = seed
         rngs = streams(seed)
         place = pair // self.pairs_per_video
@@ -233,8 +241,10 @@ class VideoSBIDataset(Dataset[dict[str, Any]]):
         height, width = clip.frames_THWC.shape[1:3]
         final = final_crop_window(clip.box_22, height, width, factors)
         draw = draw_sbi(rngs, self.recipe, clip, final)
-        blend = blend_members(clip, draw, self.recipe)
-        require_visible(blend)
+        region = (0, height, 0, width) if stage == "native" else region_for(final, height, width)
+        final = inside(final, region)
+        blend = blend_members(clip, draw, self.recipe, region)
+        require_visible(blend, final)
         codec = "none" if draw.qp is None else "h264" if encoder_works() else "jpeg"
         provenance = Provenance(video.video_id, video.frame_numbers[start], seed, draw.qp, codec=codec)
         return _Computed(degrade(blend, draw), final, provenance)

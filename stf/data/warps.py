@@ -15,8 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.data.faces import Window
 from stf.errors import DataError
 
+FRACTIONS = 32  # of a pixel: the steps of cv2.remap's tables of weights
+Places = NDArray[np.int32]
 Floats = NDArray[np.float32]
 PixelsT = TypeVar("PixelsT", NDArray[np.float32], NDArray[np.uint8])
 
@@ -70,14 +73,52 @@ class AffineDraw:
         shift_y = centre_y * (1 - self.scale_y) + self.translate_y * height
         return np.array([[self.scale_x, 0, shift_x], [0, self.scale_y, shift_y]])
 
+    def source_of(self, height: int, width: int) -> tuple[Places, Places]:
+        """Where each output row and column comes from, in 1/32 of an input pixel, the step of cv2's tables."""
+        (_, _, shift_x), (_, _, shift_y) = self.matrix(height, width)
+        y_H = (np.arange(height) - shift_y) * (FRACTIONS / self.scale_y)
+        x_W = (np.arange(width) - shift_x) * (FRACTIONS / self.scale_x)
+        return np.rint(y_H).astype(np.int32), np.rint(x_W).astype(np.int32)
+
 
 def affine_frames(frames_THWC: NDArray[np.uint8], draw: AffineDraw) -> NDArray[np.uint8]:
     """Each frame warped alike. What comes in from outside is mirrored: black edges would mark the blend."""
     height, width = frames_THWC.shape[1:3]
-    matrix = draw.matrix(height, width)
-    out = np.empty_like(frames_THWC, order="C")
-    for t, frame in enumerate(frames_THWC):
-        out[t] = cv2.warpAffine(frame, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    whole = (0, height, 0, width)
+    return affine_window(frames_THWC, draw, whole, whole, (height, width))
+
+
+def affine_reach(draw: AffineDraw, window: Window, height: int, width: int) -> Window:
+    """The input pixels that the warped `window` of a picture of this size is made of."""
+    y0, y1, x0, x1 = window
+    y_H, x_W = draw.source_of(height, width)
+    low = (int(y_H[y0]) // FRACTIONS, int(x_W[x0]) // FRACTIONS)
+    high = (int(y_H[y1 - 1]) // FRACTIONS + 2, int(x_W[x1 - 1]) // FRACTIONS + 2)
+    # mirrored places lie within the reach, as far inside the picture's edge as they were outside
+    past = max(-low[0], -low[1], high[0] - height, high[1] - width, 0) + 1
+    y0, y1 = max(0, min(low[0], height - past)), min(height, max(high[0], past))
+    x0, x1 = max(0, min(low[1], width - past)), min(width, max(high[1], past))
+    return y0, y1, x0, x1
+
+
+def affine_window(
+    part_ThwC: NDArray[np.uint8], draw: AffineDraw, part: Window, window: Window, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The `window` of the warped frames, (height, width) = `size`, of which only the `part` is at hand.
+
+    The part must hold `affine_reach` of the window; the pixels are then `affine_frames`'s, bit for bit.
+    """
+    y_H, x_W = draw.source_of(*size)
+    y0, y1, x0, x1 = window
+    y_h, x_w = y_H[y0:y1], x_W[x0:x1]
+    places_hw2 = np.empty((y1 - y0, x1 - x0, 2), np.int16)
+    places_hw2[..., 0] = x_w // FRACTIONS - part[2]
+    places_hw2[..., 1] = (y_h // FRACTIONS - part[0])[:, None]
+    fractions_hw = ((y_h % FRACTIONS)[:, None] * FRACTIONS + x_w % FRACTIONS).astype(np.uint16)
+    out = np.empty((len(part_ThwC), y1 - y0, x1 - x0, part_ThwC.shape[3]), np.uint8)
+    for t, frame in enumerate(part_ThwC):
+        mirror = cv2.BORDER_REFLECT_101
+        cv2.remap(frame, places_hw2, fractions_hw, cv2.INTER_LINEAR, dst=out[t], borderMode=mirror)
     return out
 
 
@@ -100,17 +141,29 @@ class ElasticDraw:
     width: int
     frames_per_key: int
 
-    def fields(self) -> Iterator[Floats]:
-        """Each frame's displacement (H, W, 2) px.
+    @property
+    def reach_px(self) -> int:
+        """Farther than any pixel is moved: two keys' weights add up to √2, the cubic overshoots by less than .1."""
+        return int(np.ceil(1.6 * np.abs(self.keys_Khw2).max())) + 1
+
+    def weights_TK(self) -> Floats:
+        """How much of each key field is in each frame's.
 
         Neighbouring keys are mixed by cosine and sine of a quarter turn: the sum keeps a field's variance.
         """
-        keys = [_resized(key, self.height, self.width) for key in self.keys_Khw2]
+        weights_TK = np.zeros((self.n_frames, len(self.keys_Khw2)), np.float32)
         for t in range(self.n_frames):
             k, step = divmod(t, self.frames_per_key)
             angle = 0.5 * math.pi * step / self.frames_per_key
-            weights = np.array([math.cos(angle), math.sin(angle)], np.float32)
-            yield weights[0] * keys[k] + weights[1] * keys[k + 1]
+            weights_TK[t, k : k + 2] = math.cos(angle), math.sin(angle)
+        return weights_TK
+
+    def fields(self) -> Iterator[Floats]:
+        """Each frame's displacement (H, W, 2) px."""
+        keys = [_resized(key, self.height, self.width) for key in self.keys_Khw2]
+        for t, weights_K in enumerate(self.weights_TK()):
+            k = t // self.frames_per_key
+            yield weights_K[k] * keys[k] + weights_K[k + 1] * keys[k + 1]
 
 
 def _resized(field_hw2: Floats, height: int, width: int) -> Floats:
@@ -150,6 +203,16 @@ class ElasticMask:
     def apply_to_frames(self, frames_THWC: NDArray[np.uint8], draw: ElasticDraw) -> NDArray[np.uint8]:
         """The same warp of the source frames (`sbi.elastic_on_source`); mirrored where it looks outside."""
         check_frames("ElasticMask", frames_THWC[..., 0], draw.n_frames)
-        grid_HW2 = pixel_grid(draw.height, draw.width)
-        pairs = zip(frames_THWC, draw.fields(), strict=True)
-        return np.stack([displaced(frame, grid_HW2 + d, cv2.BORDER_REFLECT_101) for frame, d in pairs])
+        whole = (0, draw.height, 0, draw.width)
+        return self.apply_to_window(frames_THWC, draw, whole, whole)
+
+    def apply_to_window(
+        self, part_ThwC: NDArray[np.uint8], draw: ElasticDraw, part: Window, window: Window
+    ) -> NDArray[np.uint8]:
+        """The `window` of the warped frames, of whose `part` all within `draw.reach_px` is needed."""
+        y0, y1, x0, x1 = window
+        grid_hw2 = pixel_grid(draw.height, draw.width)[y0:y1, x0:x1]
+        corner = np.array((part[2], part[0]), np.float32)
+        fields = (grid_hw2 + field[y0:y1, x0:x1] - corner for field in draw.fields())
+        pairs = zip(part_ThwC, fields, strict=True)
+        return np.stack([displaced(frame, places, cv2.BORDER_REFLECT_101) for frame, places in pairs])

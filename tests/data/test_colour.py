@@ -17,7 +17,7 @@ from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransfo
 from tests.reference import data_colour_plain as plain
 
 
-def scene(n_frames: int = 4, height: int = 60, width: int = 72) -> np.ndarray:
+def scene(n_frames: int = 4, height: int = 60, width: int = 128) -> np.ndarray:
     rng = np.random.default_rng(0)
     noise = cv2.GaussianBlur(rng.normal(0, 1, (height, width + n_frames, 3)), (0, 0), 2)
     picture = np.clip(128 + 150 * noise, 0, 255).astype(np.uint8)
@@ -43,6 +43,15 @@ def test_train_equals_its_plain_twin_frame_by_frame() -> None:
         assert np.array_equal(
             TrainTransform().apply(clip, draw), [plain.train(frame, draw) for frame in clip]
         )
+
+
+def test_a_part_of_a_frame_gets_the_colours_of_the_whole() -> None:
+    # cv2's HSV conversions do not give this: they round otherwise in the last columns that fill no vector
+    clip = scene(width=150)
+    for draw in draws(TrainTransform(), 40):
+        whole, part = (TrainTransform().apply(frames, draw) for frames in (clip, clip[:, 16:48, 32:112]))
+        # JPEG sees two pixels beyond a cut between its blocks
+        assert np.array_equal(part[:, 2:-2, 2:-2], whole[:, 18:46, 34:110])
 
 
 @pytest.mark.parametrize("transform", [SourceTransform(), TrainTransform()])

@@ -95,7 +95,7 @@ def test_a_pair_is_computed_once_for_both_members(shared_tree, monkeypatch):
     seeds = []
     plain = VideoSBIDataset._attempt
     monkeypatch.setattr(
-        VideoSBIDataset, "_attempt", lambda self, seed: seeds.append(seed) or plain(self, seed)
+        VideoSBIDataset, "_attempt", lambda self, seed, stage: seeds.append(seed) or plain(self, seed, stage)
     )
     real, fake = dataset[(2, 4)], dataset[(2, 5)]
     assert seeds == [(0, 2, 2, 0)]

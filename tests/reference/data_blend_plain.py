@@ -26,16 +26,21 @@ def gaussian(image_HW: np.ndarray, kernel: int, sigma: float) -> np.ndarray:
     return correlate1d(correlate1d(image_HW, weights, 0, mode="mirror"), weights, 1, mode="mirror")
 
 
-def soft_mask(mask_HW: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
-    """SPEC 4's soft mask, step by step, in float64."""
-    soft = bilinear_resize(mask_HW.astype(np.float64), draw.height, draw.width)
-    soft = gaussian(soft, draw.erode_kernel, 0)
+def softened(cells_hw: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
+    """SPEC 4's softening on its grid of cells: blur, keep the maximum, blur, divide by the maximum."""
+    soft = gaussian(cells_hw.astype(np.float64), draw.erode_kernel, 0)
     if soft.max() == 0:
-        return np.zeros(mask_HW.shape)
+        return np.zeros(cells_hw.shape)
     soft = soft / soft.max()
     soft = np.where(soft < 1 - PLATEAU_TOLERANCE, 0.0, 1.0)
     soft = gaussian(soft, draw.blur_kernel, draw.blur_sigma)
-    return bilinear_resize(soft / soft.max(), *mask_HW.shape)
+    return soft / soft.max()
+
+
+def soft_mask(mask_HW: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
+    """SPEC 4's soft mask, step by step, in float64."""
+    cells_hw = bilinear_resize(mask_HW.astype(np.float64), draw.height, draw.width)
+    return bilinear_resize(softened(cells_hw, draw), *mask_HW.shape)
 
 
 def mixed(source_HWC: np.ndarray, target_HWC: np.ndarray, soft_HW: np.ndarray) -> np.ndarray:
