@@ -6,16 +6,13 @@ Shapes: B clips, T frames, H and W rows and columns, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from stf.config import DCCONV, STFV8Config
 from stf.models.dcconv_3d import DCConv3DBlock
 from stf.models.spatial import HLLGate, PatchMerging, Stem, apply_gate
-
-if TYPE_CHECKING:
-    from stf.models.timm_stages import TimmStages
+from stf.models.timm_stages import TimmStages
 
 TRAINED_SLOWLY = ("stem", "stage1", "stage2")
 
@@ -51,10 +48,4 @@ def build_early_stages(config: STFV8Config, drop_paths: Sequence[float]) -> DCCo
     A timm network comes without weights (timm_stages.py): they are in the checkpoint, or a new network gets them by
     spatial_weights.load_spatial_weights.
     """
-    if config.spatial_backbone == DCCONV:
-        return DCConvStages(config, drop_paths)
-    from stf.models.timm_stages import (
-        TimmStages,
-    )  # timm costs every stage 1 to 2.5 CPU seconds: only where it is used
-
-    return TimmStages(config)
+    return DCConvStages(config, drop_paths) if config.spatial_backbone == DCCONV else TimmStages(config)
