@@ -31,9 +31,8 @@ class FaceClip:
     box_22: Points  # of the first frame: it sets the final crop
 
 
-Reader = Callable[
-    [Video, int, int, bool], FaceClip
-]  # video, start, num_frames, flip: read_face_clip or a cache of it
+# (video, start, num_frames, flip) → clip: read_face_clip, or a face cache that gives the same clips sooner
+Reader = Callable[[Video, int, int, bool], FaceClip]
 
 
 @dataclass(frozen=True, eq=False)

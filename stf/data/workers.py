@@ -22,10 +22,11 @@ def _start_worker() -> None:
 
 
 def parallel_map(
-    function: Callable[..., ResultT], items: Sequence[ItemT], n_workers: int, *fixed: Any
+    function: Callable[..., ResultT], items: Sequence[ItemT], n_workers: int, *fixed: Any, chunksize: int = 0
 ) -> Iterator[ResultT]:
     """Yields function(*fixed, item) for each item, computed by `n_workers` processes (0 or 1: by this one).
 
+    A process takes `chunksize` items at a time, 0 for up to 8; an interrupted call ends when those at work are done.
     An exception of the function is raised here. `function` must be importable by name, as pickling wants it.
     """
     call = functools.partial(function, *fixed) if fixed else function
@@ -37,6 +38,8 @@ def parallel_map(
     n_workers = min(n_workers, len(items))
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            yield from pool.map(call, items, chunksize=max(1, min(8, len(items) // (4 * n_workers))))
+            yield from pool.map(
+                call, items, chunksize=chunksize or max(1, min(8, len(items) // (4 * n_workers)))
+            )
         finally:
             pool.shutdown(cancel_futures=True)
