@@ -1,7 +1,7 @@
 """The snake convolution on a CPU: dcconv_3d's operator on channels-last features, sampled row by row (trilinear.py).
 
-Shapes as in dcconv_3d: B clips, T frames, H and W rows and columns, P = positions of a chunk of clips, S channels of the
-snake, K taps, N of an arm. Clips are worked on in chunks, so that the transient memory does not grow with the batch:
+Shapes as in dcconv_3d: B clips, T frames, H and W rows and columns, P = positions of a chunk of clips, S channels of
+the snake, K taps, N of an arm. Clips are worked on in chunks, so that transient memory does not grow with the batch:
 per position of a chunk 32 bytes of rows, 2·32 of weights, 4·3·6 of places, shares and steps and 4·S·6 of features, for
 12 channels 456 bytes or 46 MB for one clip of 32×56×56.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stf.model_size import SNAKE_AXES
-from stf.models.trilinear import cells_of, corner_weights, sample, scatter, slopes
+from stf.models.trilinear import cells_of, corners, inside, sample, scatter, slopes
 
 # Positions that are worked on at once, in whole clips: more of the small ones of the sample, one at full size.
 CHUNK_POSITIONS = 1 << 16
@@ -75,8 +75,7 @@ def _forward(x: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:
     outputs = [table @ weight[axis, middle].T for axis in range(SNAKE_AXES)]
     for axis, arm, taps in arms_of(weight):
         for tap, (places, _) in zip(taps, _places(raw_steps[axis, arm], axis, arm, x.dtype), strict=True):
-            cells = cells_of(places)
-            outputs[axis] += sample(table @ weight[axis, tap].T, cells.rows_P8, corner_weights(cells))
+            outputs[axis] += sample(table @ weight[axis, tap].T, *corners(cells_of(places)))
     return torch.cat(outputs, dim=1).view(*x.shape[:-1], -1)
 
 
@@ -99,8 +98,8 @@ def _backward(
         of_places, steps = [], []
         for tap, (places, step) in zip(taps, _places(raw_steps[axis, arm], axis, arm, x.dtype), strict=True):
             cells, mixed = cells_of(places), table @ weight[axis, tap].T
-            through_mixing(axis, tap, scatter(grads[axis], cells.rows_P8, corner_weights(cells)))
-            of_places.append(slopes(mixed, cells, grads[axis]).view_as(step))
+            through_mixing(axis, tap, scatter(grads[axis], *corners(cells)))
+            of_places.append(slopes(mixed, cells, grads[axis]).view_as(step).mul_(inside(places)))
             steps.append(step)
         bend_grad = torch.zeros_like(steps[0])
         for n in reversed(range(len(taps))):  # inward: a step moves every tap beyond it
