@@ -36,14 +36,17 @@ class Measured:
     name: str
     wall_s: float
     cpu_s: float
-    peak_mb: float  # NaN where the system cannot tell
+    peak_mb: float  # NaN where it was not asked for or the system cannot tell
     repeats: int
 
 
 def interleaved(
-    works: Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1
+    works: Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1, memory: bool = True
 ) -> dict[str, Measured]:
-    """Runs every variant `repeats` times in turns, after `warmup` rounds that do not count."""
+    """Runs every variant `repeats` times in turns, after `warmup` rounds that do not count.
+
+    `memory` off saves one run of each; it is for work in child processes, whose memory is not seen.
+    """
     for _ in range(warmup):
         for work in works.values():
             work()
@@ -54,7 +57,7 @@ def interleaved(
     measured = {}
     for name, work in works.items():
         wall_s, cpu_s = (statistics.median(column) for column in zip(*times[name], strict=True))
-        measured[name] = Measured(name, wall_s, cpu_s, peak_mb(work), repeats)
+        measured[name] = Measured(name, wall_s, cpu_s, peak_mb(work) if memory else math.nan, repeats)
     return measured
 
 

@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from benchmarks import all as bench
+from benchmarks import pipeline_overhead as overhead
 from benchmarks.harness import Measured, interleaved, peak_mb, print_table, timed_s
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,3 +139,36 @@ def test_one_name_renews_its_own_section_alone(results: Path) -> None:
         name: before[name] for name in ("h264", "scan")
     }
     assert "new figures" in after["step"]
+
+
+def test_the_bare_pipeline_has_our_files_and_nothing_to_do(tmp_path: Path) -> None:
+    root = tmp_path / "ours"
+    contents = {"code.py": 10, "data/a/0.png": 2000, "data/a/1.png": 0, "data/b.npy": 700, "scores.json": 3}
+    for name, size in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes(size))
+    lock = {
+        "make": {"cmd": "x", "deps": [{"path": "code.py"}], "outs": [{"path": "data"}]},
+        "score": {"cmd": "y", "deps": [{"path": "data"}], "outs": [{"path": "scores.json"}], "params": {}},
+    }
+    stages = overhead.bare_stages({"stages": lock})
+    assert stages["score"] == {"cmd": "true", "deps": ["data"], "outs": ["scores.json"]}
+    assert overhead.files_of(root, stages) == contents
+    bare = tmp_path / "bare"
+    overhead.make_repository(bare, stages, contents)
+    assert overhead.files_of(bare, stages) == contents
+    assert len({(bare / name).read_bytes() for name in contents}) == len(contents)
+    overhead.require_up_to_date(bare)
+    (bare / "code.py").write_text("changed", encoding="utf-8")
+    with pytest.raises(click.ClickException, match="make repro"):
+        overhead.require_up_to_date(bare)
+
+
+def test_tiny_stages_follow_each_other(tmp_path: Path) -> None:
+    stages = overhead.tiny_stages()
+    assert len(stages) == 5
+    outs = [stage["outs"] for stage in stages.values()]
+    assert [stage["deps"] for stage in stages.values()][1:] == outs[:-1]
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    with pytest.raises(click.ClickException, match="make repro"):  # not even a repository
+        overhead.require_up_to_date(tmp_path)

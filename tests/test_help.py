@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.pipeline_overhead import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
@@ -28,18 +29,6 @@ for command in commands:
         brought[command].append("no help")
 print(json.dumps(brought))
 """
-
-
-def commands() -> list[str]:
-    """Modules of pipeline/ that define `main`; read, not imported."""
-    trees = {
-        path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "pipeline").glob("*.py")
-    }
-    return sorted(
-        name
-        for name, tree in trees.items()
-        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
-    )
 
 
 @pytest.fixture(scope="module")
