@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 
 from stf.config import STFV8Config
 from stf.data.clips import video_clip_starts
-from stf.data.face_clip import read_face_clip, resize_window, to_model_input
+from stf.data.face_clip import read_face_clip, resize_window, to_planes
 from stf.data.faces import draw_side_factors, final_crop_window
 from stf.data.ffpp import Video
 from stf.errors import DataError
 
 
 class EvaluationClips(Dataset[dict[str, Any]]):
-    """Item: {'video': float32 (3, T, S, S), 'video_index', 'clip_index'}, or 'error': text for 'video'.
+    """Item: {'video': uint8 (3, T, S, S), 'video_index', 'clip_index'}, or 'error': text for 'video'.
 
     `video_index` counts in `videos`, `clip_index` within the video. A video gives at most `clips_per_video`
     clips; one without T consecutive frames with a face gives one error item, an unreadable clip another.
@@ -66,11 +66,11 @@ class EvaluationClips(Dataset[dict[str, Any]]):
         )  # validation's constants: nothing is drawn
         height, width = clip.frames_THWC.shape[1:3]
         window = final_crop_window(clip.box_22, height, width, factors)
-        return torch.from_numpy(to_model_input(resize_window(clip.frames_THWC, window, self.img_size)))
+        return torch.from_numpy(to_planes(resize_window(clip.frames_THWC, window, self.img_size)))
 
 
 def collate_evaluation(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{'video': (B, 3, T, S, S), 'video_index': list of B, 'errors': [(video_index, text), …]} of one batch.
+    """{'video': uint8 (B, 3, T, S, S), 'video_index': list of B, 'errors': [(video_index, text), …]} of one batch.
 
     B counts the readable clips; 'video' is None when there are none.
     """

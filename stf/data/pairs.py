@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stf.errors import ConfigError
@@ -64,11 +65,16 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
 
 
 def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{'video': float32 (B, 3, T, H, W), 'label': int64 (B,), 'provenance': list of B}."""
+    """{'video': uint8 or float32 (B, 3, T, H, W) as the items, 'label': int64 (B,), 'provenance': list of B}."""
     # default_collate writes a worker's batch straight into shared memory; torch.stack would copy it once more
     video_BCTHW = torch.utils.data.default_collate([item["video"] for item in items])
     labels_B = torch.tensor([item["label"] for item in items], dtype=torch.long)
     return {"video": video_BCTHW, "label": labels_B, "provenance": [item["provenance"] for item in items]}
+
+
+def as_floats(video_BCTHW: Tensor) -> Tensor:
+    """uint8 clips as float32 in [0, 1], on their device: bit for bit the data set's float items; floats as they are."""
+    return video_BCTHW.float().mul_(1 / 255) if video_BCTHW.dtype == torch.uint8 else video_BCTHW
 
 
 def one_thread_per_worker(worker_id: int) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from stf.config import STFV8Config
 from stf.data.evaluation_clips import EvaluationClips, collate_evaluation
-from stf.data.pairs import one_thread_per_worker
+from stf.data.pairs import as_floats, one_thread_per_worker
 from stf.data.video import Video
+from stf.distributed import ALONE, World
 from stf.errors import CheckpointError
 
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (batches, what they are, how many) → the batches
@@ -28,18 +29,23 @@ def unwatched(batches: Iterable[Any], description: str, total: int) -> Iterable[
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """A network with the configuration it was trained with, and where it runs."""
+    """A network with the configuration it was trained with, and where it runs.
+
+    The processes of `world` score together: each takes whole batches of what there is to score, dealt out one by one,
+    so that the batches, and with them the scores to the last bit, are those of a single process (at equal threads).
+    """
 
     model: nn.Module
     config: STFV8Config
     device: str = "cpu"
     num_workers: int = 0
+    world: World = ALONE
 
     def p_fake(self, video_BCTSS: Tensor) -> np.ndarray:
         """(B,) float64 probabilities of label 1; raises CheckpointError when the network gives no number."""
         self.model.eval()
         with torch.inference_mode():
-            logits_B2 = self.model(video_BCTSS.to(self.device, non_blocking=True))["logits"]
+            logits_B2 = self.model(as_floats(video_BCTSS.to(self.device, non_blocking=True)))["logits"]
         scores_B = torch.softmax(logits_B2.double(), dim=1)[:, 1].cpu().numpy()
         if not np.isfinite(scores_B).all():
             raise CheckpointError(
@@ -61,25 +67,30 @@ def score_videos(
 
     Columns: video_id, method ("real" for reals), quality, label, target_id, identity_pair (the target's
     cluster), score (NaN when no clip could be read), n_clips (scored), error (what could not be read, or "").
+    Every process of scorer.world gets the whole table.
     """
     dataset = EvaluationClips(videos, scorer.config, clips_per_video, allow_strided=allow_strided)
+    batches = list(BatchSampler(range(len(dataset)), scorer.config.batch_size, drop_last=False))
     loader = DataLoader(
         dataset,
-        batch_size=scorer.config.batch_size,
+        batch_sampler=scorer.world.dealt(batches),
         num_workers=scorer.num_workers,
         collate_fn=collate_evaluation,
         worker_init_fn=one_thread_per_worker,
         pin_memory=scorer.device != "cpu",
         generator=torch.Generator(),
     )
+    found = []
+    for batch in watch(loader, "Scoring test clips", len(loader)):
+        p_fake = [] if batch["video"] is None else scorer.p_fake(batch["video"]).tolist()
+        found.append((batch["errors"], list(zip(batch["video_index"], p_fake, strict=True))))
     scores: list[list[float]] = [[] for _ in videos]
     errors: list[list[str]] = [[] for _ in videos]
-    for batch in watch(loader, "Scoring test clips", len(loader)):
-        for video_index, text in batch["errors"]:
+    for batch_errors, batch_scores in scorer.world.in_order(found):
+        for video_index, text in batch_errors:
             errors[video_index].append(text)
-        if batch["video"] is not None:
-            for video_index, score in zip(batch["video_index"], scorer.p_fake(batch["video"]), strict=True):
-                scores[video_index].append(float(score))
+        for video_index, score in batch_scores:
+            scores[video_index].append(score)
     rows = [
         {
             "video_id": video.video_id,

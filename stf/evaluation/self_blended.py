@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,13 +52,19 @@ def score_self_blended(
 ) -> SelfBlendedScores:
     """Every clip of `dataset`, in its own order."""
     sampler = PairBatchSampler(dataset.n_pairs, scorer.config.batch_size, seed=0, shuffle=False)
-    loader = make_loader(dataset, sampler, scorer.num_workers)
-    labels, scores, video_ids = [], [], []
-    for batch in watch(loader, f"Scoring {what}", len(loader)):
-        labels.append(batch["label"].numpy())
-        scores.append(scorer.p_fake(batch["video"]))
-        video_ids += [provenance.video_id for provenance in batch["provenance"]]
-    return SelfBlendedScores(np.concatenate(labels), np.concatenate(scores), tuple(video_ids))
+    loader = make_loader(dataset, scorer.world.dealt(list(sampler)), scorer.num_workers)
+    found = [
+        (
+            batch["label"].numpy(),
+            scorer.p_fake(batch["video"]),
+            [provenance.video_id for provenance in batch["provenance"]],
+        )
+        for batch in watch(loader, f"Scoring {what}", len(loader))
+    ]
+    labels, scores, video_ids = zip(*scorer.world.in_order(found), strict=True)
+    return SelfBlendedScores(
+        np.concatenate(labels), np.concatenate(scores), tuple(itertools.chain.from_iterable(video_ids))
+    )
 
 
 def validation_threshold(scorer: ClipScorer, params: Params, watch: Watch = unwatched) -> Threshold:
@@ -95,4 +102,4 @@ def _dataset(phase: Phase, scorer: ClipScorer, params: Params, seed: int) -> Vid
     """The split's self-blended clips in the checkpoint's clip shape, from the data of `params`."""
     config = replace(scorer.config, data_root=params.data.root)
     data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
-    return VideoSBIDataset(phase, config, data=data, sbi=params.sbi, seed=seed)
+    return VideoSBIDataset(phase, config, data=data, sbi=params.sbi, seed=seed, as_uint8=True)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from stf.data.pairs import PairBatchSampler, collate_clips, make_loader
+from stf.data.face_clip import to_model_input, to_planes
+from stf.data.pairs import PairBatchSampler, as_floats, collate_clips, make_loader
 from stf.errors import ConfigError
 
 
@@ -72,6 +73,15 @@ def test_collate():
     assert batch["label"].tolist() == [0, 1, 0, 1]
     assert batch["label"].dtype == torch.long
     assert [p[1] for p in batch["provenance"]] == [0, 1, 2, 3]
+
+
+def test_floats_made_of_bytes_are_the_data_sets_bit_for_bit():
+    clip_TSSC = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    bytes_BCTHW = torch.from_numpy(to_planes(clip_TSSC))[None]
+    floats_BCTHW = as_floats(bytes_BCTHW)
+    assert floats_BCTHW.dtype == torch.float32
+    assert np.array_equal(floats_BCTHW[0].numpy(), to_model_input(clip_TSSC))
+    assert as_floats(floats_BCTHW) is floats_BCTHW
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

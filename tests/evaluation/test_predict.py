@@ -30,7 +30,7 @@ def test_the_score_is_the_mean_p_fake_over_the_videos_clips(three_pairs):
     by_video = [[] for _ in videos]
     for i in range(len(clips)):
         item = clips[i]
-        logit = 8 * (float(item["video"][0].double().mean()) - 0.5)
+        logit = 8 * (float(item["video"][0].double().mean()) / 255 - 0.5)
         by_video[item["video_index"]].append(1 / (1 + np.exp(-logit)))
     assert table["score"].tolist() == pytest.approx([np.mean(scores) for scores in by_video], abs=1e-5)
     assert table["n_clips"].tolist() == [2] * 12
