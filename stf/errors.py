@@ -31,3 +31,7 @@ class TrainingError(StfError):
 
 class TrackingError(StfError):
     """The MLflow store cannot be reached, or refused what was logged."""
+
+
+class PeerError(StfError):
+    """One of several processes that work together has failed or gone, so the others cannot go on."""

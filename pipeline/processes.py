@@ -1,0 +1,67 @@
+"""A command in one process or in several: torchrun starts those, or the command itself where STF_NPROC says so."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.common import set_up_runtime
+from stf.config import RuntimeParams
+from stf.distributed import World, open_world
+from stf.errors import UsageError
+
+NPROC = "STF_NPROC"
+
+
+def in_processes(function: Callable[..., None]) -> Callable[..., None]:
+    """A command's function that gets `world`, the processes that run it, as its first argument; see open_world.
+
+    With STF_NPROC = N > 1 the command starts anew, N times: an environment variable, because `dvc repro` starts
+    commands as dvc.yaml has them, and the number of GPUs is no parameter of a result. The function raises UsageError
+    when STF_NPROC is no whole number above 0.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        wanted = os.environ.get(NPROC, "1")
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise UsageError(
+                f"{NPROC} is {wanted!r}; it must be the number of processes (GPUs) on this machine"
+            )
+        if int(wanted) > 1 and "WORLD_SIZE" not in os.environ:
+            _start_again(int(wanted))
+        with open_world() as world:
+            function(world, *args, **kwargs)
+
+    return run
+
+
+def _start_again(n: int) -> None:
+    """Becomes torchrun with `n` processes of this very command; signals and the exit code stay whose they were."""
+    module = sys.modules["__main__"].__spec__
+    if module is None or not module.name.startswith("pipeline."):
+        raise UsageError(f"{NPROC} is {n}, which works for `python -m pipeline.…` alone; use torchrun")
+    sys.stdout.flush()
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}")
+    os.execv(sys.executable, [sys.executable, *torchrun, "-m", module.name, *sys.argv[1:]])
+
+
+def set_up_process(runtime: RuntimeParams, world: World) -> str:
+    """set_up_runtime for one of several processes: "cuda" is then the GPU of this process alone.
+
+    Raises UsageError when there are more processes than GPUs on this machine, or another device elsewhere.
+    """
+    device = set_up_runtime(runtime)
+    if world.size > 1 and device != "cpu":
+        import torch
+
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:
+            raise UsageError(f"{here} processes but {gpus} GPUs on this machine; start one process per GPU")
+        if device != "cuda":
+            raise UsageError(f"runtime.device is {device!r}, one GPU for all {here} processes; say cuda")
+    world.require_same("the device", device)
+    return device
