@@ -22,7 +22,9 @@ from benchmarks.harness import interleaved, print_table
 HERE = Path(__file__).resolve().parents[1]
 Stages = dict[str, dict[str, Any]]  # of a dvc.yaml
 PROJECT, BARE, TINY = "this project", "bare DVC, the same files", "bare DVC, five tiny files"
-SETTINGS = {"core.analytics": "false", "core.check_update": "false"}  # else DVC starts a second process
+# Without the first two DVC starts a second process. Nothing is read again from the cache, so it may be the same files: a
+# copy of the sample would take as long as all else.
+CONFIG = "[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = hardlink\n"
 
 
 def commands() -> list[str]:
@@ -69,10 +71,7 @@ def make_repository(folder: Path, stages: Stages, sizes: dict[str, int]) -> None
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     for command in (("git", "init", "--quiet"), dvc("init", "--quiet")):
         subprocess.run(command, cwd=folder, check=True)
-    for key, value in SETTINGS.items():
-        subprocess.run(dvc("config", key, value), cwd=folder, check=True)
-    # Nothing is read again from the cache, so it may be the same files; a copy of the sample would take a minute.
-    subprocess.run(dvc("config", "cache.type", "hardlink"), cwd=folder, check=True)
+    (folder / ".dvc" / "config").write_text(CONFIG, encoding="utf-8")
     subprocess.run(dvc("commit", "--quiet", "--force"), cwd=folder, check=True, env=environment())
 
 
