@@ -22,8 +22,8 @@ from benchmarks.harness import interleaved, print_table
 HERE = Path(__file__).resolve().parents[1]
 Stages = dict[str, dict[str, Any]]  # of a dvc.yaml
 PROJECT, BARE, TINY = "this project", "bare DVC, the same files", "bare DVC, five tiny files"
-# Without the first two DVC starts a second process. Nothing is read again from the cache, so it may be the same files: a
-# copy of the sample would take as long as all else.
+# Without the first two DVC starts a second process. Nothing is read again from the cache, so it may be the same files:
+# a copy of the sample would take as long as all else.
 CONFIG = "[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = hardlink\n"
 
 
