@@ -1,27 +1,49 @@
 """Slow plain twin of stf.data.codec: a whole .mp4 in memory, muxed, demuxed and decoded by the container API."""
 
 import io
+from collections.abc import Iterable
 
 import av
 import numpy as np
 
+# BT.601's luma weights; everything else of the colour conversion follows from them.
+RED, BLUE = 0.299, 0.114
 
-def mp4_bytes(frames_THWC: np.ndarray, qp: int, pixel_format: str) -> bytes:
-    """The clip as an .mp4 file; height and width must be even."""
+
+def mp4_bytes(pictures: Iterable[av.VideoFrame], height: int, width: int, qp: int) -> bytes:
+    """The pictures as an .mp4 file, by swscale's defaults where they are RGB; height and width must be even."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.height, stream.width = height, width
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         stream.options = {"preset": "ultrafast", "qp": str(qp), "bf": "0"}
-        for frame in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=pixel_format)))
+        for picture in pictures:
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return file.getvalue()
 
 
-def round_trip(frames_THWC: np.ndarray, qp: int, pixel_format: str) -> np.ndarray:
-    """What a player shows of that file."""
-    with av.open(io.BytesIO(mp4_bytes(frames_THWC, qp, pixel_format))) as container:
+def shown(file: bytes, pixel_format: str) -> np.ndarray:
+    """What a player shows of that file, (T, H, W, 3)."""
+    with av.open(io.BytesIO(file)) as container:
         return np.stack([frame.to_ndarray(format=pixel_format) for frame in container.decode(video=0)])
+
+
+def round_trip(frames_THWC: np.ndarray, qp: int, pixel_format: str) -> np.ndarray:
+    """The clip after a file that ffmpeg made of it."""
+    pictures = (av.VideoFrame.from_ndarray(frame, format=pixel_format) for frame in frames_THWC)
+    return shown(mp4_bytes(pictures, *frames_THWC.shape[1:3], qp), pixel_format)
+
+
+def yuv420(rgb_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(Y, Cb, Cr) of BT.601 before rounding, limited range, chroma at half size as the mean of 2×2 pixels."""
+    red, green, blue = np.moveaxis(rgb_HWC / 255.0, -1, 0)
+    luma = RED * red + (1 - RED - BLUE) * green + BLUE * blue
+    half = luma.shape[0] // 2, 2, luma.shape[1] // 2, 2
+    cb, cr = (
+        128 + 224 * ((colour - luma) / (2 * (1 - weight))).reshape(half).mean((1, 3))
+        for colour, weight in ((blue, BLUE), (red, RED))
+    )
+    return 16 + 219 * luma, cb, cr
