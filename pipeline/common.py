@@ -1,16 +1,20 @@
-"""What every command shares: errors as one line, the parameter file, device and threads."""
+"""What every command shares: errors as one line, the parameter file, device and threads, a progress bar."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stf.config import Params, RuntimeParams
 from stf.errors import StfError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it phones home on import otherwise
 # Read when torch is imported. Threads that spin between two kernels starve the loader's workers: with 2 threads and
@@ -69,3 +73,18 @@ def set_up_runtime(runtime: RuntimeParams) -> str:
             ) from None
         return runtime.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is advanced by calling it with (done, of how many); no thread, so that processes can fork."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, refresh=True)
+
+        yield advance

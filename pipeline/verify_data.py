@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common import command, load_params, params_option
+from pipeline.common import command, load_params, params_option, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,21 +131,6 @@ def keep_text(console: Console, run: TrackedRun) -> None:
         path = Path(folder) / "verify_data.txt"
         path.write_text(console.export_text(clear=False), encoding="utf-8")
         run.artifact(path)
-
-
-@contextmanager
-def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is advanced by calling it with (done, of how many); no thread, so that processes can fork."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, refresh=True)
-
-        yield advance
 
 
 if __name__ == "__main__":

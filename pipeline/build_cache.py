@@ -1,0 +1,52 @@
+"""Builds the cache of face crops that training reads from, beforehand: on a machine without a GPU, which costs less."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.common import command, load_params, params_option
+
+DATA_JSON = "metrics/data.json"
+
+
+@command
+@params_option
+@click.option(
+    "--estimate", is_flag=True, help="Print size and time from a few measured frames; write nothing."
+)
+def main(params_path: str, estimate: bool) -> None:
+    """Build the cache of face crops (runtime.face_cache) for the verified data.
+
+    Training builds what is missing itself; this does it beforehand. An interrupted build goes on where it was. The
+    files hold the exact pixels of the training videos' crops and belong to one state of the data, one quality and one
+    clip length: other data never meets them, and old folders can be deleted.
+    """
+    import cv2
+
+    from pipeline.face_cache import cost_text, face_cache, fill, measure, training_videos
+    from stf.data.ffpp import require_fingerprint
+    from stf.data.verify_report import make_console
+    from stf.errors import ConfigError
+
+    params, console = load_params(params_path), make_console()
+    if not params.runtime.face_cache:
+        raise ConfigError("runtime.face_cache is empty, so there is no cache to build; set it to a folder")
+    cv2.setNumThreads(0)  # the work is spread over processes
+    fingerprint = require_fingerprint(params.data.root, DATA_JSON)
+    cache, videos = face_cache(params, fingerprint), training_videos(params)
+    if estimate:
+        planned = measure(cache, cache.missing(videos), params.runtime.num_workers, console)
+        console.print(
+            f"still to build in {cache.folder}: {cost_text(planned, params.runtime.num_workers)}",
+            soft_wrap=True,
+        )
+        return
+    with cache.locked():
+        fill(cache, videos, params.runtime.num_workers, console)
+    console.print(
+        f"[bold green]the crops of {len(videos):,} training videos are in {cache.folder}[/]", soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    main()
