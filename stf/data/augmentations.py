@@ -48,15 +48,24 @@ class RandomDownScale:
         """One ratio for the whole clip."""
         return self.ratios[int(rng.integers(len(self.ratios)))]
 
+    def down(self, frames_THWC: Frames, ratio: int) -> Frames:
+        """Every `ratio`-th pixel, (T, H // ratio, W // ratio, C)."""
+        n_frames, height, width, channels = frames_THWC.shape
+        out = np.empty((n_frames, max(1, height // ratio), max(1, width // ratio), channels), np.uint8)
+        for t, frame in enumerate(frames_THWC):
+            cv2.resize(frame, out.shape[2:0:-1], dst=out[t], interpolation=cv2.INTER_NEAREST)
+        return out
+
+    def up(self, frames_ThwC: Frames, height: int, width: int) -> Frames:
+        """Back to (T, H, W, C)."""
+        out = np.empty((len(frames_ThwC), height, width, frames_ThwC.shape[3]), np.uint8)
+        for t, frame in enumerate(frames_ThwC):
+            cv2.resize(frame, (width, height), dst=out[t], interpolation=cv2.INTER_LINEAR)
+        return out
+
     def apply(self, frames_THWC: Frames, ratio: int) -> Frames:
         """The clip at the same size with the detail of one `ratio` times smaller."""
-        height, width = frames_THWC.shape[1:3]
-        small = (max(1, width // ratio), max(1, height // ratio))
-        out = np.empty_like(frames_THWC, order="C")
-        for t, frame in enumerate(frames_THWC):
-            down = cv2.resize(frame, small, interpolation=cv2.INTER_NEAREST)
-            cv2.resize(down, (width, height), dst=out[t], interpolation=cv2.INTER_LINEAR)
-        return out
+        return self.up(self.down(frames_THWC, ratio), *frames_THWC.shape[1:3])
 
     def __call__(self, image: Frames, rng: np.random.Generator | None = None) -> Frames:
         """One image (H, W, C) or one clip (T, H, W, C), with a ratio of its own."""

@@ -6,10 +6,12 @@ T frames, H, W pixels, C = 3 channels, RGB uint8.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,11 +56,9 @@ class SourceTransform:
 
     def apply(self, frames_THWC: Frames, draw: SourceDraw) -> Frames:
         """uint8 RGB in and out, same shape."""
-        colour = [_rgb_shift(0.3), _hsv(1.0), _brightness_contrast(0.1, 1.0)]
-        sharpen = A.Sharpen(alpha=(0.2, 0.5), lightness=(0.5, 1.0), p=1)
-        coloured = _pointwise(frames_THWC, colour, draw.colour_seed)
+        coloured = _apply(_source_colour(), draw.colour_seed, frames_THWC)
         if draw.ratio is None:
-            return _per_frame(coloured, [sharpen], draw.sharpen_seed)
+            return _apply(_sharpen(), draw.sharpen_seed, coloured)
         return RandomDownScale().apply(coloured, draw.ratio)
 
 
@@ -71,9 +71,7 @@ class TrainTransform:
 
     def apply(self, frames_THWC: Frames, draw: TrainDraw) -> Frames:
         """uint8 RGB in and out, same shape; apply it to each member with the same draw."""
-        colour = [_rgb_shift(0.3), _hsv(0.3), _brightness_contrast(0.3, 0.3)]
-        jpeg = A.ImageCompression(quality_range=(40, 100), p=0.5)  # quality_lower/upper would be ignored
-        return _per_frame(_pointwise(frames_THWC, colour, draw.colour_seed), [jpeg], draw.jpeg_seed)
+        return _apply(_jpeg(), draw.jpeg_seed, _apply(_train_colour(), draw.colour_seed, frames_THWC))
 
 
 def _seeds(rng: np.random.Generator) -> tuple[int, int]:
@@ -81,33 +79,73 @@ def _seeds(rng: np.random.Generator) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _rgb_shift(p: float) -> A.RGBShift:
-    return A.RGBShift((-20, 20), (-20, 20), (-20, 20), p=p)
+class _RGBShift(A.RGBShift):
+    """The library's, added to all channels at once: it would look each up in a table of its own."""
+
+    def apply(self, img: Frames, noise_map: np.ndarray, **params: Any) -> Frames:
+        """Adds `noise_map`, a shift per channel cut to whole units, and clips."""
+        up, down = (np.append(np.trunc(part).clip(0), 0) for part in (noise_map, -noise_map))
+        return np.asarray(cv2.subtract(cv2.add(img, up), down), np.uint8)
 
 
-def _hsv(p: float) -> A.HueSaturationValue:
-    return A.HueSaturationValue((-0.3, 0.3), (-0.3, 0.3), (-0.3, 0.3), p=p)
+class _HueSaturationValue(A.HueSaturationValue):
+    """The library's, less sums that cannot change a uint8: it would add them in float32."""
+
+    def apply(
+        self, img: Frames, hue_shift: float, sat_shift: float, val_shift: float, **params: Any
+    ) -> Frames:
+        """The round trip through HSV; a hue below zero is cut down to whole units, hence always counts."""
+        sums = (0.0 if abs(shift) < 0.5 else shift for shift in (sat_shift, val_shift))
+        return super().apply(img, hue_shift, *sums, **params)
 
 
-def _brightness_contrast(limit: float, p: float) -> A.RandomBrightnessContrast:
-    return A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=p)
+def _colour(p_shift: float, p_hsv: float, p_brightness: float, limit: float) -> A.Compose:
+    return A.Compose(
+        [
+            _RGBShift((-20, 20), (-20, 20), (-20, 20), p=p_shift),
+            _HueSaturationValue((-0.3, 0.3), (-0.3, 0.3), (-0.3, 0.3), p=p_hsv),
+            A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=p_brightness),
+        ]
+    )
 
 
-def _pointwise(frames_THWC: Frames, transforms: Sequence[A.BasicTransform], seed: int) -> Frames:
-    """Transforms that look at single pixels: the clip goes through as one image of rows of ROW pixels.
+# Made once per process: building one takes as long as changing the brightness of a clip.
+@functools.cache
+def _source_colour() -> A.Compose:
+    return _colour(0.3, 1.0, 1.0, 0.1)
 
-    cv2's HSV conversions round otherwise in the last columns that fill no vector: a pixel's colour would depend on
-    the width of what it is computed with, and a part of a frame would differ from the same part of the whole.
+
+@functools.cache
+def _train_colour() -> A.Compose:
+    return _colour(0.3, 0.3, 0.3, 0.3)
+
+
+@functools.cache
+def _sharpen() -> A.Compose:
+    return A.Compose([A.Sharpen(alpha=(0.2, 0.5), lightness=(0.5, 1.0), p=1)])
+
+
+@functools.cache
+def _jpeg() -> A.Compose:
+    return A.Compose([A.ImageCompression(quality_range=(40, 100), p=0.5)])  # quality_lower would be ignored
+
+
+def _apply(compose: A.Compose, seed: int, frames_THWC: Frames) -> Frames:
+    """Every frame through the transforms that the seed draws, with the numbers that it draws.
+
+    The library draws on one pixel; its transforms are then applied frame by frame, since a frame stays in the
+    processor's cache from one to the next and a clip does not.
     """
-    n_pixels, channels = frames_THWC.size // frames_THWC.shape[-1], frames_THWC.shape[-1]
-    rows = np.empty((-(-n_pixels // ROW), ROW, channels), np.uint8)
-    pixels = rows.reshape(-1, channels)
-    pixels[:n_pixels].reshape(frames_THWC.shape)[:] = frames_THWC
-    pixels[n_pixels:] = 0
-    done = A.Compose(list(transforms), seed=seed)(image=rows)["image"]
-    return done.reshape(-1, channels)[:n_pixels].reshape(frames_THWC.shape)
-
-
-def _per_frame(frames_THWC: Frames, transforms: Sequence[A.BasicTransform], seed: int) -> Frames:
-    """Transforms that look at a pixel's neighbours: frame by frame, one draw."""
-    return A.Compose(list(transforms), seed=seed)(images=frames_THWC)["images"]
+    compose.set_random_seed(seed)
+    compose(image=np.zeros((1, 1, 3), np.uint8))
+    drawn = [(transform, transform.get_applied_params()) for transform in compose.transforms]
+    applied = [(transform.apply, parameters) for transform, parameters in drawn if parameters]
+    if not applied:
+        return frames_THWC
+    out = np.empty_like(frames_THWC, order="C")
+    for t, frame in enumerate(frames_THWC):
+        picture = np.ascontiguousarray(frame)
+        for apply, parameters in applied:
+            picture = apply(picture, **parameters)
+        out[t] = picture
+    return out

@@ -198,13 +198,13 @@ def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe, region: Window)
 
 
 def _coloured(frames_THWC: Frames, colour: SourceDraw | None, window: Window) -> Frames:
-    """The window of the source transform's output (None: of the frames themselves), as a copy."""
+    """The window of the source transform's output, or for None a copy of that of the frames themselves."""
     if colour is None:
         return cut(frames_THWC, window)
     if colour.ratio is not None:
-        return view(SourceTransform().apply(frames_THWC, colour), window).copy()
+        return view(SourceTransform().apply(frames_THWC, colour), window)
     wider = grown(window, 1, *frames_THWC.shape[1:3])
-    return view(SourceTransform().apply(view(frames_THWC, wider), colour), inside(window, wider)).copy()
+    return view(SourceTransform().apply(view(frames_THWC, wider), colour), inside(window, wider))
 
 
 def _source(frames_THWC: Frames, draw: SbiDraw, recipe: Recipe, window: Window) -> Frames:
