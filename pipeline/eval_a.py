@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pipeline.common import command, load_params
 from pipeline.evaluation_options import evaluation_options
+from pipeline.processes import in_processes
+from stf.distributed import World
 
 
 @command
 @evaluation_options("a")
+@in_processes
 def main(
-    checkpoint: str, params_path: str, methods: tuple[str, ...], output: str | None, sbi_test: bool
+    world: World,
+    checkpoint: str,
+    params_path: str,
+    methods: tuple[str, ...],
+    output: str | None,
+    sbi_test: bool,
 ) -> None:
     """Score phase A on the test split's real videos against each method's fakes.
 
@@ -21,7 +29,7 @@ def main(
 
     request = Request("a", checkpoint, params_path, methods, output, sbi_test)
     params = load_params(params_path)
-    run_evaluation(request, params, gate_threshold=params.phase_b.min_phase_a_auc)
+    run_evaluation(request, params, world, gate_threshold=params.phase_b.min_phase_a_auc)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pipeline.common import command, load_params
 from pipeline.evaluation_options import evaluation_options
+from pipeline.processes import in_processes
+from stf.distributed import World
 
 
 @command
 @evaluation_options("b")
+@in_processes
 def main(
-    checkpoint: str, params_path: str, methods: tuple[str, ...], output: str | None, sbi_test: bool
+    world: World,
+    checkpoint: str,
+    params_path: str,
+    methods: tuple[str, ...],
+    output: str | None,
+    sbi_test: bool,
 ) -> None:
     """Score phase B on the test split's real videos against each method's fakes.
 
@@ -20,7 +28,7 @@ def main(
     from pipeline.evaluation_run import Request, run_evaluation
 
     request = Request("b", checkpoint, params_path, methods, output, sbi_test)
-    run_evaluation(request, load_params(params_path))
+    run_evaluation(request, load_params(params_path), world)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,24 @@ import functools
 import os
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.progress import track as progress
 
-from pipeline.common import set_up_runtime
 from pipeline.evaluation_options import weights_of
+from pipeline.processes import set_up_process
 from stf.config import Params, PhaseName
 from stf.data.ffpp import require_fingerprint
+from stf.distributed import World
 from stf.evaluation.console import make_console, print_report
 from stf.evaluation.document import tracked_metrics
-from stf.evaluation.outputs import choose_outputs
+from stf.evaluation.outputs import Outputs, choose_outputs
 from stf.evaluation.predict import ClipScorer
 from stf.evaluation.report import write_gate, write_report
-from stf.evaluation.results import evaluate
+from stf.evaluation.results import Evaluation, evaluate
 from stf.evaluation.videos import parse_methods
 from stf.models.weights import load_model
 from stf.tracking.baseline import baseline_auc
-from stf.tracking.run import track
+from stf.tracking.run import TrackedRun, track
 
 PARAMS = "params.yaml"
 DATA_JSON = "metrics/data.json"
@@ -49,38 +51,57 @@ class Request:
         return tuple(name for name, same in is_default.items() if not same)
 
 
-def run_evaluation(request: Request, params: Params, gate_threshold: float | None = None) -> None:
+def run_evaluation(
+    request: Request, params: Params, world: World, gate_threshold: float | None = None
+) -> None:
     """Scores the checkpoint, prints the report, writes the files, and tells MLflow.
 
-    With `gate_threshold` the plain command also writes the gate of phase B. Raises what stf.evaluation raises.
+    Several processes score together; rank 0 does the rest. With `gate_threshold` the plain command also writes the
+    gate of phase B. Raises what stf.evaluation raises.
     """
-    phase, checkpoint = request.phase, request.checkpoint
-    outputs = choose_outputs(phase, request.output, changed=request.changed())
+    outputs = choose_outputs(request.phase, request.output, changed=request.changed())
     methods = parse_methods(request.methods) or params.evaluation.methods
-    device = set_up_runtime(params.runtime)
+    device = set_up_process(params.runtime, world)
     fingerprint = require_fingerprint(params.data.root, DATA_JSON)
-    model, config, epoch = load_model(checkpoint, device)
-    scorer = ClipScorer(model, config, device, params.runtime.num_workers)
+    world.require_same("the data's fingerprint", fingerprint)
+    model, config, epoch = load_model(request.checkpoint, device)
+    scorer = ClipScorer(model, config, device, params.runtime.num_workers, world)
     console = make_console()
-    watch = functools.partial(progress, console=console, transient=True, disable=not console.is_terminal)
-    with track(f"eval_{phase}", params=params, config=config, fingerprint=fingerprint, device=device) as run:
-        run.tie_weights(checkpoint)
+    evaluated = functools.partial(
+        evaluate,
+        scorer,
+        epoch,
+        params,
+        methods,
+        gate_threshold=gate_threshold,
+        sbi_test=request.sbi_test,
+        watch=functools.partial(progress, console=console, transient=True, disable=not console.is_terminal),
+    )
+    if not world.is_main:
+        evaluated()
+        return
+    stage = f"eval_{request.phase}"
+    with track(stage, params=params, config=config, fingerprint=fingerprint, device=device) as run:
+        run.tie_weights(request.checkpoint)
         run.tag("ssm_backend", model.ssm_backend)
-        evaluation = evaluate(
-            scorer,
-            epoch,
-            params,
-            methods,
-            gate_threshold=gate_threshold,
-            sbi_test=request.sbi_test,
-            watch=watch,
-        )
-        written = write_report(evaluation, outputs, phase, checkpoint)
-        print_report(console, evaluation, phase, baseline_auc(fingerprint))
-        run.log(tracked_metrics(evaluation))
-        for path in written:
-            run.artifact(path, "evaluation")
-        console.print(
-            f"• Written: {outputs.document}, {outputs.scores}, {outputs.roc_plot.parent}/", markup=False
-        )
-        write_gate(evaluation, outputs)
+        _report(evaluated(), request, outputs, console, run, baseline_auc(fingerprint))
+
+
+def _report(
+    evaluation: Evaluation,
+    request: Request,
+    outputs: Outputs,
+    console: Console,
+    run: TrackedRun,
+    store_baseline: float | None,
+) -> None:
+    """Files, console and MLflow; the gate last, because it can refuse."""
+    written = write_report(evaluation, outputs, request.phase, request.checkpoint)
+    print_report(console, evaluation, request.phase, store_baseline)
+    run.log(tracked_metrics(evaluation))
+    for path in written:
+        run.artifact(path, "evaluation")
+    console.print(
+        f"• Written: {outputs.document}, {outputs.scores}, {outputs.roc_plot.parent}/", markup=False
+    )
+    write_gate(evaluation, outputs)

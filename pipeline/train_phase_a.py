@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pipeline.common import command, load_params
+from pipeline.processes import in_processes
 from pipeline.training_options import training_options
+from stf.distributed import World
 
 
 @command
 @training_options("phase_a")
+@in_processes
 def main(
-    params_path: str, resume_path: str | None, epochs: int | None, batch_size: int | None, dry_run: bool
+    world: World,
+    params_path: str,
+    resume_path: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    dry_run: bool,
 ) -> None:
     """Train phase A on self-blended clips of real videos.
 
@@ -21,7 +29,7 @@ def main(
     from stf.models.network import build_network
 
     params = overridden(load_params(params_path), "a", epochs, batch_size, dry_run)
-    phase_run = prepared("a", params, dry_run=dry_run)
+    phase_run = prepared("a", params, world, dry_run=dry_run)
     model = build_network(phase_run.config, phase_run.device)
     if resume_path is None:
         from_scratch(phase_run, model)

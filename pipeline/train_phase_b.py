@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from pipeline.common import command, load_params
+from pipeline.processes import in_processes
 from pipeline.training_options import training_options
+from stf.distributed import World
 
 START = "weights/phase_a.pt"
 GATE = "metrics/gate_a.json"
@@ -14,8 +16,14 @@ REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
 
 @command
 @training_options("phase_b")
+@in_processes
 def main(
-    params_path: str, resume_path: str | None, epochs: int | None, batch_size: int | None, dry_run: bool
+    world: World,
+    params_path: str,
+    resume_path: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    dry_run: bool,
 ) -> None:
     """Train phase B, starting from phase A's best weights.
 
@@ -43,7 +51,7 @@ def main(
         click.echo(f"dry run: {GATE} is not asked whether phase B may start")
     else:
         require_open_gate(GATE, params.phase_b.min_phase_a_auc, REPORT, money_text(params, "b", plan))
-    phase_run = prepared("b", params, plan=plan, dry_run=dry_run)
+    phase_run = prepared("b", params, world, plan=plan, dry_run=dry_run)
     model = build_network(phase_run.config, phase_run.device)
     if dry_run and not Path(START).exists():
         click.echo(f"dry run: there is no {START}, so the network starts from scratch")

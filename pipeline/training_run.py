@@ -9,6 +9,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend
 from stf.config import DCCONV
+from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
 from stf.model_size import multiply_adds
@@ -27,6 +29,7 @@ from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun, track
 from stf.tracking.training_report import TrainingReport
 from stf.training.budget_tracker import BudgetTracker
+from stf.training.distributed import start_alike
 from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
@@ -52,15 +55,31 @@ class Training:
 
 
 def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) -> None:
-    """Trains `model` and writes the phase's outputs, the weights first; a run that fails leaves the old ones."""
-    outputs = Path()
-    if phase_run.dry_run:
-        outputs = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
-        os.environ["DVC_ROOT"] = str(outputs)  # checkpoints and the MLflow store follow it
-        click.echo(f"dry run: all that it writes goes to {outputs}; no output of the pipeline is touched")
+    """Trains `model` and writes the phase's outputs, the weights first; a run that fails leaves the old ones.
+
+    Of several processes rank 0 does what there is to do once: folder, budget, MLflow, console, outputs.
+    """
+    outputs = dry_run_folder() if phase_run.dry_run and phase_run.world.is_main else Path()
     click.echo(phase_run.config.describe())
     tell_backend(phase_run.config, model.ssm_backend, phase_run.device)
     training = set_up_training(phase_run, model, outputs)
+    if phase_run.world.is_main:
+        lead(training, resume_path)
+    else:
+        follow(training, resume_path)
+
+
+def dry_run_folder() -> Path:
+    """A new temporary folder in place of the repository's root, for all that a dry run writes."""
+    outputs = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
+    os.environ["DVC_ROOT"] = str(outputs)  # checkpoints and the MLflow store follow it
+    click.echo(f"dry run: all that it writes goes to {outputs}; no output of the pipeline is touched")
+    return outputs
+
+
+def lead(training: Training, resume_path: str | None) -> None:
+    """The run of a single process, or of rank 0: trains, tracks and writes."""
+    phase_run = training.phase_run
     tracked = track(
         f"train_phase_{phase_run.phase}",
         params=phase_run.params,
@@ -72,7 +91,7 @@ def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) 
         budget = open_budget(phase_run)
         with tracked as run:
             tell_what_is_trained(training, run)
-            progress = starting_point(training.folder, training.learner, resume_path)
+            progress = starting_point(training, resume_path)
             progress = train(training, progress, budget, run)
             best = write_outputs(training, progress)
             report_outputs(training, best, run)
@@ -82,10 +101,22 @@ def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) 
         click.secho(f"the budget stopped training {done}", fg="yellow")
 
 
+def follow(training: Training, resume_path: str | None) -> None:
+    """The run of every other rank: it trains its share, and writes nothing."""
+    progress = starting_point(training, resume_path)
+    hooks = Hooks(_not_here, _not_here, _not_here)
+    fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
+
+
+def _not_here(*_: object) -> NoReturn:
+    raise AssertionError("only rank 0 reports and looks at the budget")
+
+
 def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> Training:
     """Clips, optimizer and checkpoint folder of a phase."""
     params, config = phase_run.params, phase_run.config
-    feeds, dataset = build_feeds(config, params, DRY_RUN_PAIRS if phase_run.dry_run else None)
+    max_pairs = DRY_RUN_PAIRS if phase_run.dry_run else None
+    feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
     plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)
     learner = build_learner(
@@ -95,6 +126,7 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
         epochs=plan.epochs,
         steps_per_epoch=plan.steps_per_epoch(len(feeds.train)),
         device=phase_run.device,
+        world=phase_run.world,
     )
     return Training(phase_run, plan, feeds, dataset, learner, checkpoint_folder(phase_run), outputs)
 
@@ -103,6 +135,7 @@ def tell_what_is_trained(training: Training, run: TrackedRun) -> None:
     """The network's size and backend, where its weights come from, and some of its clips, into the MLflow run."""
     phase_run, dataset = training.phase_run, training.dataset
     run.tag("dry_run", str(phase_run.dry_run).lower())
+    run.tag("processes", phase_run.world.size)
     run.tag("ssm_backend", training.learner.model.ssm_backend)
     run.log(size_figures(training.learner.model, phase_run))
     if phase_run.start is not None:
@@ -131,12 +164,17 @@ def pictured(dataset: VideoSBIDataset) -> list[int]:
     return [i * dataset.n_pairs // n for i in range(n)]
 
 
-def starting_point(folder: CheckpointFolder, learner: Learner, resume_path: str | None) -> Progress:
-    """The beginning, or where --resume says."""
-    if resume_path is None:
-        return Progress()
-    progress, told = folder.resume(resume_path, learner)
-    click.echo(told)
+def starting_point(training: Training, resume_path: str | None) -> Progress:
+    """The beginning, or where --resume says; the same for every process, each with random numbers of its own."""
+    phase_run, learner, progress = training.phase_run, training.learner, Progress()
+    world = phase_run.world
+    if world.rank > 0:  # dropout of one process is not that of another
+        torch.manual_seed(phase_run.params.seed + world.rank)
+    if resume_path is not None:
+        progress, told = training.folder.resume(resume_path, learner)
+        click.echo(told)
+    world.require_same(f"the epoch that {resume_path} ends with", progress.epoch)
+    start_alike((learner.model, learner.loss, learner.judged), world)
     return progress
 
 
@@ -207,7 +245,7 @@ def flicker_figure(learner: Learner, feeds: Feeds) -> Figure:
     for batch in itertools.islice(feeds.val, PICTURED_PAIRS):
         videos.append(batch["video"][:2])
         titles += [f"{name} {batch['provenance'][0].video_id}" for name in ("real", "fake")]
-    video_BCTHW = torch.cat(videos)
+    video_BCTHW = as_floats(torch.cat(videos))
     with torch.no_grad():
         logits_BK = network(video_BCTHW.to(learner.device))["logits"].float()
     maps_BTHW = network.hll_maps(video_BCTHW.to(learner.device)).float().cpu().numpy()

@@ -12,9 +12,10 @@ import click
 import torch
 from torch import nn
 
-from pipeline.common import set_up_runtime
+from pipeline.processes import set_up_process
 from stf.config import Params, PhaseName, STFV8Config
 from stf.data.ffpp import require_fingerprint
+from stf.distributed import ALONE, World
 from stf.errors import TrainingError
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
@@ -46,6 +47,7 @@ class PhaseRun:
     fingerprint: str  # of the data
     plan: str  # whose budget this is: the hash of phase A's configuration
     dry_run: bool
+    world: World = ALONE
     start: Start | None = None
 
 
@@ -63,17 +65,22 @@ def overridden(
     return dataclasses.replace(params, **{f"phase_{phase}": section, "training": training})
 
 
-def prepared(phase: PhaseName, params: Params, *, plan: str | None = None, dry_run: bool) -> PhaseRun:
+def prepared(
+    phase: PhaseName, params: Params, world: World, *, plan: str | None = None, dry_run: bool
+) -> PhaseRun:
     """The phase's configuration, the device, and the data's fingerprint; seeds torch.
 
     `plan` is phase A's own hash when not given. Raises ConfigError for what this machine cannot do, DataError for
     data that nobody verified.
     """
     config = STFV8Config.from_params(params, phase)
-    device = set_up_runtime(params.runtime)
+    device = set_up_process(params.runtime, world)
     torch.manual_seed(params.seed)  # first weights and dropout; clips have generators of their own
     fingerprint = require_fingerprint(params.data.root, DATA_JSON)
-    return PhaseRun(phase, params, config, device, fingerprint, plan or config_hash(params, "a"), dry_run)
+    world.require_same("params.yaml (the hash of what changes training)", config_hash(params, phase))
+    world.require_same("the data's fingerprint", fingerprint)
+    plan = plan or config_hash(params, "a")
+    return PhaseRun(phase, params, config, device, fingerprint, plan, dry_run, world)
 
 
 def tell_backend(config: STFV8Config, chosen: str, device: str) -> None:

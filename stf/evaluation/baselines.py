@@ -21,6 +21,7 @@ from stf.data.clips import read_clip, read_geometry, video_clip_starts
 from stf.data.codec import h264_bits
 from stf.data.pairs import one_thread_per_worker
 from stf.data.video import Video
+from stf.distributed import ALONE, World
 from stf.errors import DataError
 from stf.evaluation.bootstrap import Interval, auc_interval
 from stf.evaluation.predict import Watch, unwatched
@@ -80,20 +81,25 @@ def video_scalars(
     allow_strided: bool = False,
     num_workers: int = 0,
     watch: Watch = unwatched,
+    world: World = ALONE,
 ) -> pd.DataFrame:
-    """One row per video, in the order given: SCALARS, NaN where unreadable, the reason as scalar_error."""
+    """One row per video, in the order given: SCALARS, NaN where unreadable, the reason as scalar_error.
+
+    Every process of `world` measures its share, and gets the whole table.
+    """
+    mine = world.dealt(videos)
     loader = DataLoader(
-        _ScalarsOfVideos(videos, num_frames, allow_strided),
+        _ScalarsOfVideos(mine, num_frames, allow_strided),
         batch_size=None,
         num_workers=num_workers,
         worker_init_fn=one_thread_per_worker,
         generator=torch.Generator(),
     )
     rows = []
-    for item in watch(loader, "Measuring trivial baselines", len(videos)):
+    for item in watch(loader, "Measuring trivial baselines", len(mine)):
         values = {name: float(item.get(name, "nan")) for name in SCALARS}
         rows.append(values | {"scalar_error": item.get("error", "")})
-    return pd.DataFrame(rows, columns=pd.Index([*SCALARS, "scalar_error"]))
+    return pd.DataFrame(world.in_order(rows), columns=pd.Index([*SCALARS, "scalar_error"]))
 
 
 @dataclass(frozen=True)

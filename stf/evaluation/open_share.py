@@ -40,11 +40,15 @@ def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) ->
     config = replace(scorer.config, data_root=params.data.root, use_compression_aug=False)
     data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
     dataset = VideoSBIDataset("val", config, data=replace(data, val_pairs_per_video=1), sbi=params.sbi)
-    shares: dict[int, list[float]] = {qp: [] for qp in QPS}
-    for i in watch(range(dataset.n_pairs), "Reading the open share of the state", dataset.n_pairs):
+    found: list[list[float]] = []
+    mine = scorer.world.dealt(range(dataset.n_pairs))
+    for i in watch(mine, "Reading the open share of the state", len(mine)):
         frames_TSSC = np.rint(255 * dataset.pair(0, i).real.transpose(1, 2, 3, 0)).astype(np.uint8)
+        shares = []
         for qp in QPS:
             coded = torch.from_numpy(h264_round_trip(np.ascontiguousarray(frames_TSSC), qp, "rgb24"))
             video = coded.permute(3, 0, 1, 2)[None].to(scorer.device) / 255
-            shares[qp].append(model.eval().open_share(video).item())
-    return tuple(OpenShare(qp, float(np.mean(s)), float(np.std(s)), len(s)) for qp, s in shares.items())
+            shares.append(model.eval().open_share(video).item())
+        found.append(shares)
+    by_qp = zip(QPS, zip(*scorer.world.in_order(found), strict=True), strict=True)
+    return tuple(OpenShare(qp, float(np.mean(s)), float(np.std(s)), len(s)) for qp, s in by_qp)

@@ -124,7 +124,12 @@ def evaluate(
     )
     headline = [video for video in listed if video.quality == data.quality]
     scalars = video_scalars(
-        headline, config.num_frames, allow_strided=strided, num_workers=scorer.num_workers, watch=watch
+        headline,
+        config.num_frames,
+        allow_strided=strided,
+        num_workers=scorer.num_workers,
+        watch=watch,
+        world=scorer.world,
     )
     table = pd.concat([table, scalars], axis=1)  # the headline's videos come first in both
     results = tuple(

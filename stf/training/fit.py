@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from stf.training.learner import Learner
 from stf.training.optimizer import learning_rates
 from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepRecord
 from stf.training.state import Best, CheckpointFolder, Progress
-from stf.training.step import Batch, train_step
+from stf.training.step import Batch, StepFigures, train_step
 from stf.training.validation import ValidationFigures, failures_in, validate
 
 
@@ -57,6 +58,16 @@ class Hooks:
     check_budget: Callable[[], BudgetStatus]
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a process tells the others after a step. Only rank 0 looks at the budget."""
+
+    data_s: float
+    step_s: float
+    failures: Counter[str]
+    should_stop: bool
+
+
 def fit(
     learner: Learner,
     feeds: Feeds,
@@ -67,9 +78,10 @@ def fit(
 ) -> Progress:
     """Trains from `progress` to the end of the plan, or until the budget is used up; returns where it stands.
 
-    An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best
-    checkpoint; last.pt stays at the last whole epoch. Raises TrainingError on a NaN or infinite loss, with
-    the checkpoints of earlier epochs untouched.
+    Every process of learner.world calls it, with its share of the clips; rank 0 alone writes and calls the hooks.
+    An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best checkpoint;
+    last.pt stays at the last whole epoch. Raises TrainingError on a NaN or infinite loss, with the checkpoints of
+    earlier epochs untouched.
     """
     while progress.epoch < plan.epochs and not progress.stopped_by_budget:
         if learner.device.type == "cuda":
@@ -80,13 +92,14 @@ def fit(
         figures = validate(learner, feeds.val, f"epoch {epoch}")
         ended_s = time.perf_counter()
         _keep_if_best(learner, folder, progress, epoch, figures)
-        status = hooks.check_budget()
+        status = learner.world.from_main(hooks.check_budget)
         record = _epoch_record(learner, plan, progress, means, figures, (ended_s - started_s, status.spent))
         progress.history.append(record)
         progress.epoch, progress.stopped_by_budget = epoch, status.should_stop or not complete
         if complete:
             folder.keep_last(learner, progress)
-        hooks.on_epoch(record, _details(means, figures, ended_s - validation_started_s, complete))
+        if learner.world.is_main:
+            hooks.on_epoch(record, _details(means, figures, ended_s - validation_started_s, complete))
     return progress
 
 
@@ -94,35 +107,52 @@ def _train_epoch(
     learner: Learner, feeds: Feeds, plan: Plan, hooks: Hooks, progress: Progress
 ) -> tuple[EpochMeans, bool]:
     """One pass over the training clips; False when the budget ended it before its last step."""
-    epoch, means = progress.epoch + 1, EpochMeans()
+    epoch, means, world = progress.epoch + 1, EpochMeans(), learner.world
     steps = plan.steps_per_epoch(len(feeds.train))
     feeds.set_epoch(epoch - 1)
     waiting_since_s = time.perf_counter()
     for step, batches in enumerate(_grouped(feeds.train, plan.grad_accum), start=1):
         ready_s = time.perf_counter()
-        lr, backbone_lr = learning_rates(learner.optimizer)
+        rates = learning_rates(learner.optimizer)
         figures = train_step(learner, batches, f"epoch {epoch}, step {step}")
         progress.global_step += 1
         learner.schedule.step_update(progress.global_step)
-        done_s = time.perf_counter()
-        record = StepRecord(
-            **vars(figures),
-            epoch=epoch,
-            step=step,
-            global_step=progress.global_step,
-            lr=lr,
-            backbone_lr=backbone_lr,
-            failures=sum((failures_in(batch) for batch in batches), start=type(means.failures)()),
+        told = _Told(
             data_s=ready_s - waiting_since_s,
-            step_s=done_s - ready_s,
+            step_s=time.perf_counter() - ready_s,
+            failures=sum((failures_in(batch) for batch in batches), start=Counter()),
+            should_stop=world.is_main and hooks.check_budget().should_stop,
         )
+        by_rank = world.exchange(told)
+        record = _step_record(figures, (epoch, step, progress.global_step), rates, by_rank)
         means.add(record)
-        hooks.on_step(record)
+        if world.is_main:
+            hooks.on_step(record)
         _empty_cache(learner, plan, progress.global_step)
-        if hooks.check_budget().should_stop and step < steps:
+        if by_rank[0].should_stop and step < steps:
             return means, False
         waiting_since_s = time.perf_counter()
     return means, True
+
+
+def _step_record(
+    figures: StepFigures, place: tuple[int, int, int], rates: tuple[float, float], by_rank: list[_Told]
+) -> StepRecord:
+    # the others' step began with waiting for the one whose clips came last
+    last = max(by_rank, key=lambda told: told.data_s)
+    epoch, step, global_step = place
+    lr, backbone_lr = rates
+    return StepRecord(
+        **vars(figures),
+        epoch=epoch,
+        step=step,
+        global_step=global_step,
+        lr=lr,
+        backbone_lr=backbone_lr,
+        failures=sum((told.failures for told in by_rank), start=Counter()),
+        data_s=last.data_s,
+        step_s=last.step_s,
+    )
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -164,6 +194,7 @@ def _epoch_record(
 ) -> EpochRecord:
     on_cuda = learner.device.type == "cuda"
     peak_bytes = torch.cuda.max_memory_allocated(learner.device) if on_cuda else 0
+    peak_bytes = max(learner.world.exchange(peak_bytes))  # of the fullest GPU
     return EpochRecord(
         epoch=progress.epoch + 1,
         phase=plan.phase,

@@ -12,6 +12,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from stf.config import STFV8Config, TrainingParams
+from stf.distributed import ALONE, World
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.losses import STFV8Loss
 from stf.training.optimizer import build_optimizer, build_schedule
@@ -21,7 +22,8 @@ from stf.training.optimizer import build_optimizer, build_schedule
 class Learner:
     """Network, loss (with its margin m), optimizer, schedule, gradient scaler and moving average.
 
-    `amp_dtype` None means float32 throughout. `scaler` works with float16 alone.
+    `amp_dtype` None means float32 throughout. `scaler` works with float16 alone. Every process of `world` has a
+    learner; they start alike and stay so, bit for bit, because each applies the same sum of gradients.
     """
 
     model: STFMambaV73
@@ -33,6 +35,7 @@ class Learner:
     device: torch.device
     amp_dtype: torch.dtype | None
     max_grad_norm: float
+    world: World = ALONE
 
     @property
     def judged(self) -> STFMambaV73:
@@ -57,6 +60,7 @@ def build_learner(
     epochs: int,
     steps_per_epoch: int,
     device: str,
+    world: World = ALONE,
 ) -> Learner:
     """Moves `model` to the device and builds the rest around it. Mixed precision is for CUDA alone."""
     place = torch.device(device)
@@ -75,4 +79,5 @@ def build_learner(
         device=place,
         amp_dtype=amp_dtype,
         max_grad_norm=config.max_grad_norm,
+        world=world,
     )

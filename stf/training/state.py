@@ -80,7 +80,11 @@ class Origin:
 
 
 class CheckpointFolder:
-    """Writes and reads the checkpoints of one configuration; each file is replaced in one step."""
+    """Writes and reads the checkpoints of one configuration; each file is replaced in one step.
+
+    Of several processes (learner.world) only rank 0 writes; all must call `keep_last` and `resume`, which are theirs
+    together.
+    """
 
     def __init__(self, path: str | Path, config: STFV8Config, origin: Origin) -> None:
         self.path, self._config, self._origin = Path(path), config, origin
@@ -104,19 +108,24 @@ class CheckpointFolder:
 
     def keep_best(self, learner: Learner, best: Best, path: str | Path | None = None) -> None:
         """Writes the best weights to best.pt, or to `path`: weights, configuration and epoch only."""
+        if not learner.world.is_main:
+            return
         network = copy.deepcopy(learner.model)
         network.load_state_dict(best.weights)
         save_checkpoint(path or self.path / "best.pt", network, config=self._config, epoch=best.epoch)
 
     def keep_last(self, learner: Learner, progress: Progress) -> None:
         """last.pt := the whole state after a finished epoch. The schedule is a function of global_step."""
+        random_states = learner.world.exchange(_random_state(learner.device))
+        if not learner.world.is_main:
+            return
         best = None if progress.best is None else dict(vars(progress.best))
         extra = dataclasses.asdict(self._origin) | {
             "global_step": progress.global_step,
             "history": [dataclasses.asdict(record) for record in progress.history],
             "best": best,
             "ema": None if learner.ema is None else learner.ema.module.state_dict(),
-            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "rng": random_states,  # by rank
             "device": learner.device.type,
             "threads": torch.get_num_threads(),
         }
@@ -134,7 +143,8 @@ class CheckpointFolder:
     def resume(self, path: str | Path, learner: Learner) -> tuple[Progress, str]:
         """Goes on from `path` if it is a state of this configuration and data, else starts from its weights.
 
-        Returns the progress and what to tell the user. Raises CheckpointError for a file that is neither.
+        Returns the progress and what to tell the user. Raises CheckpointError for a file that is neither. The number
+        of processes may differ from that which wrote it: a rank that the file does not know keeps its own fresh seed.
         """
         payload = read_checkpoint(path)
         extra = payload.get("extra")
@@ -168,9 +178,20 @@ def _restore(learner: Learner, payload: dict[str, Any], state: dict[str, Any]) -
     learner.schedule.step_update(state["global_step"])
     if learner.ema is not None:
         learner.ema.module.load_state_dict(state["ema"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if learner.device.type == "cuda" and state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+    if learner.world.rank < len(state["rng"]):
+        _set_random_state(state["rng"][learner.world.rank], learner.device)
     best = None if state["best"] is None else Best(**state["best"])
     history = [EpochRecord(**record) for record in state["history"]]
     return Progress(payload["epoch"], state["global_step"], history, best)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of this process's two streams: dropout draws from the device's."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
-from torch import Tensor
+from torch import nn
 
 from stf.training.learner import Learner
 from stf.training.records import count_failures
@@ -32,23 +32,30 @@ class ValidationFigures:
     failures: Counter[str]
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A batch, or a process's share of one: N clips, in the batch's order."""
+
+    loss_sum: float
+    score_N: np.ndarray
+    label_N: np.ndarray
+    failures: Counter[str]
+
+
 def validate(learner: Learner, batches: Iterable[Batch], where: str) -> ValidationFigures:
-    """Scores every clip with the judged network. Raises TrainingError when the loss is NaN or infinite."""
+    """Scores every clip with the judged network. Raises TrainingError when the loss is NaN or infinite.
+
+    With several processes `batches` are this one's shares, and all return the figures of all.
+    """
     network = learner.judged.eval()
-    scores: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
+    hands = learner.world.exchange([_scored(learner, network, batch, where) for batch in batches])
+    scored = [share for shares in zip(*hands, strict=True) for share in shares]
     losses, failures = 0.0, Counter[str]()
-    for batch in batches:
-        video_BCTHW, labels_B = to_device(batch, learner.device)
-        with torch.no_grad(), learner.autocast():
-            out = network(video_BCTHW)
-            loss = learner.loss(out, labels_B)["total"].item()
-        require_finite("the validation loss", loss, where, [batch])
-        losses += loss * len(labels_B)
-        scores.append(out["logits"].float().softmax(1)[:, 1].cpu().numpy())
-        labels.append(batch["label"].numpy())
-        failures += failures_in(batch)
-    score_N, label_N = np.concatenate(scores), np.concatenate(labels)
+    for share in scored:
+        losses += share.loss_sum
+        failures += share.failures
+    score_N = np.concatenate([share.score_N for share in scored])
+    label_N = np.concatenate([share.label_N for share in scored])
     called_N = score_N > 0.5
     return ValidationFigures(
         loss=losses / len(label_N),
@@ -57,6 +64,19 @@ def validate(learner: Learner, batches: Iterable[Batch], where: str) -> Validati
         f1=float(f1_score(label_N, called_N)),
         failures=failures,
     )
+
+
+def _scored(learner: Learner, network: nn.Module, batch: Batch, where: str) -> _Scored:
+    label_N = batch["label"].numpy()
+    if not len(label_N):
+        return _Scored(0.0, np.empty(0, np.float32), label_N, Counter())
+    video_BCTHW, labels_B = to_device(batch, learner.device)
+    with torch.no_grad(), learner.autocast():
+        out = network(video_BCTHW)
+        loss = learner.loss(out, labels_B)["total"].item()
+    require_finite("the validation loss", loss, where, [batch])
+    score_N = out["logits"].float().softmax(1)[:, 1].cpu().numpy()
+    return _Scored(loss * len(label_N), score_N, label_N, failures_in(batch))
 
 
 def failures_in(batch: Batch) -> Counter[str]:
@@ -70,8 +90,8 @@ def failures_in(batch: Batch) -> Counter[str]:
 class RememberedBatches:
     """Batches that are the same every epoch: the first pass asks `loader`, later ones repeat it.
 
-    Making 24 validation pairs costs as much as an epoch's training steps. Clips are kept as the uint8 they
-    were made from, up to `max_bytes`; beyond that the loader is asked every time.
+    Making 24 validation pairs costs as much as an epoch's training steps. Clips (uint8 from the data set) are copied
+    out of the loader's shared or pinned memory, up to `max_bytes`; beyond that the loader is asked every time.
     """
 
     def __init__(self, loader: Iterable[Batch], max_bytes: int = _MAX_REMEMBERED_BYTES) -> None:
@@ -81,27 +101,17 @@ class RememberedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
-            yield from ({**batch, "video": _unpacked(batch["video"])} for batch in self._kept)
+            yield from self._kept
             return
         kept: list[Batch] = []
         room = self._max_bytes
         for batch in self._loader:
             if room > 0:
-                packed = _packed(batch["video"])
-                room -= packed.numel() * packed.element_size()
-                kept.append({**batch, "video": packed})
+                video = batch["video"].clone()
+                room -= video.nbytes
+                kept.append({**batch, "video": video})
             if room <= 0:
                 kept.clear()
             yield batch
         if room > 0:
             self._kept, self._loader = kept, None  # lets the loader's workers go
-
-
-def _packed(video_BCTHW: Tensor) -> Tensor:
-    """uint8 when that loses nothing, which holds for clips that were uint8 / 255."""
-    bytes_BCTHW = (video_BCTHW * 255).round().to(torch.uint8)
-    return bytes_BCTHW if torch.equal(_unpacked(bytes_BCTHW), video_BCTHW) else video_BCTHW.clone()
-
-
-def _unpacked(video_BCTHW: Tensor) -> Tensor:
-    return video_BCTHW.float() * (1 / 255) if video_BCTHW.dtype == torch.uint8 else video_BCTHW
