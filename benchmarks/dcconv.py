@@ -1,73 +1,97 @@
-"""DCConv3D against its definition (all taps kept, eight corners by hand): python -m benchmarks.dcconv
+"""The snake convolution, forward and backward, beside its definition and beside grid_sampler_3d.
 
-Both run in one process in turns; medians of CPU time. Three straight convolutions of the same width, which is what a
-DCConv3D starts as, show what bending costs.
+    python -m benchmarks.dcconv [--threads 2]
+
+definition: every tap kept, eight corners by hand. grid_sampler_3d: what runs on a GPU, here on the CPU. straight: three
+convolutions of nine taps, which is what a DCConv3D starts as; it shows what bending costs.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import click
 import torch
 from torch import Tensor, nn
 
-from stf.models.dcconv_3d import DCConv3D
+from benchmarks.harness import interleaved, print_table
+from stf.models import dcconv_3d
+from stf.models.dcconv_3d import DCConv3D, SnakeOnPlanes
 from tests.reference import models_snake_plain
+
+# name: (B, T, H, W), channels of snake and context
+SHAPES = {
+    "the sample's stage 1, 8 clips": ((8, 12, 24, 24), (4, 24)),
+    "full size, stage 1, 1 clip": ((1, 32, 56, 56), (12, 96)),
+    "full size, stage 2, 1 clip": ((1, 32, 28, 28), (24, 192)),
+}
+DEFINITION_UP_TO = 10_000  # positions of a clip: beyond, it takes many seconds and gigabytes
+
+
+class OnPlanes:
+    """Stands in for SnakeOnCPU."""
+
+    @staticmethod
+    def apply(x_BTHWS: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:
+        planes = x_BTHWS.movedim(-1, 1).contiguous()
+        return SnakeOnPlanes.apply(planes, weight, raw_steps).movedim(1, -1)
 
 
 def straight(channels: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Convolutions of 9 taps along t, y and x, channels-last in and out."""
     kernels = [(9, 1, 1), (1, 9, 1), (1, 1, 9)]
-    convolutions = [nn.Conv3d(channels, channels, k, padding=tuple(n // 2 for n in k)) for k in kernels]
+    convolutions = [
+        nn.Conv3d(channels, channels, k, padding=(k[0] // 2, k[1] // 2, k[2] // 2)) for k in kernels
+    ]
 
     def convolve(x_BTHWS: Tensor, context: Tensor) -> Tensor:
         x = x_BTHWS.movedim(-1, 1)
-        return (
-            torch.cat([convolution(x) for convolution in convolutions], 1).movedim(1, -1) + 0 * context.mean()
-        )
+        y = torch.cat([convolution(x) for convolution in convolutions], 1).movedim(1, -1)
+        return y + 0 * context.mean()
 
     return convolve
 
 
-def timed_ms(snake: Callable[[Tensor, Tensor], Tensor], x: Tensor, context: Tensor) -> float:
-    """CPU milliseconds of one forward and backward pass."""
-    start = time.process_time()
-    torch.autograd.grad(snake(x, context).square().sum(), (x, context))
-    return 1e3 * (time.process_time() - start)
+def variants(
+    module: DCConv3D, inputs: tuple[Tensor, Tensor], backward: bool
+) -> dict[str, Callable[[], object]]:
+    """Forward, or forward and backward, of each."""
 
+    def run(snake: Callable[[Tensor, Tensor], Tensor]) -> object:
+        if backward:
+            return torch.autograd.grad(snake(*inputs).square().sum(), inputs)
+        with torch.no_grad():
+            return snake(*inputs)
 
-@click.command()
-@click.option("--repeats", default=7, show_default=True)
-@click.option("--threads", default=1, show_default=True)
-@click.option("--shape", nargs=4, type=int, default=(2, 16, 24, 24), show_default=True, help="B T H W")
-@click.option(
-    "--channels", nargs=2, type=int, default=(4, 24), show_default=True, help="Of snake and context."
-)
-def main(repeats: int, threads: int, shape: tuple[int, ...], channels: tuple[int, int]) -> None:
-    """Prints medians and ratios for stage 1 of the sample's network."""
-    torch.set_num_threads(threads)
-    module = DCConv3D(*channels)
-    nn.init.normal_(module.steps.weight, std=0.3)
-    x, context = (torch.randn(*shape, c).requires_grad_() for c in channels)
-    sides = {
-        "definition": lambda x, context: models_snake_plain.snake(x, context, module),
-        "ours": module,
-        "straight": straight(channels[0]),
+    def on_planes() -> object:
+        with patch.object(dcconv_3d, "SnakeOnCPU", OnPlanes):
+            return run(module)
+
+    convolve = straight(inputs[0].shape[-1])
+    return {
+        "definition": lambda: run(lambda x, context: models_snake_plain.snake(x, context, module)),
+        "grid_sampler_3d": on_planes,
+        "ours": lambda: run(module),
+        "straight": lambda: run(convolve),
     }
-    times = {side: [] for side in sides}
-    for _ in range(repeats):
-        for side, snake in sides.items():
-            times[side].append(timed_ms(snake, x, context))
-    median = {side: statistics.median(t) for side, t in times.items()}
-    for side, ms in median.items():
-        click.echo(
-            f"{side:>10}: {ms:8.1f} ms forward + backward, {1e6 * ms / x[..., 0].numel():7.0f} ns a position"
-        )
-    click.echo(f"definition / ours = {median['definition'] / median['ours']:.2f}")
-    click.echo(f"ours / straight = {median['ours'] / median['straight']:.2f}")
+
+
+@click.command(help=__doc__)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(repeats: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    for name, (shape, channels) in SHAPES.items():
+        module = DCConv3D(*channels)
+        nn.init.normal_(module.steps.weight, std=0.3)
+        x, context = (torch.randn(*shape, c).requires_grad_() for c in channels)
+        for kind, backward in (("forward", False), ("forward and backward", True)):
+            works = variants(module, (x, context), backward)
+            if x[0, ..., 0].numel() > DEFINITION_UP_TO:
+                del works["definition"]
+            measured = interleaved(works, repeats)
+            print_table(f"DCConv3D, {name}: {kind}", measured, "grid_sampler_3d")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ Shapes: B clips, T frames, H and W rows and columns, P = T·H·W, C channels of 
 snake, K taps. A = 3 axes (t, y, x), each with two arms of N = (K-1)/2 taps, towards lower and towards higher
 coordinates.
 
+On a GPU a tap is torch's grid_sampler_3d; on a CPU the same operator gathers rows of channels (snake_cpu.py).
+
 Memory. Nothing of size P·K·C ever exists: taps are a loop with one sampled tap alive at a time, and the
 backward pass makes it again. At 32×224×224 and batch 16, stage 1 has 16·32·56·56 = 1.61 M positions, C = 96,
 S = 12. Bytes per position and block, bfloat16 except what the snake keeps in float32:
     kept       norm's in- and output, sum          3·C·2 = 576
                raw steps                            72·2 = 144
                snake input, output, GELU's in- and output   S·(4 + 3·4 + 3·4 + 3·2) = 408
-    transient  gradient of steps 72·2, of the snake's in- and output 4·S·4, one arm's four grids and steps 8·3·4, one
-               tap's sample, grid and their gradients (2·S + 2·3)·4      = 552
+    transient  on a GPU: gradient of steps 72·2, of the snake's in- and output 4·S·4, one arm's four grids and steps
+               8·3·4, one tap's sample, grid and their gradients (2·S + 2·3)·4      = 552
 so 1.8 GB kept per block of stage 1 and 0.9 GB per block of stage 2 (a quarter of the positions, twice C and S),
 5.4 GB for two blocks of each, and 0.9 GB while one is differentiated.
 """

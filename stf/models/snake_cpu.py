@@ -1,9 +1,9 @@
 """The snake convolution on a CPU: dcconv_3d's operator on channels-last features, sampled row by row (trilinear.py).
 
 Shapes as in dcconv_3d: B clips, T frames, H and W rows and columns, P = positions of a chunk of clips, S channels of
-the snake, K taps, N of an arm. Clips are worked on in chunks, so that transient memory does not grow with the batch:
-per position of a chunk 32 bytes of rows, 2·32 of weights, 4·3·6 of places, shares and steps and 4·S·6 of features, for
-12 channels 456 bytes or 46 MB for one clip of 32×56×56.
+the snake, K taps, N of an arm. Clips are worked on in chunks, so that transient memory does not grow with the batch.
+benchmarks/dcconv.py measures 1.3 kB per position of a chunk forward and 2.8 kB with backward, in- and outputs
+included, at 12 channels: .13 and .28 GB for a clip of 32×56×56.
 """
 
 from __future__ import annotations

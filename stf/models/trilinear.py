@@ -29,7 +29,7 @@ class Cells(NamedTuple):
 
 def cells_of(places_ABTHW: Tensor) -> Cells:
     """The cells of places in pixels, clamped to the clip, whose axes are longer than 1; clips follow one another."""
-    n_clips, (width, height, length) = places_ABTHW.shape[1], places_ABTHW.shape[:1:-1]
+    _, n_clips, length, height, width = places_ABTHW.shape
     last = _last_pixels(places_ABTHW)
     shares = places_ABTHW.clamp(torch.zeros_like(last), last)
     low = torch.minimum(shares.floor(), last - 1)

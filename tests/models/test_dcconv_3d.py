@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from stf.models.dcconv_3d import DCConv3D, DCConv3DBlock
+from stf.models import snake_cpu
+from stf.models.dcconv_3d import DCConv3D, DCConv3DBlock, SnakeOnPlanes
+from stf.models.snake_cpu import SnakeOnCPU
+from stf.models.trilinear import cells_of, corners, inside, sample, scatter, slopes
 from tests.reference import models_snake_plain as plain
 
 
@@ -110,3 +113,55 @@ def test_the_block_is_residual_and_trains_every_weight():
     nn.init.zeros_(block.expand.weight)
     nn.init.zeros_(block.expand.bias)
     assert torch.equal(block(x), x)
+
+
+def snake_inputs(shape=(3, 6, 7, 5), channels=3):
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(*shape, channels, generator=draw, dtype=torch.float64)
+    weight = torch.randn(3, 9, channels, channels, generator=draw, dtype=torch.float64)
+    return x, weight, torch.randn(3, 2, 4, 3, *shape, generator=draw, dtype=torch.float64)
+
+
+def on_planes(x, weight, raw_steps):
+    """The operator that a GPU runs, on the CPU."""
+    return SnakeOnPlanes.apply(x.movedim(-1, 1).contiguous(), weight, raw_steps).movedim(1, -1)
+
+
+def value_and_gradients(snake, inputs):
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y = snake(*leaves)
+    scale = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    return [y.detach(), *torch.autograd.grad((y * scale).sum(), leaves)]
+
+
+def test_rows_and_planes_are_one_operator():
+    """What runs on a CPU and what runs on a GPU, value and gradients."""
+    inputs = snake_inputs()
+    rows, planes = (value_and_gradients(snake, inputs) for snake in (SnakeOnCPU.apply, on_planes))
+    for ours, theirs in zip(rows, planes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_change_no_value(monkeypatch):
+    inputs = snake_inputs()
+    whole = value_and_gradients(SnakeOnCPU.apply, inputs)
+    monkeypatch.setattr(snake_cpu, "CHUNK_POSITIONS", 1)  # a clip at a time
+    for ours, one_by_one in zip(whole, value_and_gradients(SnakeOnCPU.apply, inputs), strict=True):
+        torch.testing.assert_close(ours, one_by_one, rtol=1e-12, atol=1e-12)
+
+
+def test_scatter_is_the_adjoint_of_sample_and_slopes_its_derivative():
+    draw = torch.Generator().manual_seed(4)
+    places = torch.rand(3, 2, 4, 5, 6, generator=draw, dtype=torch.float64) * 8 - 1.5  # some outside
+    cells, n = cells_of(places), 2 * 4 * 5 * 6
+    table, grad = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    there = (sample(table, *corners(cells)) * grad).sum()
+    torch.testing.assert_close(there, (scatter(grad, *corners(cells)) * table).sum())
+    step = 1e-6
+    for axis in range(3):
+        moved = places.clone()
+        moved[axis] += step
+        change = sample(table, *corners(cells_of(moved))) - sample(table, *corners(cells))
+        expected = (change * grad).sum(1) / step
+        slope = (slopes(table, cells, grad)[axis].view(places.shape[1:]) * inside(places)[axis]).flatten()
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
