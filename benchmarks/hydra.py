@@ -13,7 +13,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from benchmarks.memory import peak_mb
+from benchmarks.harness import peak_mb
 from benchmarks.scan import timed_ms
 from stf.mixer_size import hydra_head_dim
 from stf.models.hydra_mixer import HydraQuasiseparableMixer

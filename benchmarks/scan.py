@@ -14,7 +14,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.memory import peak_mb
+from benchmarks.harness import peak_mb
 from stf.models.scan import selective_scan
 from tests.reference import models_scan_plain
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import click
 import torch
 
-from benchmarks.memory import peak_mb
+from benchmarks.harness import peak_mb
 from stf.config import FLAGS, STFV8Config
 from stf.model_size import multiply_adds, parameters
 from stf.models.losses import STFV8Loss

@@ -21,7 +21,7 @@ from benchmarks.harness import Measured, interleaved, peak_mb, print_table, time
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
-LIBRARIES = ("harness", "memory")  # beside them, everything in benchmarks/ is a command
+LIBRARIES = ("harness",)  # beside them, everything in benchmarks/ is a command
 
 
 def spin(cpu_s: float) -> None:
