@@ -22,6 +22,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 Frames = NDArray[np.uint8]
+Applied = tuple[A.ImageOnlyTransform, dict[str, Any]]
 ROW = 1024  # a multiple of every vector's length
 
 
@@ -56,9 +57,9 @@ class SourceTransform:
 
     def apply(self, frames_THWC: Frames, draw: SourceDraw) -> Frames:
         """uint8 RGB in and out, same shape."""
-        coloured = _apply(_source_colour(), draw.colour_seed, frames_THWC)
+        coloured = _pointwise(_source_colour(), draw.colour_seed, frames_THWC)
         if draw.ratio is None:
-            return _apply(_sharpen(), draw.sharpen_seed, coloured)
+            return _per_frame(_sharpen(), draw.sharpen_seed, coloured)
         return RandomDownScale().apply(coloured, draw.ratio)
 
 
@@ -71,7 +72,8 @@ class TrainTransform:
 
     def apply(self, frames_THWC: Frames, draw: TrainDraw) -> Frames:
         """uint8 RGB in and out, same shape; apply it to each member with the same draw."""
-        return _apply(_jpeg(), draw.jpeg_seed, _apply(_train_colour(), draw.colour_seed, frames_THWC))
+        coloured = _pointwise(_train_colour(), draw.colour_seed, frames_THWC)
+        return _per_frame(_jpeg(), draw.jpeg_seed, coloured)
 
 
 def _seeds(rng: np.random.Generator) -> tuple[int, int]:
@@ -96,7 +98,7 @@ class _HueSaturationValue(A.HueSaturationValue):
     ) -> Frames:
         """The round trip through HSV; a hue below zero is cut down to whole units, hence always counts."""
         sums = (0.0 if abs(shift) < 0.5 else shift for shift in (sat_shift, val_shift))
-        return super().apply(img, hue_shift, *sums, **params)
+        return super().apply(img, hue_shift, *sums, **params)  # pyright: ignore[reportArgumentType] - its ints are floats
 
 
 def _colour(p_shift: float, p_hsv: float, p_brightness: float, limit: float) -> A.Compose:
@@ -130,22 +132,51 @@ def _jpeg() -> A.Compose:
     return A.Compose([A.ImageCompression(quality_range=(40, 100), p=0.5)])  # quality_lower would be ignored
 
 
-def _apply(compose: A.Compose, seed: int, frames_THWC: Frames) -> Frames:
-    """Every frame through the transforms that the seed draws, with the numbers that it draws.
+def _pointwise(compose: A.Compose, seed: int, frames_THWC: Frames) -> Frames:
+    """Transforms that look at single pixels: each frame goes through as rows of ROW pixels, the last filled up.
 
-    The library draws on one pixel; its transforms are then applied frame by frame, since a frame stays in the
-    processor's cache from one to the next and a clip does not.
+    cv2's HSV conversions round otherwise in the last columns that fill no vector: a pixel's colour would depend on
+    the width of what it is computed with, and a part of a frame would differ from the same part of the whole.
     """
-    compose.set_random_seed(seed)
-    compose(image=np.zeros((1, 1, 3), np.uint8))
-    drawn = [(transform, transform.get_applied_params()) for transform in compose.transforms]
-    applied = [(transform.apply, parameters) for transform, parameters in drawn if parameters]
+    applied = _drawn(compose, seed)
+    if not applied:
+        return frames_THWC
+    n_pixels = frames_THWC.shape[1] * frames_THWC.shape[2]
+    rows = np.zeros((-(-n_pixels // ROW), ROW, 3), np.uint8)
+    frame_in_rows = _first_pixels(rows, frames_THWC.shape[1:])
+    out = np.empty_like(frames_THWC, order="C")
+    for t, frame in enumerate(frames_THWC):
+        frame_in_rows[:] = frame
+        out[t] = _first_pixels(_through(applied, rows), frame.shape)
+    return out
+
+
+def _first_pixels(rows: Frames, shape: tuple[int, ...]) -> Frames:
+    height, width, channels = shape
+    return rows.reshape(-1, channels)[: height * width].reshape(shape)
+
+
+def _per_frame(compose: A.Compose, seed: int, frames_THWC: Frames) -> Frames:
+    """Transforms that look at a pixel's neighbours."""
+    applied = _drawn(compose, seed)
     if not applied:
         return frames_THWC
     out = np.empty_like(frames_THWC, order="C")
     for t, frame in enumerate(frames_THWC):
-        picture = np.ascontiguousarray(frame)
-        for apply, parameters in applied:
-            picture = apply(picture, **parameters)
-        out[t] = picture
+        out[t] = _through(applied, np.ascontiguousarray(frame))
     return out
+
+
+def _drawn(compose: A.Compose, seed: int) -> list[Applied]:
+    """The transforms that a seed draws, with the numbers that it draws for them; they are drawn on one pixel."""
+    compose.set_random_seed(seed)
+    compose(image=np.zeros((1, 1, 3), np.uint8))
+    transforms = [transform for transform in compose if isinstance(transform, A.ImageOnlyTransform)]
+    return [(transform, params) for transform in transforms if (params := transform.get_applied_params())]
+
+
+def _through(applied: list[Applied], picture: Frames) -> Frames:
+    """One picture at a time through all transforms: it stays in the processor's cache, which a clip does not."""
+    for transform, params in applied:
+        picture = transform.apply(picture, **params)
+    return picture
