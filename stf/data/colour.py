@@ -91,7 +91,12 @@ class _RGBShift(A.RGBShift):
 
 
 class _HueSaturationValue(A.HueSaturationValue):
-    """The library's, less sums that cannot change a uint8: it would add them in float32."""
+    """The library's, less sums that cannot change a uint8: it would add them in float32.
+
+    The picture goes through in rows of ROW pixels: cv2's conversions round otherwise in the last columns that fill no
+    vector, and a part of a frame would get other colours than the same part of the whole (a leak: Video-SBI makes the
+    fake's patch by itself).
+    """
 
     def apply(
         self, img: Frames, hue_shift: float, sat_shift: float, val_shift: float, **params: Any
