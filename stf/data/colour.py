@@ -57,10 +57,12 @@ class SourceTransform:
 
     def apply(self, frames_THWC: Frames, draw: SourceDraw) -> Frames:
         """uint8 RGB in and out, same shape."""
-        coloured = _pointwise(_source_colour(), draw.colour_seed, frames_THWC)
         if draw.ratio is None:
+            coloured = _pointwise(_source_colour(), draw.colour_seed, frames_THWC)
             return _per_frame(_sharpen(), draw.sharpen_seed, coloured)
-        return RandomDownScale().apply(coloured, draw.ratio)
+        # colour looks at single pixels, so those that down-scaling drops need none
+        few = _pointwise(_source_colour(), draw.colour_seed, RandomDownScale().down(frames_THWC, draw.ratio))
+        return RandomDownScale().up(few, *frames_THWC.shape[1:3])
 
 
 class TrainTransform:
@@ -91,12 +93,7 @@ class _RGBShift(A.RGBShift):
 
 
 class _HueSaturationValue(A.HueSaturationValue):
-    """The library's, less sums that cannot change a uint8: it would add them in float32.
-
-    The picture goes through in rows of ROW pixels: cv2's conversions round otherwise in the last columns that fill no
-    vector, and a part of a frame would get other colours than the same part of the whole (a leak: Video-SBI makes the
-    fake's patch by itself).
-    """
+    """The library's, less sums that cannot change a uint8: it would add them in float32."""
 
     def apply(
         self, img: Frames, hue_shift: float, sat_shift: float, val_shift: float, **params: Any
