@@ -20,6 +20,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it phones home on impo
 # Read when torch is imported. Threads that spin between two kernels starve the loader's workers: with 2 threads and
 # 2 workers on 2 busy cores an epoch of the sample took over 150 s, with sleeping threads 18 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# numpy's BLAS would spin a thread on every core around the small products of Video-SBI's warps, in every worker: 195
+# against 136 ms CPU a pair on 2 cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 params_option = click.option(

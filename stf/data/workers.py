@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import multiprocessing
 import signal
@@ -14,10 +15,26 @@ import cv2
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 1 << 30
+
+
+def settle_worker() -> None:
+    """Makes this process one worker among several: no OpenCV threads, and memory that was freed is kept for next time.
+
+    Else each clip's arrays are mapped and their pages zeroed anew: 5,000 page faults and 15 ms of a Video-SBI pair.
+    """
+    cv2.setNumThreads(0)  # OpenCV's own threads do not survive a fork
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # no glibc
+        return
+    for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        mallopt(parameter, _KEPT_BYTES)
 
 
 def _start_worker() -> None:
-    cv2.setNumThreads(0)  # each process is one worker; OpenCV's own threads do not survive a fork
+    settle_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 
