@@ -16,7 +16,7 @@ from stf.data.augmentations import (
     TPSMaskDeformation,
     affine_masks,
 )
-from stf.data.blend import BlendDraw, blend_clip, hull_mask
+from stf.data.blend import BlendDraw, dynamic_blend, hull_mask
 from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
 from tests.reference import data_blend_plain, data_colour_plain, data_warps_plain
 
@@ -61,7 +61,10 @@ def cases(n_frames: int, size: int) -> dict[str, tuple[Timed, Timed]]:
             lambda: MultiScaleBrownianDrift().apply(mask, path),
             lambda: [warps.shifted(mask, dx, dy) for dx, dy in path.offsets_T2],
         ),
-        "soft masks and blend": (lambda: blend_clip(clip[:, ::-1], clip, masks, blend), plain_blend),
+        "soft masks and blend": (
+            lambda: [dynamic_blend(f[::-1], f, m, blend) for f, m in zip(clip, masks, strict=True)],
+            plain_blend,
+        ),
         "source colour": (
             lambda: SourceTransform().apply(clip, source),
             lambda: [colours.source(frame, source) for frame in clip],

@@ -150,15 +150,6 @@ def mix_into(
     cv2.add(target_HWC, cv2.multiply(change_HWC, mask_HWC, scale=1 / 255), dst=target_HWC, dtype=cv2.CV_8U)
 
 
-def blend_clip(
-    source_THWC: NDArray[np.uint8], target_THWC: NDArray[np.uint8], masks_THW: Floats, draw: BlendDraw
-) -> tuple[NDArray[np.uint8], Floats]:
-    """A whole clip with one draw: (blended uint8 (T, H, W, C), soft mask · ratio float32 (T, H, W))."""
-    soft_THW = np.stack([soften(mask_HW, draw.soft) for mask_HW in masks_THW]) * np.float32(draw.ratio)
-    frames = zip(source_THWC, target_THWC, soft_THW, strict=True)
-    return np.stack([mix(source, target, soft) for source, target, soft in frames]), soft_THW
-
-
 def get_blend_mask(
     mask: NDArray[np.generic], draw: SoftMaskDraw | None = None, rng: np.random.Generator | None = None
 ) -> Floats:

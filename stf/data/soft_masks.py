@@ -143,13 +143,22 @@ def _bends(draw: MaskDraw, nodes: Window, scale_2: NDArray[np.float64]) -> Float
     if draw.tps is None:
         return elastic_Tnm2
     n_rows, n_columns = elastic.keys_Khw2.shape[1:3]
-    influence_nmP = influence_on(n_rows, n_columns)[y0:y1, x0:x1]
-    influence_nP = influence_nmP.reshape(-1, influence_nmP.shape[-1])
-    moves_TP2 = draw.tps.displacements_TP2.astype(np.float32)
     in_nodes = np.array([n_columns / elastic.width, n_rows / elastic.height], np.float32)
-    moves_Tnm2: Floats = (influence_nP @ (moves_TP2 / scale).astype(np.float32)).reshape(elastic_Tnm2.shape)
-    steps_Tnm2 = (influence_nP @ (moves_TP2 * in_nodes)).reshape(elastic_Tnm2.shape)
+    influence_nmP = influence_on(n_rows, n_columns)[y0:y1, x0:x1]
+    moves_TP2 = draw.tps.displacements_TP2.astype(np.float32)
+    moves_Tnm2 = _spread(influence_nmP, moves_TP2 / scale)
+    steps_Tnm2 = _spread(influence_nmP, moves_TP2 * in_nodes)
     grid_nm2 = pixel_grid(y1 - y0, x1 - x0)
     for t, steps_nm2 in enumerate(steps_Tnm2):
         moves_Tnm2[t] += displaced(elastic_Tnm2[t], steps_nm2 + grid_nm2, cv2.BORDER_REPLICATE)
     return moves_Tnm2
+
+
+def _spread(influence_nmP: Floats, moves_TP2: Floats) -> Floats:
+    """(T, n, m, 2): the control points' moves at the nodes, x and y in one product over both at once."""
+    n_rows, n_columns, n_points = influence_nmP.shape
+    both_P2nm2 = np.zeros((n_points, 2, n_rows, n_columns, 2), np.float32)
+    for axis in (0, 1):
+        both_P2nm2[:, axis, :, :, axis] = influence_nmP.transpose(2, 0, 1)
+    product = moves_TP2.reshape(len(moves_TP2), -1) @ both_P2nm2.reshape(2 * n_points, -1)
+    return product.reshape(-1, n_rows, n_columns, 2)

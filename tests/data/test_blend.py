@@ -13,11 +13,11 @@ from stf.data.blend import (
     BlendDraw,
     SoftMaskDraw,
     alpha_blend,
-    blend_clip,
     dynamic_blend,
     get_blend_mask,
     hull_mask,
     mix,
+    mix_into,
     soften,
 )
 from stf.errors import DataError
@@ -219,25 +219,24 @@ def test_blend_equals_its_plain_twin() -> None:
     assert (difference != 0).mean() < 1e-3  # ties of float32
 
 
+def test_blending_in_whole_numbers_is_the_rounded_blend_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    source, target = two_images(rng, (256, 256, 3))
+    mask = rng.integers(0, 256, (256, 256), np.uint8)  # 255 is odd: no product of the blend lies half-way
+    mask[:20], mask[20:40] = 0, 255
+    mixed = target.copy()
+    mix_into(mixed, source, mask)
+    assert np.array_equal(mixed, mix(source, target, np.asarray(mask / np.float32(255), np.float32)))
+    assert np.array_equal(mixed[:20], target[:20])
+    assert np.array_equal(mixed[20:40], source[20:40])
+
+
 def test_floats_blend_without_rounding() -> None:
     rng = np.random.default_rng(0)
     source, target = (image.astype(np.float32) / 255 for image in two_images(rng, (HEIGHT, WIDTH, 3)))
     blended, mask = alpha_blend(source, target, ellipse(np.float32), 0.5, rng=rng)
     assert blended.dtype == np.float32
     assert np.allclose(blended, mask * source + (1 - mask) * target, atol=1e-6)
-
-
-def test_a_clip_is_blended_with_one_draw_and_equals_frame_by_frame() -> None:
-    rng = np.random.default_rng(0)
-    source, target = two_images(rng, (3, HEIGHT, WIDTH, 3))
-    masks = np.stack([np.roll(ellipse(np.float32), t, 1) for t in range(3)])
-    draw = BlendDraw(SoftMaskDraw.sample(rng), 0.25)
-    blended, soft = blend_clip(source, target, masks, draw)
-    for t in range(3):
-        frame, mask = dynamic_blend(source[t], target[t], masks[t], draw)
-        assert np.array_equal(blended[t], frame)
-        assert np.array_equal(soft[t], mask[..., 0])
-    assert soft.max() == pytest.approx(0.25, rel=0.05)
 
 
 def test_same_generator_state_same_blend() -> None:
