@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.common import set_up_runtime
 from stf.config import RuntimeParams
 from stf.distributed import World, open_world
-from stf.errors import UsageError
+from stf.errors import PeerError, UsageError
 
 NPROC = "STF_NPROC"
 
@@ -39,14 +40,29 @@ def in_processes(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _start_again(n: int) -> None:
-    """Becomes torchrun with `n` processes of this very command; signals and the exit code stay whose they were."""
-    module = sys.modules["__main__"].__spec__
-    if module is None or not module.name.startswith("pipeline."):
+def _start_again(n: int) -> NoReturn:
+    """Is torchrun for `n` processes of this very command, and ends with the exit code of the first that failed.
+
+    torchrun's own words on a failure, a traceback and a table, are left out: rank 0 has said what there is to say.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    command = sys.modules["__main__"].__spec__
+    if command is None or not command.name.startswith("pipeline."):
         raise UsageError(f"{NPROC} is {n}, which works for `python -m pipeline.…` alone; use torchrun")
-    sys.stdout.flush()
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}")
-    os.execv(sys.executable, [sys.executable, *torchrun, "-m", module.name, *sys.argv[1:]])
+    logging.disable(logging.ERROR)
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={n}", "-m", command.name, *sys.argv[1:]])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise PeerError(f"process {rank} was ended by signal {-failure.exitcode}") from None
+        raise SystemExit(failure.exitcode) from None
+    except SignalException as stopped:
+        raise SystemExit(128 + stopped.sigval) from None
+    raise SystemExit(0)
 
 
 def set_up_process(runtime: RuntimeParams, world: World) -> str:

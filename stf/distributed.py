@@ -96,12 +96,9 @@ class World:
         gathered: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(gathered, message)
-        except RuntimeError as error:  # torch's network errors are of this kind
+        except RuntimeError:  # torch's network errors are of this kind
             self.ended = True
-            reason = str(error).splitlines()[0]
-            raise PeerError(
-                f"another process of this run has gone; its own output says why ({reason})"
-            ) from None
+            raise PeerError("another process of this run has gone; its own output says why") from None
         return gathered
 
     def _leave(self, error: BaseException | None) -> None:
@@ -152,13 +149,13 @@ def _join() -> World:
     import torch
     import torch.distributed as dist
 
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")  # cpu: the messages
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: one of torchrun's variables is missing
         raise PeerError(f"the processes did not find each other: {error}") from None
     # not at the end of the block: rank 0 prints an error after it, and is ended by torchrun when others go first
     atexit.register(dist.destroy_process_group)
