@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from stf.config import DataParams, Params, SbiParams, STFV8Config
+from stf.data.face_clip import FaceClip, read_face_clip
+from stf.data.pairs import as_floats
+from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import DataError
 from stf.training.feeds import build_feeds
+from stf.training.step import to_device
 
 
 def settings(root: Path, num_workers: int = 0) -> tuple[STFV8Config, Params]:
@@ -33,6 +38,34 @@ def test_training_clips_are_new_in_every_epoch_and_validation_clips_never(shared
     assert list(seen["val"][0]) == list(seen["val"][1])
     for a, b in zip(seen["val"][0].values(), seen["val"][1].values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bytes_travel_and_arrive_as_the_data_sets_floats(shared_tree: Path, num_workers: int) -> None:
+    config, params = settings(shared_tree, num_workers)
+    feeds, _ = build_feeds(config, params)
+    feeds.set_epoch(1)
+    for phase, batches in (("train", feeds.train), ("val", feeds.val)):
+        plain = VideoSBIDataset(phase, config, data=params.data, sbi=params.sbi, seed=params.seed)
+        for batch in batches:
+            assert batch["video"].dtype == torch.uint8
+            video, labels = to_device(batch, torch.device("cpu"))
+            items = [plain[p.seed[1], 2 * p.seed[2] + i % 2] for i, p in enumerate(batch["provenance"])]
+            assert torch.equal(video, torch.stack([item["video"] for item in items]))
+            assert torch.equal(video, as_floats(batch["video"]))
+            assert labels.tolist() == [item["label"] for item in items]
+
+
+def test_training_reads_through_the_reader_and_validation_does_not(shared_tree: Path) -> None:
+    splits = []
+
+    def reader(*arguments: Any) -> FaceClip:
+        splits.append(arguments[0].split)
+        return read_face_clip(*arguments)
+
+    feeds, _ = build_feeds(*settings(shared_tree), reader=reader)
+    assert len([*feeds.train, *feeds.val]) == 4
+    assert splits == ["train"] * 4  # once per pair: both members come of one computation
 
 
 def test_a_dry_run_takes_a_few_pairs_of_each_split(shared_tree: Path) -> None:
