@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import os
 import platform
 import resource
 import statistics
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
+from stf.cores import usable_cores
 
 WIDTH = 100  # columns
 COLUMNS = ((14, "CPU median"), (14, "wall median"), (18, "by CPU time"), (13, "peak memory"))  # right-aligned
@@ -112,12 +113,6 @@ def machine() -> str:
     if cv2 := sys.modules.get("cv2"):
         parts.append(f"OpenCV {cv2.__version__} on {_threads(cv2.getNumThreads())}")
     return ", ".join(parts)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, not all that the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.config import METHODS
+from stf.cores import usable_cores
 from stf.data.ffpp import KINDS, SPLITS, frame_name, split_file, video_folder
 from stf.data.synthetic.camera import Frames, h264
 from stf.data.synthetic.canonical import stored_order
@@ -103,7 +103,7 @@ def generate_sample(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     jobs = _jobs(unfinished, seed, spec)
-    n_workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    n_workers = min(workers or usable_cores(), len(jobs))
     _run(jobs, n_workers, progress)
     _write_index(unfinished, seed, spec)
     if root.exists():

@@ -1,0 +1,136 @@
+"""Hours and dollars of both phases, before anything is spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.common import command, load_params, params_option, set_up_runtime
+from stf.training.forecast import GPUS, UTILISATION
+
+if TYPE_CHECKING:
+    from stf.config import Params, PhaseName
+    from stf.training.forecast import Figure
+    from stf.training.forecast_data import DataFigures
+    from stf.training.forecasting import Scenario
+
+
+@command
+@params_option
+@click.option(
+    "--seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="About how long to measure.",
+)
+@click.option(
+    "--assume-gpu",
+    "gpu",
+    type=click.Choice(sorted(GPUS), case_sensitive=False),
+    help="Do not time the network here; compute its rate on this GPU from an assumed share of the GPU's peak.",
+)
+@click.option(
+    "--cores", type=click.IntRange(min=1), help="Cores of the machine that is meant; default: those here."
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="Where the JSON goes; default: checkpoints/forecast.json.",
+)
+@click.option("--require", is_flag=True, help="Exit with 1 when the budget does not hold.")
+def main(
+    params_path: str, seconds: float, gpu: str | None, cores: int | None, output: str | None, require: bool
+) -> None:
+    """Forecast hours and dollars of both phases from rates measured on this machine.
+
+    Times pairs of clips, evaluation clips and training steps for about a minute, and says what bounds the training and
+    whether the budget holds. Every input is marked as measured here, given by the parameters, or assumed. Without the
+    data on this machine it times made-up videos of FF++'s size, and takes FF++'s official counts.
+    """
+    import os
+    import tempfile
+    from pathlib import Path
+
+    from stf.cores import usable_cores
+    from stf.data.verify_report import make_console
+    from stf.errors import TrainingError
+    from stf.training.forecast import Figure
+    from stf.training.forecast_data import has_data, measure_data
+    from stf.training.forecast_report import print_forecast
+    from stf.training.forecasting import STORED, machine_key, store_forecast
+
+    params, console = load_params(params_path), make_console()
+    device = set_up_runtime(params.runtime)
+    cores_meant = cores or usable_cores()
+    if not has_data(params):
+        console.print(f"{params.data.root} is not here: made-up videos are timed, FF++'s counts are assumed")
+    with console.status("timing clips"), tempfile.TemporaryDirectory(prefix="stf-forecast-") as scratch:
+        data = measure_data(params, Path(scratch), seconds / 3)
+    with console.status("timing the network"):
+        steps, scenarios = forecasts(params, data, device, seconds / 3, gpu, cores_meant)
+    given = Figure(
+        "loader processes",
+        params.runtime.num_workers,
+        "",
+        "given",
+        f"runtime.num_workers, on {cores_meant} cores",
+    )
+    figures = [*data.figures, given, *steps]
+    print_forecast(console, params, data.videos, figures, scenarios)
+    path = Path(output) if output else Path(os.environ.get("DVC_ROOT", ".")) / STORED
+    store_forecast(path, machine_key(params, gpu or device, cores_meant), figures, scenarios)
+    console.print(f"written to {path}", markup=False)
+    if require and not all(scenario.plan.holds for scenario in scenarios):
+        raise TrainingError("the budget does not hold; see above for what helps")
+
+
+def forecasts(
+    params: Params, data: DataFigures, device: str, limit_s: float, gpu: str | None, cores: int
+) -> tuple[list[Figure], list[Scenario]]:
+    """(the network's figures, a forecast with them): one from what was timed here, or three shares of a GPU's peak."""
+    from stf.config import STFV8Config
+    from stf.model_size import multiply_adds
+    from stf.training.forecast import Figure, gpu_rates
+    from stf.training.forecast_measure import step_rates
+    from stf.training.forecasting import PHASES, CoreSeconds, Scenario, plan_of
+
+    configs: dict[PhaseName, STFV8Config] = {p: STFV8Config.from_params(params, p) for p in PHASES}
+    cache_s = data.train_frames * data.frame_s if params.runtime.face_cache else 0.0
+    costs = CoreSeconds(data.pair_s, data.read_s, cache_s)
+    figures, scenarios = [], []
+    if gpu is None:
+        steps: dict[PhaseName, tuple[float, float]] = {}
+        for phase, config in configs.items():
+            rates = step_rates(config, params.training, device, limit_s / len(configs))
+            steps[phase] = (rates.trained, rates.scored)
+            note = f"on {device}, {rates.clips_timed} clips at once"
+            if rates.peak_gb is not None:
+                note += f", {rates.peak_gb:.1f} GB at most"
+            figures.append(
+                Figure(f"training, phase {phase.upper()}", rates.trained, "clips/s", "measured", note)
+            )
+            figures.append(
+                Figure(f"scoring, phase {phase.upper()}", rates.scored, "clips/s", "measured", note)
+            )
+        plan = plan_of(params, data.videos, costs, steps, cores, shared=device == "cpu")
+        return figures, [Scenario("", plan)]
+    works = {phase: multiply_adds(config).total for phase, config in configs.items()}
+    for phase, work in works.items():
+        note = "forward, of one clip; a training step takes three times as much"
+        figures.append(Figure(f"phase {phase.upper()}", work / 1e9, "G multiply-adds", "computed", note))
+    peak = GPUS[gpu].tflops
+    figures.append(Figure(f"{gpu}'s peak", peak, "TFLOP/s", "given", "data sheet, bfloat16 without sparsity"))
+    for name, share in UTILISATION.items():
+        figures.append(Figure(f"{name} share of it", 100 * share, "%", "assumed", "no GPU was timed"))
+        assumed: dict[PhaseName, tuple[float, float]] = {
+            phase: gpu_rates(works[phase], GPUS[gpu], share) for phase in PHASES
+        }
+        plan = plan_of(params, data.videos, costs, assumed, cores, shared=False)
+        scenarios.append(Scenario(f"{name}: {share:.0%} of the {gpu}'s peak", plan))
+    return figures, scenarios
+
+
+if __name__ == "__main__":
+    main()
