@@ -21,8 +21,8 @@ def test_equals_its_formula(mixer, T):
 
 
 def test_gradients_equal_those_of_the_formula(mixer):
-    x = torch.randn(3, 8, 12, dtype=torch.float64)
-    names, leaves = zip(*mixer.named_parameters(), strict=True)
+    x = torch.randn(3, 8, 12, dtype=torch.float64, requires_grad=True)
+    names, leaves = zip(("x", x), *mixer.named_parameters(), strict=True)
     grads = torch.autograd.grad(mixer(x).square().sum(), leaves)
     expected = torch.autograd.grad(plain.mixer(x, mixer).square().sum(), leaves)
     for name, grad, want in zip(names, grads, expected, strict=True):
