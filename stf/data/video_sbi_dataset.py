@@ -78,6 +78,8 @@ class Pair:
     native: uint8 (T, H, W, 3) members in the first crop's pixels, after H.264 and before the final crop; mask
     float32 (T, H, W). final: float32 (3, T, S, S) members in [0, 1] as the network gets them; mask (T, S, S).
     The mask is the soft mask times the blend ratio: above 0 where the fake could be changed.
+    Both stages draw and reject alike and give the same pixels, except through H.264: final codes only the region
+    around the final crop, whose single pixels then err differently and, on average, as much (video_sbi.MARGIN_PX).
     """
 
     real: NDArray[Any]
