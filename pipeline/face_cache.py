@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 MAX_NAMED = 10
 
 
-def prepare_face_cache(params: Params, fingerprint: str, console: Console) -> Reader:
-    """How training reads its clips: from runtime.face_cache, filled first where files are missing, or from the PNGs.
+def training_reader(params: Params, fingerprint: str) -> Reader:
+    """How training reads its clips: from runtime.face_cache, to be filled before the first one, or from the PNGs."""
+    from stf.data.face_clip import read_face_clip
+
+    return face_cache(params, fingerprint).read if params.runtime.face_cache else read_face_clip
+
+
+def prepare_face_cache(params: Params, fingerprint: str) -> None:
+    """Builds what runtime.face_cache lacks; nothing when it is empty.
 
     Of several processes on one disk one builds, the others wait. Raises DataError when the disk has no room.
     """
-    from stf.data.face_clip import read_face_clip
-
     if not params.runtime.face_cache:
-        return read_face_clip
+        return
+    from rich.console import Console
+
     cache, videos = face_cache(params, fingerprint), training_videos(params)
     with cache.locked():
-        fill(cache, videos, params.runtime.num_workers, console)
-    return cache.read
+        fill(cache, videos, params.runtime.num_workers, Console())
 
 
 def face_cache(params: Params, fingerprint: str) -> FaceCache:

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from pipeline.face_cache import prepare_face_cache, training_reader
 from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend
 from stf.config import DCCONV
 from stf.data.pairs import as_floats
@@ -89,6 +90,7 @@ def lead(training: Training, resume_path: str | None) -> None:
     )
     with training.folder.locked():
         budget = open_budget(phase_run)
+        prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
         with tracked as run:
             tell_what_is_trained(training, run)
             progress = starting_point(training, resume_path)
@@ -102,7 +104,8 @@ def lead(training: Training, resume_path: str | None) -> None:
 
 
 def follow(training: Training, resume_path: str | None) -> None:
-    """The run of every other rank: it trains its share, and writes nothing."""
+    """The run of every other rank: it trains its share, and writes nothing but what a disk of its own lacks."""
+    prepare_face_cache(training.phase_run.params, training.phase_run.fingerprint)
     progress = starting_point(training, resume_path)
     hooks = Hooks(_not_here, _not_here, _not_here)
     fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
@@ -116,7 +119,8 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
     """Clips, optimizer and checkpoint folder of a phase."""
     params, config = phase_run.params, phase_run.config
     max_pairs = DRY_RUN_PAIRS if phase_run.dry_run else None
-    feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world)
+    reader = training_reader(params, phase_run.fingerprint)
+    feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world, reader)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
     plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)
     learner = build_learner(

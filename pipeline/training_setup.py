@@ -62,7 +62,12 @@ def overridden(
     training = params.training
     if batch_size is not None:
         training = dataclasses.replace(training, batch_size=batch_size)
-    return dataclasses.replace(params, **{f"phase_{phase}": section, "training": training})
+    runtime = params.runtime
+    if dry_run:  # its few clips are sooner read from the PNGs
+        runtime = dataclasses.replace(runtime, face_cache="")
+    return dataclasses.replace(
+        params, **{f"phase_{phase}": section, "training": training, "runtime": runtime}
+    )
 
 
 def prepared(

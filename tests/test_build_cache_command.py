@@ -13,12 +13,14 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pipeline.build_cache import main
-from pipeline.face_cache import MAX_NAMED, prepare_face_cache, tell_what_is_left_out
+from pipeline.face_cache import MAX_NAMED, prepare_face_cache, tell_what_is_left_out, training_reader
+from pipeline.train_phase_a import main as train
 from stf.config import Params
 from stf.data.face_cache_build import BuiltVideo
 from stf.data.face_clip import read_face_clip
 from stf.data.ffpp import FFPPTree, fingerprint_of
 from stf.errors import DataError
+from tests.reference.training_commands import digest, run_training
 
 
 def params_with(face_cache: str, num_workers: int = 2) -> Params:
@@ -99,14 +101,18 @@ def test_a_full_disk_is_one_line_with_the_way_out(
     assert files() == {}
 
 
-def test_training_fills_it_and_reads_the_same_clips(training_place: Path) -> None:
-    console = Console(record=True, width=100)
+def test_training_fills_it_and_reads_the_same_clips(
+    training_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fingerprint = fingerprint_of("data")
-    assert prepare_face_cache(params_with(""), fingerprint, console) is read_face_clip
-    reader = prepare_face_cache(params_with("cache/faces", 0), fingerprint, console)
-    assert "4 videos, 48 frames" in console.export_text()
-    prepare_face_cache(params_with("cache/faces", 0), fingerprint, console)
-    assert console.export_text() == ""
+    prepare_face_cache(params_with(""), fingerprint)
+    assert training_reader(params_with(""), fingerprint) is read_face_clip
+    assert capsys.readouterr().out == ""
+    reader = training_reader(params_with("cache/faces", 0), fingerprint)
+    prepare_face_cache(params_with("cache/faces", 0), fingerprint)
+    assert "4 videos, 48 frames" in capsys.readouterr().out
+    prepare_face_cache(params_with("cache/faces", 0), fingerprint)
+    assert capsys.readouterr().out == ""
     video = FFPPTree("data").real_videos("train", "c23")[0]
     plain = read_face_clip(video, 3, 8, True)
     shutil.rmtree("data")
@@ -125,3 +131,16 @@ def test_videos_that_are_not_served_are_named_up_to_ten() -> None:
     assert "train/real/c23/003: 3 of 5 clips are cached; 3.png is gone [x]" in text
     assert "and 2 more such videos" in text
     assert "whole" not in text
+
+
+def test_training_with_and_without_it_gives_the_same_weights(training_place: Path) -> None:
+    weights = {}
+    for face_cache in ("", "cache/faces"):
+        result = run_training(train, runtime={"face_cache": face_cache})
+        assert result.exit_code == 0, result.output
+        weights[face_cache] = digest(Path("weights/phase_a.pt"))
+        assert ("4 videos, 48 frames" in result.output) == bool(face_cache)
+    assert len(set(weights.values())) == 1
+    shutil.rmtree("cache")
+    assert run_training(train, "--dry-run", runtime={"face_cache": "cache/faces"}).exit_code == 0
+    assert not Path("cache").exists()
