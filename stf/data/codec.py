@@ -1,6 +1,6 @@
 """H.264 in memory through PyAV: what every platform does to a video. T frames, H, W pixels, C = 3 channels.
 
-Constant QP, libx264 ultrafast, yuv420p, a keyframe at the head, no B-frames, one thread: same bytes always.
+Constant QP, libx264 ultrafast with CABAC, yuv420p, a keyframe at the head, no B-frames, one thread: same bytes always.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ def _open_encoder(height: int, width: int, qp: int) -> VideoCodecContext:
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(FRAME_RATE), Fraction(1, FRAME_RATE)
     encoder.thread_count = 1
-    encoder.options = {"preset": "ultrafast", "qp": str(qp), "bf": "0", "g": str(KEYFRAME_INTERVAL)}
+    # CABAC as in files of platforms; ultrafast's own CAVLC gives the same pictures, but its tables take 1.3 ms to make.
+    options = {"preset": "ultrafast", "coder": "ac", "bf": "0", "g": str(KEYFRAME_INTERVAL)}
+    encoder.options = {**options, "qp": str(qp)}
     return encoder
 
 

@@ -24,6 +24,7 @@ import albumentations as A
 Frames = NDArray[np.uint8]
 Applied = tuple[A.ImageOnlyTransform, dict[str, Any]]
 ROW = 1024  # a multiple of every vector's length
+HUES = 180  # of OpenCV's HSV in uint8
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,18 @@ class _RGBShift(A.RGBShift):
 
 
 class _HueSaturationValue(A.HueSaturationValue):
-    """The library's, less sums that cannot change a uint8: it would add them in float32."""
+    """The library's with SBI's limits of ±.3, without what they cannot change in a uint8, which takes a third of it."""
 
     def apply(
         self, img: Frames, hue_shift: float, sat_shift: float, val_shift: float, **params: Any
     ) -> Frames:
-        """The round trip through HSV; a hue below zero is cut down to whole units, hence always counts."""
-        sums = (0.0 if abs(shift) < 0.5 else shift for shift in (sat_shift, val_shift))
-        return super().apply(img, hue_shift, *sums, **params)  # pyright: ignore[reportArgumentType] - its ints are floats
+        """Through HSV and back. Saturation and value are rounded, to themselves; a hue is cut down: 1 less or none."""
+        hsv = np.asarray(cv2.cvtColor(img, cv2.COLOR_RGB2HSV), np.uint8)
+        if hue_shift < 0:
+            hue = np.asarray(cv2.extractChannel(hsv, 0), np.uint8)
+            hue -= 1  # 0 wraps to 255, which stands for the last hue
+            cv2.insertChannel(np.minimum(hue, HUES - 1), hsv, 0)
+        return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
 
 
 def _colour(p_shift: float, p_hsv: float, p_brightness: float, limit: float) -> A.Compose:

