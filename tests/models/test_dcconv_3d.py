@@ -165,3 +165,12 @@ def test_scatter_is_the_adjoint_of_sample_and_slopes_its_derivative():
         expected = (change * grad).sum(1) / step
         slope = (slopes(table, cells, grad)[axis].view(places.shape[1:]) * inside(places)[axis]).flatten()
         torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_no_number_stays_none():
+    """A diverged network must reach the loss, where it is reported."""
+    module, (x, context) = bent(), features()
+    context[0] = torch.nan
+    y = module(x, context)
+    assert y[0].isnan().any()
+    assert y[1].isfinite().all()
