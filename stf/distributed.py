@@ -21,12 +21,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 from stf.errors import PeerError, StfError, UsageError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(
+    hours=12
+)  # rank 0 may fill the face cache first; a process that dies is noticed at once
 
 
 @dataclass(eq=False)
@@ -36,6 +40,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    messages: Any = None  # torch's process group for `exchange`
     ended: bool = False  # somebody failed, and all know it: nothing more is exchanged
 
     @property
@@ -95,7 +100,7 @@ class World:
 
         gathered: list[Any] = [None] * self.size
         try:
-            dist.all_gather_object(gathered, message)
+            dist.all_gather_object(gathered, message, group=self.messages)
         except RuntimeError:  # torch's network errors are of this kind
             self.ended = True
             raise PeerError("another process of this run has gone; its own output says why") from None
@@ -154,13 +159,14 @@ def _join() -> World:
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")  # cpu: the messages
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+        messages = dist.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:  # ValueError: one of torchrun's variables is missing
         raise PeerError(f"the processes did not find each other: {error}") from None
     # not at the end of the block: rank 0 prints an error after it, and is ended by torchrun when others go first
     atexit.register(dist.destroy_process_group)
     signal.signal(signal.SIGINT, _interrupt_once)
-    return World(rank, size, local_rank)
+    return World(rank, size, local_rank, messages)
 
 
 def _interrupt_once(signum: int, frame: FrameType | None) -> NoReturn:
