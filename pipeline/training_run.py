@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.face_cache import prepare_face_cache, training_reader
-from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend
+from pipeline.training_setup import PhaseRun, checkpoint_folder, open_budget, tell_backend, tell_forecast
 from stf.config import DCCONV
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
@@ -61,13 +61,24 @@ def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) 
     Of several processes rank 0 does what there is to do once: folder, budget, MLflow, console, outputs.
     """
     outputs = dry_run_folder() if phase_run.dry_run and phase_run.world.is_main else Path()
-    click.echo(phase_run.config.describe())
-    tell_backend(phase_run.config, model.ssm_backend, phase_run.device)
     training = set_up_training(phase_run, model, outputs)
     if phase_run.world.is_main:
+        tell_plan(training)
         lead(training, resume_path)
     else:
         follow(training, resume_path)
+
+
+def tell_plan(training: Training) -> None:
+    """What it will cost, what is trained and on what, and where its weights come from."""
+    phase_run, network = training.phase_run, training.learner.model
+    if not phase_run.dry_run:
+        tell_forecast(phase_run, training.dataset)
+    click.echo(phase_run.config.describe())
+    tell_backend(phase_run.config, network.ssm_backend, phase_run.device)
+    if phase_run.start is not None:
+        report = phase_run.start.report
+        click.echo(f"starting from {phase_run.start.path}, epoch {report.epoch}:\n{report.table()}")
 
 
 def dry_run_folder() -> Path:

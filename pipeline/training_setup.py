@@ -14,13 +14,16 @@ from torch import nn
 
 from pipeline.processes import set_up_process
 from stf.config import Params, PhaseName, STFV8Config
+from stf.cores import usable_cores
 from stf.data.ffpp import require_fingerprint
+from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.distributed import ALONE, World
 from stf.errors import TrainingError
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
 from stf.training.budget_tracker import BudgetTracker, ledger_usd
+from stf.training.forecasting import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.training.state import CheckpointFolder, Origin, config_hash
 
 DRY_RUN_EPOCHS = 2
@@ -88,6 +91,15 @@ def prepared(
     return PhaseRun(phase, params, config, device, fingerprint, plan, dry_run, world)
 
 
+def tell_forecast(phase_run: PhaseRun, dataset: VideoSBIDataset) -> None:
+    """Prints what the phase will take: as pipeline.forecast found it for this plan and machine, else an estimate."""
+    params, cores = phase_run.params, usable_cores()
+    key = machine_key(params, phase_run.device, cores)
+    told = stored_line(_root() / STORED, key, phase_run.phase, money_of(params))
+    on = On(phase_run.device, cores, phase_run.world.size)
+    click.echo(told or quick_line(params, phase_run.config, phase_run.phase, dataset, on))
+
+
 def tell_backend(config: STFV8Config, chosen: str, device: str) -> None:
     """Says on the console which scan backend runs, and why."""
     why = ""
@@ -107,9 +119,8 @@ def from_scratch(phase_run: PhaseRun, model: nn.Module) -> None:
 
 
 def start_from(phase_run: PhaseRun, model: nn.Module, path: str) -> PhaseRun:
-    """Loads what `path` has in common with `model`, says what, and remembers it; raises CheckpointError."""
+    """Loads what `path` has in common with `model` and remembers what that was; raises CheckpointError."""
     report = load_checkpoint_flexible(path, model)
-    click.echo(f"starting from {path}, epoch {report.epoch}:\n{report.table()}")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return dataclasses.replace(phase_run, start=Start(path, digest, report))
 
@@ -123,7 +134,11 @@ def checkpoint_folder(phase_run: PhaseRun) -> CheckpointFolder:
 
 def _checkpoints() -> Path:
     """In the real repository: under `dvc exp run --temp` the working folder is a copy that DVC throws away."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / "checkpoints"
+    return _root() / "checkpoints"
+
+
+def _root() -> Path:
+    return Path(os.environ.get("DVC_ROOT", "."))
 
 
 def open_budget(phase_run: PhaseRun) -> BudgetTracker:

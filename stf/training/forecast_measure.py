@@ -5,7 +5,6 @@ B clips, T frames, S = img_size.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass, replace
 
@@ -90,9 +89,10 @@ def step_rates(config: STFV8Config, training: TrainingParams, device: str, limit
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(0)
         model = build_network(config, device)
-        learner = build_learner(
-            model, copy.copy(config), training, epochs=1, steps_per_epoch=1, device=device
-        )
+        calm = replace(
+            config, lr=config.min_lr
+        )  # a learning rate that diverges is not the forecast's to find
+        learner = build_learner(model, calm, training, epochs=1, steps_per_epoch=1, device=device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         pair = random_batch(config, 2)
