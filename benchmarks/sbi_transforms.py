@@ -1,14 +1,20 @@
-"""Each Video-SBI transform of one clip against its plain twin: python -m benchmarks.sbi_transforms"""
+"""Each Video-SBI transform of one clip against its plain twin: python -m benchmarks.sbi_transforms
+
+The twins go frame by frame as SBI's code does: albumentations called once per frame, one remap of the whole picture per
+warp, masks and blend in float. What both make is the same (tests/data), masks and blend up to rounding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 import cv2
 import numpy as np
 
-from benchmarks.h264 import best_ms, moving_clip
+from benchmarks.h264 import moving_clip
+from benchmarks.harness import WIDTH, interleaved, machine, ratio_text, row
 from stf.data.augmentations import (
     AffineDraw,
     ElasticMask,
@@ -16,78 +22,106 @@ from stf.data.augmentations import (
     TPSMaskDeformation,
     affine_masks,
 )
-from stf.data.blend import BlendDraw, dynamic_blend, hull_mask
+from stf.data.blend import BlendDraw, hull_mask, mix, mix_into, soften
 from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
-from tests.reference import data_blend_plain, data_colour_plain, data_warps_plain
+from stf.data.region import bounding_window, view
+from stf.data.soft_masks import MaskDraw, soft_masks
+from tests.reference import data_colour_plain
 
 Timed = Callable[[], object]
+# Train draws that do what their name says
+TRAIN = {
+    "all colours, no JPEG": lambda shift, hsv, brightness, jpeg: shift and hsv and brightness and not jpeg,
+    "JPEG alone": lambda shift, hsv, brightness, jpeg: jpeg and not (shift or hsv or brightness),
+}
 
 
-def cases(n_frames: int, size: int) -> dict[str, tuple[Timed, Timed]]:
-    """{name: (ours for the whole clip, the plain twin for the whole clip)}."""
-    rng = np.random.default_rng(0)
-    clip = moving_clip(n_frames, size)
+def mask_draw(rng: np.random.Generator, n_frames: int, size: int) -> MaskDraw:
+    """A mask with every warp."""
+    tps = TPSMaskDeformation(1.0).sample(rng, n_frames)
+    elastic = ElasticMask().sample(rng, n_frames, size, size)
+    drift = MultiScaleBrownianDrift().sample(rng, n_frames)
+    return MaskDraw(False, AffineDraw.sample(rng), elastic, tps, drift, BlendDraw.sample(rng))
+
+
+def masks_warp_by_warp(face_N2: np.ndarray, draw: MaskDraw, size: int) -> np.ndarray:
+    """The soft masks × ratio, (T, H, W) float."""
+    assert draw.tps is not None  # mask_draw's probability is 1
+    masks = affine_masks(hull_mask(face_N2, size, size, draw.hull_of_68), draw.affine)
+    masks = TPSMaskDeformation().apply(ElasticMask().apply(masks, draw.elastic), draw.tps)
+    moved = MultiScaleBrownianDrift().apply(masks, draw.drift)
+    return np.stack([soften(mask, draw.blend.soft) for mask in moved]) * draw.blend.ratio
+
+
+def mask_and_blend(clip: np.ndarray) -> dict[str, tuple[Timed, Timed]]:
+    """Masks of the clip, and its blend with its mirror image."""
+    size = clip.shape[1]
     angle = np.linspace(0, 2 * np.pi, 81)
     face = size * (0.5 + 0.3 * np.stack([np.cos(angle), 1.2 * np.sin(angle)], -1))
-    mask = hull_mask(face, size, size, False)
-    masks = np.repeat(mask[None], n_frames, 0)
-    affine, blend = AffineDraw.sample(rng), BlendDraw.sample(rng)
-    elastic = ElasticMask().sample(rng, n_frames, size, size)
-    path = MultiScaleBrownianDrift().sample(rng, n_frames)
-    tps = TPSMaskDeformation(1.0).sample(rng, n_frames)
-    assert tps is not None  # its probability is 1
-    source, train = SourceDraw(0, 1, None), TrainDraw(1, 1)
-    plain, warps, colours = data_blend_plain, data_warps_plain, data_colour_plain
+    draw = mask_draw(np.random.default_rng(0), len(clip), size)
+    masks = soft_masks(face[None], draw, (0, size, 0, size))
+    floats = masks.astype(np.float32) / 255
+    mirrored, fakes = np.ascontiguousarray(clip[:, :, ::-1]), clip.copy()
+    box = bounding_window(masks.max(0))
 
-    def plain_blend() -> None:
-        for frame, mask_HW in zip(clip, masks, strict=True):
-            plain.mixed(frame[::-1], frame, plain.soft_mask(mask_HW, blend.soft))
+    def blend() -> None:
+        for fake, source, mask in zip(*(view(each, box) for each in (fakes, mirrored, masks)), strict=True):
+            mix_into(fake, source, mask)
 
     return {
-        "hull mask (one)": (
-            lambda: hull_mask(face, size, size, False),
-            lambda: plain.hull_coverage(cv2.convexHull(face.astype(np.float32))[:, 0], size, size, 4),
+        "soft masks, all warps": (
+            lambda: soft_masks(face[None], draw, (0, size, 0, size)),
+            lambda: masks_warp_by_warp(face, draw, size),
         ),
-        "affine, mask (one)": (lambda: affine_masks(mask, affine), lambda: warps.affine(mask, affine)),
-        "elastic, masks": (
-            lambda: ElasticMask().apply(mask, elastic),
-            lambda: [warps.displaced(mask, field) for field in elastic.fields()],
-        ),
-        "TPS, masks": (
-            lambda: TPSMaskDeformation().apply(mask, tps),
-            lambda: warps.tps_fields(tps, size, size),
-        ),
-        "drift, masks": (
-            lambda: MultiScaleBrownianDrift().apply(mask, path),
-            lambda: [warps.shifted(mask, dx, dy) for dx, dy in path.offsets_T2],
-        ),
-        "soft masks and blend": (
-            lambda: [dynamic_blend(f[::-1], f, m, blend) for f, m in zip(clip, masks, strict=True)],
-            plain_blend,
-        ),
-        "source colour": (
-            lambda: SourceTransform().apply(clip, source),
-            lambda: [colours.source(frame, source) for frame in clip],
-        ),
-        "train colour": (
-            lambda: TrainTransform().apply(clip, train),
-            lambda: [colours.train(frame, train) for frame in clip],
-        ),
+        "blend": (blend, lambda: [mix(*each) for each in zip(mirrored, clip, floats, strict=True)]),
     }
+
+
+def colours(clip: np.ndarray) -> dict[str, tuple[Timed, Timed]]:
+    """Source and train transforms."""
+    ratios = {"sharpened": None, "half size": 2, "quarter size": 4}
+    sources = {f"source colour, {name}": SourceDraw(0, 1, ratio) for name, ratio in ratios.items()}
+    trains = {f"train, {name}": train_draw(name) for name in TRAIN}
+    cases = {
+        name: framewise(SourceTransform(), data_colour_plain.source, clip, d) for name, d in sources.items()
+    }
+    return cases | {
+        name: framewise(TrainTransform(), data_colour_plain.train, clip, d) for name, d in trains.items()
+    }
+
+
+def framewise(transform: Any, plain: Callable[..., Any], clip: np.ndarray, draw: Any) -> tuple[Timed, Timed]:
+    """The transform of the whole clip, and its twin of every frame."""
+    return lambda: transform.apply(clip, draw), lambda: [plain(frame, draw) for frame in clip]
+
+
+def train_draw(name: str) -> TrainDraw:
+    """The first train draw of that kind."""
+    wanted = TRAIN[name]
+    seeds = ((colour, jpeg) for colour in range(1000) for jpeg in range(10))
+    return next(
+        TrainDraw(*pair) for pair in seeds if wanted(*data_colour_plain.train_parts(TrainDraw(*pair)))
+    )
 
 
 @click.command()
 @click.option("--frames", default=32, show_default=True)
-@click.option("--size", default=256, show_default=True, help="Height and width in pixels.")
+@click.option("--size", default=320, show_default=True, help="Height and width in pixels.")
 @click.option("--repeats", default=5, show_default=True)
 def main(frames: int, size: int, repeats: int) -> None:
-    """One line per transform: ms per clip on one core, and how many times faster than the twin."""
+    """Print one line per transform: CPU ms per clip of ours and of its twin, their ratio, and our peak of memory."""
     cv2.setNumThreads(1)
-    for name, (ours, twin) in cases(frames, size).items():
-        ours_ms, twin_ms = best_ms(ours, repeats), best_ms(twin, 1)
-        click.echo(
-            f"{name:22s} {ours_ms:7.1f} ms, plain twin {twin_ms:8.1f} ms, {twin_ms / ours_ms:6.1f} times"
-        )
+    clip = moving_clip(frames, size)
+    click.echo(
+        f"Transforms of {frames} × {size} × {size}, CPU time, {repeats} runs each, in turns\n{machine()}"
+    )
+    click.echo(row("", ["ours", "plain twin", "", "our peak memory"]))
+    click.echo("-" * WIDTH)
+    for name, (ours, twin) in (mask_and_blend(clip) | colours(clip)).items():
+        measured = interleaved({"ours": ours, "twin": twin}, repeats)
+        fast, slow = measured["ours"], measured["twin"]
+        times = [f"{1000 * m.cpu_s:.1f} ms" for m in (fast, slow)]
+        click.echo(row(name, [*times, ratio_text(slow.cpu_s, fast.cpu_s), f"{fast.peak_mb:.1f} MB"]))
 
 
 if __name__ == "__main__":

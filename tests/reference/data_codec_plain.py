@@ -27,14 +27,17 @@ def mp4_bytes(pictures: Iterable[av.VideoFrame], height: int, width: int, qp: in
 
 def shown(file: bytes, pixel_format: str) -> np.ndarray:
     """What a player shows of that file, (T, H, W, 3)."""
-    with av.open(io.BytesIO(file)) as container:
-        return np.stack([frame.to_ndarray(format=pixel_format) for frame in container.decode(video=0)])
+    with av.open(io.BytesIO(file), "r") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        decoded = container.decode(video=0)
+        return np.stack([frame.to_ndarray(format=pixel_format, threads=1) for frame in decoded])
 
 
 def round_trip(frames_THWC: np.ndarray, qp: int, pixel_format: str) -> np.ndarray:
     """The clip after a file that ffmpeg made of it."""
     pictures = (av.VideoFrame.from_ndarray(frame, format=pixel_format) for frame in frames_THWC)
-    return shown(mp4_bytes(pictures, *frames_THWC.shape[1:3], qp), pixel_format)
+    _, height, width, _ = frames_THWC.shape
+    return shown(mp4_bytes(pictures, height, width, qp), pixel_format)
 
 
 def yuv420(rgb_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,6 @@
-"""Slow plain twins of stf.data.colour: each frame by itself through a transform made anew from the same seed."""
+"""Slow plain twins of stf.data.colour: the library called on each frame by itself, seeded anew, as SBI's code does."""
+
+import functools
 
 import albumentations as A
 import cv2
@@ -7,24 +9,37 @@ import numpy as np
 from stf.data.colour import SourceDraw, TrainDraw
 
 
-def _colour(frame_HWC: np.ndarray, seed: int, p: tuple[float, float, float], limit: float) -> np.ndarray:
-    transform = A.Compose(
+@functools.cache
+def _colour(p: tuple[float, float, float], limit: float) -> A.Compose:
+    return A.Compose(
         [
             A.RGBShift((-20, 20), (-20, 20), (-20, 20), p=p[0]),
             A.HueSaturationValue((-0.3, 0.3), (-0.3, 0.3), (-0.3, 0.3), p=p[1]),
             A.RandomBrightnessContrast((-limit, limit), (-limit, limit), p=p[2]),
-        ],
-        seed=seed,
+        ]
     )
+
+
+@functools.cache
+def _sharpen() -> A.Compose:
+    return A.Compose([A.Sharpen(alpha=(0.2, 0.5), lightness=(0.5, 1.0), p=1)])
+
+
+@functools.cache
+def _jpeg() -> A.Compose:
+    return A.Compose([A.ImageCompression(quality_range=(40, 100), p=0.5)])
+
+
+def _called(transform: A.Compose, seed: int, frame_HWC: np.ndarray) -> np.ndarray:
+    transform.set_random_seed(seed)
     return transform(image=frame_HWC)["image"]
 
 
 def source(frame_HWC: np.ndarray, draw: SourceDraw) -> np.ndarray:
     """SBI's source transform of one frame."""
-    frame = _colour(frame_HWC, draw.colour_seed, (0.3, 1.0, 1.0), 0.1)
+    frame = _called(_colour((0.3, 1.0, 1.0), 0.1), draw.colour_seed, frame_HWC)
     if draw.ratio is None:
-        sharpen = A.Compose([A.Sharpen(alpha=(0.2, 0.5), lightness=(0.5, 1.0), p=1)], seed=draw.sharpen_seed)
-        return sharpen(image=frame)["image"]
+        return _called(_sharpen(), draw.sharpen_seed, frame)
     height, width = frame.shape[:2]
     small = cv2.resize(frame, (width // draw.ratio, height // draw.ratio), interpolation=cv2.INTER_NEAREST)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -32,6 +47,13 @@ def source(frame_HWC: np.ndarray, draw: SourceDraw) -> np.ndarray:
 
 def train(frame_HWC: np.ndarray, draw: TrainDraw) -> np.ndarray:
     """SBI's train transforms of one frame."""
-    frame = _colour(frame_HWC, draw.colour_seed, (0.3, 0.3, 0.3), 0.3)
-    jpeg = A.Compose([A.ImageCompression(quality_range=(40, 100), p=0.5)], seed=draw.jpeg_seed)
-    return jpeg(image=frame)["image"]
+    frame = _called(_colour((0.3, 0.3, 0.3), 0.3), draw.colour_seed, frame_HWC)
+    return _called(_jpeg(), draw.jpeg_seed, frame)
+
+
+def train_parts(draw: TrainDraw) -> tuple[bool, bool, bool, bool]:
+    """Which of RGB shift, HSV, brightness and contrast, JPEG a draw applies."""
+    transforms = _colour((0.3, 0.3, 0.3), 0.3), _jpeg()
+    train(np.zeros((1, 1, 3), np.uint8), draw)
+    shift, hsv, brightness, jpeg = (bool(part.params) for transform in transforms for part in transform)
+    return shift, hsv, brightness, jpeg
