@@ -11,8 +11,12 @@ Shapes: B clips, T frames, H and W pixels, C channels.
 
 Memory for backward at 32×224×224, batch 16, bfloat16, counted by tests/models/test_memory.py: stem 1.0 GiB, gates
 0.2, stages 1 and 2 2.9 and 2.4 (see dcconv_3d.py), stage 3 18.9 (four blocks, in each 16·196·32 rows of 2·768 inner
-channels: 154 M numbers, in float32 where the scan reads them), stage 4 0.5: 26 GiB of 80 GB, 41 in float32. While it
-is differentiated, a block of stages 1-2 takes 0.9 GB more and a scan 2.1 GB (scan.py) beside its 2.5 GB of gradients.
+channels: 154 M numbers, in float32 where the scan reads them), stage 4 0.5: 26.0 GiB of 80 GB, 41.4 in float32; phase
+B, whose Hydra has one set of inner channels, 18.7. With activation checkpointing (checkpointing.py) 4.7 and 4.9, and
+while a block is differentiated its own up to 4.6 or 2.8 again. Beside that, in all cases: a block of stages 1-2 takes
+0.9 GB more while it is differentiated, a scan 2.1 GB (scan.py) and its 2.5 GB of gradients; weights, gradients,
+AdamW's two moments and the moving average 0.3 GB. So at most 26.0 + 4.6 + 0.3 = 31 GiB without a GPU's own:
+calculated, not measured on one.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stf.model_size import SNAKE_AXES, snake_channels, snake_steps
+from stf.models.checkpointing import CheckpointedBlock
 from stf.models.snake_cpu import SnakeOnCPU, arms_of
 
 N_ARMS = 2
@@ -143,7 +144,7 @@ class DCConv3D(nn.Module):
             return SnakeOnPlanes.apply(planes, self.weight, raw_steps).movedim(1, -1) + self.bias
 
 
-class DCConv3DBlock(nn.Module):
+class DCConv3DBlock(CheckpointedBlock):
     """Residual bottleneck around DCConv3D: x + Wₒ·GELU(DCConv(W_i·Norm x)), (B, T, H, W, C) → the same."""
 
     def __init__(self, dim: int, kernel_length: int = 9, drop_path: float = 0.0) -> None:

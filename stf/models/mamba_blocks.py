@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from stf.mixer_size import SCAN_DIRECTIONS, dt_rank
+from stf.models.checkpointing import CheckpointedBlock
 from stf.models.scan import selective_scan
 from stf.models.scan_backends import KernelBackend
 
@@ -128,7 +129,7 @@ def mix_sequences(mixer: nn.Module, x_BxTD: Tensor, open_BN: Tensor | None = Non
     return mixer(sequences_MTD, open_MN).reshape(x_BxTD.shape)
 
 
-class MambaBlock(nn.Module):
+class MambaBlock(CheckpointedBlock):
     """h = x + Mixer(Norm x) along time at every location; out = h + MLP(Norm h); (B, …, T, D) → the same."""
 
     def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float, drop_path: float = 0.0) -> None:

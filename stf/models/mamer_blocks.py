@@ -11,6 +11,7 @@ from timm.layers.attention import Attention
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from stf.models.checkpointing import CheckpointedBlock
 from stf.models.hydra_mixer import HydraQuasiseparableMixer
 from stf.models.mamba_blocks import MambaBlock, mix_sequences
 
@@ -21,7 +22,7 @@ def _hydra_factory(d_model: int, d_state: int) -> MixerFactory:
     return lambda: HydraQuasiseparableMixer(d_model, d_state)
 
 
-class MamerBlock(nn.Module):
+class MamerBlock(CheckpointedBlock):
     """h = x + SSM(Norm x); out = h + MHA(Norm h), both along time at every location; (B, …, T, D) → the same.
 
     MamBo's order, state-space model before attention, without its MLPs. `mixer` makes the SSM; the default is

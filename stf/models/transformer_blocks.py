@@ -10,6 +10,8 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stf.models.checkpointing import CheckpointedBlock
+
 
 def position_code(n_THW: tuple[int, int, int], dim: int) -> Tensor:
     """(T, H, W, dim) sines and cosines (Vaswani et al. 2017, section 3.5), a third of the channels per axis.
@@ -30,7 +32,7 @@ def position_code(n_THW: tuple[int, int, int], dim: int) -> Tensor:
     return code
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(CheckpointedBlock):
     """h = x + MHA(Norm x); out = h + MLP(Norm h); (B, L, D) → the same (pre-norm, Xiong et al. 2020)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
