@@ -12,6 +12,7 @@ import click
 import torch
 from torch import nn
 
+from pipeline.face_cache import training_reader
 from pipeline.processes import set_up_process
 from stf.config import Params, PhaseName, STFV8Config
 from stf.cores import usable_cores
@@ -19,14 +20,19 @@ from stf.data.ffpp import require_fingerprint
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.distributed import ALONE, World
 from stf.errors import TrainingError
+from stf.models.backbone_v73 import STFMambaV73
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
 from stf.training.budget_tracker import BudgetTracker, ledger_usd
+from stf.training.feeds import build_feeds
+from stf.training.fit import Feeds, Plan
 from stf.training.forecasting import STORED, On, machine_key, money_of, quick_line, stored_line
+from stf.training.learner import Learner, build_learner
 from stf.training.state import CheckpointFolder, Origin, config_hash
 
 DRY_RUN_EPOCHS = 2
+DRY_RUN_PAIRS = 4
 DATA_JSON = "metrics/data.json"
 
 
@@ -52,6 +58,19 @@ class PhaseRun:
     dry_run: bool
     world: World = ALONE
     start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that one run of a phase works with."""
+
+    phase_run: PhaseRun
+    plan: Plan
+    feeds: Feeds
+    dataset: VideoSBIDataset
+    learner: Learner
+    folder: CheckpointFolder
+    outputs: Path  # weights/ and metrics/ lie below it
 
 
 def overridden(
@@ -185,3 +204,23 @@ def _ledgers(params: Params, phase: PhaseName, plan: str) -> tuple[Path, float]:
     if phase == "a":
         return folder / "ledger.json", max(map(ledger_usd, folder.glob("ledger_b_*.json")), default=0.0)
     return folder / f"ledger_b_{config_hash(params, 'b')}.json", ledger_usd(folder / "ledger.json")
+
+
+def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> Training:
+    """Clips, optimizer and checkpoint folder of a phase."""
+    params, config = phase_run.params, phase_run.config
+    max_pairs = DRY_RUN_PAIRS if phase_run.dry_run else None
+    reader = training_reader(params, phase_run.fingerprint)
+    feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world, reader)
+    section = params.phase_a if phase_run.phase == "a" else params.phase_b
+    plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)
+    learner = build_learner(
+        model,
+        config,
+        params.training,
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch(len(feeds.train)),
+        device=phase_run.device,
+        world=phase_run.world,
+    )
+    return Training(phase_run, plan, feeds, dataset, learner, checkpoint_folder(phase_run), outputs)
