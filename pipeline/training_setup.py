@@ -21,6 +21,7 @@ from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.distributed import ALONE, World
 from stf.errors import TrainingError
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.checkpointing import use_checkpointing
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
@@ -210,6 +211,7 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
     """Clips, optimizer and checkpoint folder of a phase."""
     params, config = phase_run.params, phase_run.config
     max_pairs = DRY_RUN_PAIRS if phase_run.dry_run else None
+    use_checkpointing(model, params.runtime.activation_checkpointing)
     reader = training_reader(params, phase_run.fingerprint)
     feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world, reader)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b

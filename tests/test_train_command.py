@@ -210,3 +210,11 @@ def test_wrong_options_are_usage_errors(
     result = train(*options, **sections)
     assert result.exit_code == 2
     assert named in result.output
+
+
+def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    without = digest(place / OUTPUTS[0])
+    result = train(runtime={"activation_checkpointing": True})
+    assert result.exit_code == 0, result.output
+    assert digest(place / OUTPUTS[0]) == without
