@@ -92,9 +92,11 @@ def step_rates(config: STFV8Config, training: TrainingParams, device: str, limit
         calm = replace(
             config, lr=config.min_lr
         )  # a learning rate that diverges is not the forecast's to find
-        learner = build_learner(model, calm, training, epochs=1, steps_per_epoch=1, device=device)
+        learner = build_learner(model, calm, training, epochs=10, steps_per_epoch=10, device=device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
+        short = replace(config, num_frames=min(FEW_FRAMES, config.num_frames))
+        _step_s(learner, random_batch(short, 2))  # imports and threads that only the first step waits for
         pair = random_batch(config, 2)
         first_s = _step_s(learner, pair)
         whole = config.batch_size > 2 and 3 * first_s * config.batch_size / 2 < limit_s

@@ -126,9 +126,9 @@ def quick_line(
     money = money_of(params)
     usd = forecast.training_hours * money.cost_per_hour
     return (
-        f"estimate: training of phase {phase.upper()} about {duration(forecast.training_hours)}, ${usd:.2f} of "
-        f"${money.max_budget:.2f} ({forecast.clips_per_s:.1f} clips/s, bound by {_bound(forecast)}); "
-        "`python -m pipeline.forecast` measures it better"
+        f"estimate: phase {phase.upper()} trains about {duration(forecast.training_hours)}, ${usd:.2f} of "
+        f"${money.max_budget:.2f} ({forecast.clips_per_s:.1f} clips/s, bound by {_bound(forecast)})\n"
+        "          python -m pipeline.forecast measures both phases and their evaluation"
     )
 
 
@@ -154,12 +154,7 @@ def _training_only(
 
 
 def _bound(forecast: PhaseForecast) -> str:
-    texts = {
-        "data": "the loader",
-        "network": "the network",
-        "cores": "the cores, which loader and network share",
-    }
-    return texts[forecast.bottleneck]
+    return {"data": "the loader", "network": "the network", "cores": "the cores"}[forecast.bottleneck]
 
 
 def duration(hours: float) -> str:

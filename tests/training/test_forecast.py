@@ -129,3 +129,8 @@ def test_a_kept_forecast_is_told_only_for_the_same_plan_and_machine(tmp_path: Pa
 
 def test_durations_read_well() -> None:
     assert [duration(h) for h in (2.125, 0.5, 0.004)] == ["2.1 h", "30 min", "14 s"]
+
+
+def test_timing_the_network_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    step_rates(STFV8Config.debug(), Params().training, "cpu", 0.1)
+    assert not caplog.records
