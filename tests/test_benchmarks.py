@@ -169,3 +169,7 @@ def test_tiny_stages_follow_each_other(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     with pytest.raises(click.ClickException, match="make repro"):  # not even a repository
         overhead.require_up_to_date(tmp_path)
+
+
+def test_the_list_holds_every_benchmark() -> None:
+    assert set(bench.NAMES) == set(SCRIPTS) - {"all", "hd_videos", *LIBRARIES}

@@ -5,7 +5,7 @@ Source: Hwang, Lahoti et al. 2024, "Hydra", section 3.1; Dao & Gu 2024, "Transfo
 
 A scan whose decay is a scalar per head is a product with a lower triangular (T, T) matrix. Hydra's forward scan fills
 the triangle below the diagonal, its backward scan the one above and its skip the diagonal, so one exponential and one
-batched product do for all three; benchmarks/hydra.py compares it with the recurrence. For backward, two (M, H, T, T)
+batched product do for all three; benchmarks/scan.py compares it with the recurrence. For backward, two (M, H, T, T)
 tensors are kept, 4·M·H·T² bytes in float32 and as many or half (bfloat16) for the product, beside x with heads first.
 With P >= T neither is larger than x. At full size (M = 16·196, H = 12, P = 64, T = 32) they are 154 MB each, x in
 float32 308 MB.
