@@ -112,6 +112,15 @@ class SnakeOnPlanes(torch.autograd.Function):
         return grad_x.view_as(x), grad_weight, grad_raw
 
 
+@torch.compiler.disable()  # 24 taps of eight corners unrolled: minutes of compiling, and scipy cannot be
+def convolve(x_BTHWS: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:
+    """The device's operator; weight (3, K, S, S), raw_steps (3, 2, N, 3, B, T, H, W) → (B, T, H, W, 3·S)."""
+    if x_BTHWS.device.type == "cpu":
+        return SnakeOnCPU.apply(x_BTHWS, weight, raw_steps)
+    planes = x_BTHWS.movedim(-1, 1).contiguous()
+    return SnakeOnPlanes.apply(planes, weight, raw_steps).movedim(1, -1)
+
+
 class DCConv3D(nn.Module):
     """Three snakes through every position, (B, T, H, W, S) → (B, T, H, W, 3·S), steered by a context.
 
@@ -137,11 +146,7 @@ class DCConv3D(nn.Module):
         raw_steps = torch.addmm(self.steps.bias[:, None], self.steps.weight, columns)  # a plane per number
         raw_steps = raw_steps.view(SNAKE_AXES, N_ARMS, self.arm_length, 3, *context_BTHWC.shape[:-1])
         with torch.autocast(x_BTHWS.device.type, enabled=False):
-            x = x_BTHWS.to(self.weight.dtype)
-            if x.device.type == "cpu":
-                return SnakeOnCPU.apply(x, self.weight, raw_steps) + self.bias
-            planes = x.movedim(-1, 1).contiguous()
-            return SnakeOnPlanes.apply(planes, self.weight, raw_steps).movedim(1, -1) + self.bias
+            return convolve(x_BTHWS.to(self.weight.dtype), self.weight, raw_steps) + self.bias
 
 
 class DCConv3DBlock(CheckpointedBlock):

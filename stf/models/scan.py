@@ -110,6 +110,7 @@ def _backward_block(A: Tensor, inputs: list[Tensor], outputs: list[Tensor], buff
     grad_A += A_sum.sum(0)
 
 
+@torch.compiler.disable()  # a loop over time and blocks that writes in place: unrolled, it takes minutes to compile
 def selective_scan(
     u_TMGD: Tensor,
     dt_TMGD: Tensor,
