@@ -22,6 +22,7 @@ from stf.distributed import ALONE, World
 from stf.errors import TrainingError
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.checkpointing import use_checkpointing
+from stf.models.compilation import compile_blocks
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
@@ -212,6 +213,8 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
     params, config = phase_run.params, phase_run.config
     max_pairs = DRY_RUN_PAIRS if phase_run.dry_run else None
     use_checkpointing(model, params.runtime.activation_checkpointing)
+    if params.runtime.compile:
+        compile_blocks(model, phase_run.device)
     reader = training_reader(params, phase_run.fingerprint)
     feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world, reader)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b

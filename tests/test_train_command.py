@@ -218,3 +218,12 @@ def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result]
     result = train(runtime={"activation_checkpointing": True})
     assert result.exit_code == 0, result.output
     assert digest(place / OUTPUTS[0]) == without
+
+
+def test_compiling_without_a_compiler_is_refused(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = train(runtime={"compile": True})
+    assert result.exit_code == 2, result.output
+    assert "error: runtime.compile needs the C++ compiler no-such-compiler" in result.output
