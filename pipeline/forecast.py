@@ -9,6 +9,8 @@ import click
 from pipeline.common import command, load_params, params_option, set_up_runtime
 from stf.training.forecast import GPUS, UTILISATION
 
+DATA_JSON = "metrics/data.json"
+
 if TYPE_CHECKING:
     from stf.config import Params, PhaseName
     from stf.training.forecast import Figure
@@ -67,7 +69,8 @@ def main(
     if not has_data(params):
         console.print(f"{params.data.root} is not here: made-up videos are timed, FF++'s counts are assumed")
     with console.status("timing clips"), tempfile.TemporaryDirectory(prefix="stf-forecast-") as scratch:
-        data = measure_data(params, Path(scratch), seconds / 3)
+        n_processes = max(1, min(cores_meant, params.runtime.num_workers))
+        data = measure_data(params, Path(scratch), seconds / 3, n_processes)
     with console.status("timing the network"):
         steps, scenarios = forecasts(params, data, device, seconds / 3, gpu, cores_meant)
     given = Figure(
@@ -97,13 +100,15 @@ def forecasts(
     from stf.training.forecasting import PHASES, CoreSeconds, Scenario, plan_of
 
     configs: dict[PhaseName, STFV8Config] = {p: STFV8Config.from_params(params, p) for p in PHASES}
-    cache_s = data.train_frames * data.frame_s if params.runtime.face_cache else 0.0
-    costs = CoreSeconds(data.pair_s, data.read_s, cache_s)
-    figures, scenarios = [], []
+    cached = Figure("frames to cache", frames_to_cache(params, data.train_frames), "", "computed")
+    costs = CoreSeconds(data.pair_s, data.read_s, cached.value * data.frame_s)
+    figures, scenarios = [cached] if params.runtime.face_cache else [], []
     if gpu is None:
         steps: dict[PhaseName, tuple[float, float]] = {}
         for phase, config in configs.items():
-            rates = step_rates(config, params.training, device, limit_s / len(configs))
+            checkpointing = params.runtime.activation_checkpointing
+            limit = limit_s / len(configs)
+            rates = step_rates(config, params.training, device, limit, checkpointing=checkpointing)
             steps[phase] = (rates.trained, rates.scored)
             note = f"on {device}, {rates.clips_timed} clips at once"
             if rates.peak_gb is not None:
@@ -130,6 +135,24 @@ def forecasts(
         plan = plan_of(params, data.videos, costs, assumed, cores, shared=False)
         scenarios.append(Scenario(f"{name}: {share:.0%} of the {gpu}'s peak", plan))
     return figures, scenarios
+
+
+def frames_to_cache(params: Params, train_frames: int) -> int:
+    """Frames that runtime.face_cache still lacks: all of them where the data is not here or was never verified."""
+    from pipeline.face_cache import face_cache, training_videos
+    from stf.data.ffpp import require_fingerprint
+    from stf.errors import DataError
+    from stf.training.forecast_data import has_data
+
+    if not params.runtime.face_cache:
+        return 0
+    if not has_data(params):
+        return train_frames
+    try:
+        cache = face_cache(params, require_fingerprint(params.data.root, DATA_JSON))
+    except DataError:
+        return train_frames
+    return sum(len(video.frame_paths) for video in cache.missing(training_videos(params)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from pipeline.build_cache import main as build_cache
 from pipeline.forecast import main
+from stf.cores import usable_cores
 from stf.data.synthetic import hd
 from stf.training import forecast_data
 from tests.reference.training_commands import run_training
@@ -23,14 +25,17 @@ def forecast(training_place: Path) -> Callable[..., Result]:
 
 
 def test_it_measures_prints_and_keeps(forecast: Callable[..., Result], training_place: Path) -> None:
-    result = forecast("--require")
+    result = forecast("--require", runtime={"num_workers": 2})
     assert result.exit_code == 0, result.output
     assert "the budget holds" in result.output
     assert max(map(len, result.output.splitlines())) <= 100
     stored = json.loads((training_place / "checkpoints/forecast.json").read_text())
     sources = {figure["name"]: figure["source"] for figure in stored["inputs"]}
     assert sources["pair of clips, one core"] == sources["training, phase B"] == "measured"
-    assert "assumed" not in sources.values()
+    assert "assumed" not in sources.values() or usable_cores() < 2
+    assert sources["H.264 of a pair, one core"] == sources["decoding a frame, one core"] == "measured"
+    if usable_cores() >= 2:
+        assert sources["pairs of 2 processes"] == "measured"
     (plan,) = stored["forecasts"]
     assert plan["usd"] > 0
     assert set(plan["phases"]) == {"a", "b"}
@@ -71,3 +76,20 @@ def test_an_unknown_gpu_is_a_usage_error(forecast: Callable[..., Result]) -> Non
     result = forecast("--assume-gpu", "T800")
     assert result.exit_code == 2
     assert "a100" in result.output
+
+
+def test_a_cache_that_is_built_costs_nothing_more(forecast: Callable[..., Result]) -> None:
+    cached = {"face_cache": "faces"}
+
+    def told() -> tuple[float, float]:
+        result = forecast("--assume-gpu", "A100", runtime=cached)
+        assert result.exit_code == 0, result.output
+        stored = json.loads(Path("checkpoints/forecast.json").read_text())
+        figures = {figure["name"]: figure["value"] for figure in stored["inputs"]}
+        return figures["frames to cache"], stored["forecasts"][0]["cache_hours"]
+
+    frames, hours = told()
+    assert frames > 0
+    assert hours > 0
+    assert run_training(build_cache, runtime=cached).exit_code == 0
+    assert told() == (0, 0)

@@ -6,6 +6,8 @@ Pure arithmetic; forecast_measure.py finds the rates. A clip is one real or fake
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,6 +151,16 @@ class PlanForecast:
     def share_that_fits(self) -> float:
         """Of the plan's hours, 0 … 1."""
         return min(1.0, self.money.stop_hours / self.hours)
+
+
+def epochs_that_fit(plan: PlanForecast, epochs: Mapping[str, int]) -> dict[str, int]:
+    """Whole epochs of each phase until the budget stops; a phase is evaluated before the next begins."""
+    left, fitting = plan.money.stop_hours - plan.cache_hours, {}
+    for name, phase in plan.phases.items():
+        per_epoch = (phase.training_hours + phase.validation_hours) / epochs[name]
+        fitting[name] = min(epochs[name], max(0, math.floor(left / per_epoch + 1e-9)))
+        left -= fitting[name] * per_epoch + phase.evaluation_hours
+    return fitting
 
 
 def needed_clips_per_s(works: list[Work], money: Money, *, with_validation: bool) -> float:

@@ -14,15 +14,22 @@ import torch
 
 from stf.config import STFV8Config, TrainingParams
 from stf.data.clips import read_frame, spread_evenly
+from stf.data.codec import h264_round_trip
 from stf.data.evaluation_clips import EvaluationClips
 from stf.data.ffpp import Video
 from stf.data.video_sbi_dataset import Provenance, VideoSBIDataset
+from stf.data.workers import parallel_map
+from stf.errors import TrainingError
 from stf.model_size import multiply_adds
+from stf.models.checkpointing import use_checkpointing
 from stf.models.network import build_network
 from stf.training.learner import Learner, build_learner
 from stf.training.step import Batch, to_device, train_step
 
-FEW_FRAMES = 8  # of a clip on which a quick estimate times a network that is too slow for a whole one here
+# Frames, and pixels square: of clips that warm a network up, and of those on which a quick estimate times it
+# where a whole one is too slow.
+SMALL = (8, 64)
+QUICK_WORK = 10**9  # multiply-adds of a clip; two such clips are trained on in about a second of one core
 READS = 3
 
 
@@ -65,6 +72,38 @@ def seconds_per_pair(
     return sum(counted) / len(counted), len(counted)
 
 
+def pairs_per_second(
+    dataset: VideoSBIDataset, n_processes: int, limit_s: float, only_video: int | None = None
+) -> float:
+    """Pairs that so many processes make at once per second of the clock, after one of each that is not counted."""
+    processes = range(n_processes)
+    rates = parallel_map(_pair_rate, processes, n_processes, dataset, limit_s, only_video, chunksize=1)
+    return sum(rates)
+
+
+def _pair_rate(dataset: VideoSBIDataset, limit_s: float, only_video: int | None, process: int) -> float:
+    pairs = [only_video * dataset.pairs_per_video] if only_video is not None else range(dataset.n_pairs)
+    started, n = 0.0, 0
+    while n < 2 or time.perf_counter() - started < limit_s:
+        if n == 1:
+            started = time.perf_counter()
+        pair = pairs[(process + n) % len(pairs)]
+        dataset[(1000 * process + n, 2 * pair)]
+        n += 1
+    return (n - 1) / (time.perf_counter() - started)
+
+
+def h264_seconds(dataset: VideoSBIDataset) -> float:
+    """CPU seconds for the H.264 round trips of a pair's two clips at QP 32; raises DataError without an encoder."""
+    clip_CTSS = dataset[(0, 0)]["video"]
+    frames_TSSC = np.ascontiguousarray(clip_CTSS.permute(1, 2, 3, 0).numpy())
+    h264_round_trip(frames_TSSC, 32, "rgb24")  # opens the encoder
+    started = time.process_time()
+    for _ in range(2):
+        h264_round_trip(frames_TSSC, 32, "rgb24")
+    return time.process_time() - started
+
+
 def seconds_per_read(videos: list[Video], config: STFV8Config, *, allow_strided: bool) -> float:
     """CPU seconds of one core for a clip of evaluation: decoded from PNG, cropped, resized."""
     clips = EvaluationClips(videos[:READS], config, 1, allow_strided=allow_strided)
@@ -83,20 +122,38 @@ def seconds_per_frame(video: Video) -> float:
     return (time.process_time() - started) / len(paths)
 
 
-def step_rates(config: STFV8Config, training: TrainingParams, device: str, limit_s: float) -> StepRates:
-    """How fast `config`'s network trains and scores on random clips: a step at least, on one pair where it is slow."""
+def step_rates(
+    config: STFV8Config, training: TrainingParams, device: str, limit_s: float, *, checkpointing: bool = False
+) -> StepRates:
+    """How fast `config`'s network trains and scores on random clips: a step at least, on one pair where it is slow.
+
+    The copy to the device is part of a step. Raises TrainingError when a batch does not fit the GPU.
+    """
+    try:
+        return _step_rates(config, training, device, limit_s, checkpointing)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            f"a batch of {config.batch_size} clips does not fit the memory of {device}; set "
+            "runtime.activation_checkpointing, or lower training.batch_size and raise training.grad_accum"
+        ) from None
+
+
+def _step_rates(
+    config: STFV8Config, training: TrainingParams, device: str, limit_s: float, checkpointing: bool
+) -> StepRates:
     cuda = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(0)
         model = build_network(config, device)
-        calm = replace(
-            config, lr=config.min_lr
-        )  # a learning rate that diverges is not the forecast's to find
+        use_checkpointing(model, checkpointing)
+        # a learning rate that diverges is not the forecast's to find
+        calm = replace(config, lr=config.min_lr)
         learner = build_learner(model, calm, training, epochs=10, steps_per_epoch=10, device=device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
-        short = replace(config, num_frames=min(FEW_FRAMES, config.num_frames))
-        _step_s(learner, random_batch(short, 2))  # imports and threads that only the first step waits for
+        _step_s(
+            learner, random_batch(small(config), 2)
+        )  # imports and threads that only the first step waits for
         pair = random_batch(config, 2)
         first_s = _step_s(learner, pair)
         whole = config.batch_size > 2 and 3 * first_s * config.batch_size / 2 < limit_s
@@ -112,14 +169,22 @@ def step_rates(config: STFV8Config, training: TrainingParams, device: str, limit
     return StepRates(clips / step_s, clips / score_s, peak_gb, clips)
 
 
-def quick_step_rates(config: STFV8Config, training: TrainingParams, device: str, limit_s: float) -> StepRates:
-    """`step_rates`; on a CPU from a few frames of a clip, scaled by multiply-adds."""
-    if device != "cpu" or config.num_frames <= FEW_FRAMES:
-        return step_rates(config, training, device, limit_s)
-    short = replace(config, num_frames=FEW_FRAMES)
-    rates = step_rates(short, training, device, limit_s)
-    ratio = multiply_adds(short).total / multiply_adds(config).total
+def quick_step_rates(
+    config: STFV8Config, training: TrainingParams, device: str, limit_s: float, *, checkpointing: bool = False
+) -> StepRates:
+    """`step_rates`; on a CPU, of a network that is large for one, from small clips, scaled by multiply-adds."""
+    whole = multiply_adds(config).total
+    if device != "cpu" or whole <= QUICK_WORK:
+        return step_rates(config, training, device, limit_s, checkpointing=checkpointing)
+    rates = step_rates(small(config), training, device, limit_s, checkpointing=checkpointing)
+    ratio = multiply_adds(small(config)).total / whole
     return replace(rates, trained=rates.trained * ratio, scored=rates.scored * ratio)
+
+
+def small(config: STFV8Config) -> STFV8Config:
+    """The same network on clips of SMALL, or of its own size where that is less."""
+    frames, size = SMALL
+    return replace(config, num_frames=min(frames, config.num_frames), img_size=min(size, config.img_size))
 
 
 def random_batch(config: STFV8Config, n_clips: int) -> Batch:

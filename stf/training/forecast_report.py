@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stf.config import Params
-from stf.training.forecast import Figure, PlanForecast, needed_clips_per_s
+from stf.training.forecast import Figure, PlanForecast, epochs_that_fit, needed_clips_per_s
 from stf.training.forecasting import Scenario, duration, money_of, works_of
 
 COLOURS = {"measured": "green", "assumed": "yellow"}
@@ -33,7 +33,19 @@ def print_forecast(
     )
     for scenario in scenarios:
         console.print(_plan(scenario, params))
-        console.print(_verdict(scenario.plan), "\n")
+        console.print(_verdict(scenario.plan, params), "\n")
+
+
+def _more_data(params: Params) -> str:
+    workers = f"more than {params.runtime.num_workers} workers on more cores"
+    return workers if params.runtime.face_cache else f"runtime.face_cache, or {workers}"
+
+
+def _more_network(params: Params) -> str:
+    steps = "a faster GPU, or fewer epochs"
+    if params.runtime.activation_checkpointing:
+        return f"activation_checkpointing off where the memory allows it, {steps}"
+    return steps
 
 
 def _inputs(figures: Sequence[Figure]) -> Table:
@@ -69,14 +81,17 @@ def _plan(scenario: Scenario, params: Params) -> Table:
     return table
 
 
-def _verdict(plan: PlanForecast) -> str:
+def _verdict(plan: PlanForecast, params: Params) -> str:
     money, bounds = plan.money, {phase.bottleneck for phase in plan.phases.values()}
     if plan.holds:
         return f"[bold green]the budget holds[/]: ${plan.usd:.2f} of ${money.stop_usd:.2f}"
-    fits = f"{plan.share_that_fits:.0%} of the plan fits"
+    epochs = {"a": params.phase_a.epochs, "b": params.phase_b.epochs}
+    fitting = epochs_that_fit(plan, epochs).items()
+    told = " and ".join(f"{n} of {epochs[phase]} epochs of phase {phase.upper()}" for phase, n in fitting)
+    fits = f"{plan.share_that_fits:.0%} of the plan fits, {told}"
     helps = {
-        "data": "more workers on more cores, or runtime.face_cache",
-        "network": "a faster GPU, or fewer epochs",
+        "data": _more_data(params),
+        "network": _more_network(params),
         "cores": "a GPU",
     }
     advice = "; ".join(helps[bound] for bound in sorted(bounds))

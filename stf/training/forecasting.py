@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from stf.config import Params, PhaseName, STFV8Config
 from stf.data.outputs import write_json
 from stf.data.video_sbi_dataset import VideoSBIDataset
@@ -27,7 +29,7 @@ from stf.training.forecast_measure import StepRates, quick_step_rates, seconds_p
 from stf.training.state import config_hash
 
 PHASES: tuple[PhaseName, ...] = ("a", "b")
-QUICK_S = 2.0  # for the pairs, and again for the steps, of an estimate
+QUICK_S = 2.0  # for the pairs of an estimate, and half of it for the steps
 STORED = "checkpoints/forecast.json"
 
 
@@ -87,7 +89,11 @@ def machine_key(params: Params, device: str, cores: int) -> str:
     """What a kept forecast belongs to: both configurations, prices, loader and machine."""
     runtime = params.runtime
     told = [config_hash(params, phase) for phase in PHASES]
-    told += [dataclasses.asdict(params.budget), runtime.num_workers, runtime.threads, runtime.face_cache]
+    told += [dataclasses.asdict(params.budget), dataclasses.asdict(params.evaluation)]
+    told += [runtime.num_workers, runtime.threads, runtime.face_cache]
+    told += [runtime.compile, runtime.activation_checkpointing]
+    if device.startswith("cuda"):
+        told.append(torch.cuda.get_device_name(device))
     return hashlib.sha256(json.dumps([*told, device, cores]).encode()).hexdigest()[:16]
 
 
@@ -121,7 +127,8 @@ def quick_line(
 ) -> str:
     """An estimate of this phase's training in a few seconds, from some pairs and steps on this machine."""
     pair_s, _ = seconds_per_pair(dataset, QUICK_S, max_pairs=3)
-    steps = quick_step_rates(config, params.training, on.device, QUICK_S)
+    checkpointing = params.runtime.activation_checkpointing
+    steps = quick_step_rates(config, params.training, on.device, QUICK_S / 2, checkpointing=checkpointing)
     forecast = _training_only(params, phase, dataset, pair_s, steps, on)
     money = money_of(params)
     usd = forecast.training_hours * money.cost_per_hour

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from stf.config import Params, PhaseName, STFV8Config
+from stf.errors import TrainingError
+from stf.model_size import multiply_adds
+from stf.training import forecast_measure
 from stf.training.forecast import (
     GPUS,
     Figure,
@@ -17,6 +20,7 @@ from stf.training.forecast import (
     PlanForecast,
     Rates,
     Work,
+    epochs_that_fit,
     gpu_rates,
     needed_clips_per_s,
     phase_forecast,
@@ -114,15 +118,15 @@ def test_a_kept_forecast_is_told_only_for_the_same_plan_and_machine(tmp_path: Pa
     params = Params()
     phase = phase_forecast(Work(1, 3600, 0, 0), Rates(1, 2, 2, 2))
     plan = PlanForecast({"a": phase, "b": phase}, 0.0, money_of(params))
-    path, key = tmp_path / "deep/forecast.json", machine_key(params, "cuda", 8)
+    path, key = tmp_path / "deep/forecast.json", machine_key(params, "cpu", 8)
     assert stored_line(path, key, "a", plan.money) is None
     store_forecast(path, key, [Figure("pair", 0.1, "s", "measured")], [Scenario("", plan)])
     told = stored_line(path, key, "a", plan.money)
     assert told is not None
     assert "phase A 1.0 h, $1.39; both phases $2.78 of $5.00" in told
-    assert stored_line(path, machine_key(params, "cuda", 16), "a", plan.money) is None
+    assert stored_line(path, machine_key(params, "cpu", 16), "a", plan.money) is None
     dearer = dataclasses.replace(params, budget=dataclasses.replace(params.budget, cost_per_hour=2.0))
-    assert stored_line(path, machine_key(dearer, "cuda", 8), "a", plan.money) is None
+    assert stored_line(path, machine_key(dearer, "cpu", 8), "a", plan.money) is None
     path.write_text("{", encoding="utf-8")
     assert stored_line(path, key, "a", plan.money) is None
 
@@ -134,3 +138,49 @@ def test_durations_read_well() -> None:
 def test_timing_the_network_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     step_rates(STFV8Config.debug(), Params().training, "cpu", 0.1)
     assert not caplog.records
+
+
+def test_whole_epochs_that_fit_leave_time_for_phase_as_evaluation() -> None:
+    rates = Rates(1, 1, 1, 1)
+    a = phase_forecast(Work(10, 360, 0, 180), rates)  # 10 × .1 h, then .05 h
+    b = phase_forecast(Work(10, 360, 0, 0), rates)
+    plan = PlanForecast({"a": a, "b": b}, cache_hours=0.1, money=Money(1.0, 1.47, 0.0))
+    epochs = {"a": 10, "b": 10}
+    assert epochs_that_fit(plan, epochs) == {"a": 10, "b": 3}  # 1.47 − .1 − 1.0 − .05 = .32 h
+    poor = dataclasses.replace(plan, money=Money(1.0, 0.35, 0.0))
+    assert epochs_that_fit(poor, epochs) == {"a": 2, "b": 0}
+    rich = dataclasses.replace(plan, money=Money(1.0, 100.0, 0.0))
+    assert epochs_that_fit(rich, epochs) == epochs
+
+
+def test_a_large_network_is_timed_on_small_clips_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def measured(config: STFV8Config, *_: object, **__: object) -> forecast_measure.StepRates:
+        seen.append((config.num_frames, config.img_size))
+        return forecast_measure.StepRates(10.0, 30.0, None, 2)
+
+    monkeypatch.setattr(forecast_measure, "step_rates", measured)
+    config = STFV8Config.from_params(Params.load(A100_PROFILE), "a")
+    rates = quick_step_rates(config, Params().training, "cpu", 1.0)
+    ratio = multiply_adds(forecast_measure.small(config)).total / multiply_adds(config).total
+    assert (rates.trained, rates.scored) == (pytest.approx(10 * ratio), pytest.approx(30 * ratio))
+    quick_step_rates(config, Params().training, "cuda", 1.0)
+    assert seen == [forecast_measure.SMALL, (32, 224)]
+
+
+def test_a_batch_too_large_for_the_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forecast_measure, "_step_s", full)
+    with pytest.raises(TrainingError, match="activation_checkpointing"):
+        step_rates(STFV8Config.debug(), Params().training, "cpu", 0.1)
+
+
+def test_a_kept_forecast_is_not_told_of_another_way_to_train() -> None:
+    params = Params()
+    key = machine_key(params, "cpu", 8)
+    for change in ({"activation_checkpointing": True}, {"compile": True}, {"face_cache": "elsewhere"}):
+        other = dataclasses.replace(params, runtime=dataclasses.replace(params.runtime, **change))
+        assert machine_key(other, "cpu", 8) != key
