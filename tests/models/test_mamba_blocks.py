@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from stf.mixer_size import dt_rank
-from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
+from stf.models import mamba_blocks
+from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer, mix_sequences
 from tests.reference import models_scan_plain as plain
 
 
@@ -41,6 +42,18 @@ def test_each_frame_sees_past_and_future(mixer):
 def test_sequences_do_not_mix(mixer):
     x = torch.randn(4, 6, 12, dtype=torch.float64)
     torch.testing.assert_close(mixer(x)[2:3], mixer(x[2:3]))
+
+
+def test_inference_in_parts_equals_all_at_once(mixer, monkeypatch):
+    x, open_BN = torch.randn(2, 3, 5, 4, 12, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    whole = [mix_sequences(mixer, x), mix_sequences(mixer, x, open_BN)]
+    lengths = []
+    mixer.register_forward_hook(lambda _, inputs, output: lengths.append(len(output)))
+    monkeypatch.setattr(mamba_blocks, "NUMBERS_AT_ONCE", 4 * 4 * 12)
+    with torch.no_grad():
+        parts = [mix_sequences(mixer, x), mix_sequences(mixer, x, open_BN)]
+    assert lengths == 2 * ([4] * 7 + [2])  # of 30 sequences
+    torch.testing.assert_close(parts, whole)
 
 
 def test_a_block_mixes_along_time_at_each_location_only(mixer):
