@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from stf.cores import usable_cores
+from stf.cores import processor_name, usable_cores
 
 WIDTH = 100  # columns
 COLUMNS = ((14, "CPU median"), (14, "wall median"), (18, "by CPU time"), (13, "peak memory"))  # right-aligned
@@ -105,7 +105,7 @@ def _status_mb(field: str) -> float:
 
 def machine() -> str:
     """Processor, cores this process may use, and versions and threads of what is loaded."""
-    parts = [_processor(), f"{usable_cores()} cores", f"Python {platform.python_version()}"]
+    parts = [processor_name(), f"{usable_cores()} cores", f"Python {platform.python_version()}"]
     if torch := sys.modules.get("torch"):
         parts.append(f"torch {torch.__version__} on {_threads(torch.get_num_threads())}")
         if torch.cuda.is_available():
@@ -113,15 +113,6 @@ def machine() -> str:
     if cv2 := sys.modules.get("cv2"):
         parts.append(f"OpenCV {cv2.__version__} on {_threads(cv2.getNumThreads())}")
     return ", ".join(parts)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _threads(n: int) -> str:

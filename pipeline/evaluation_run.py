@@ -84,7 +84,7 @@ def run_evaluation(
     with track(stage, params=params, config=config, fingerprint=fingerprint, device=device) as run:
         run.tie_weights(request.checkpoint)
         run.tag("ssm_backend", model.ssm_backend)
-        _report(evaluated(), request, outputs, console, run, baseline_auc(fingerprint))
+        _report(evaluated(), request, outputs, console, run, fingerprint)
 
 
 def _report(
@@ -93,11 +93,11 @@ def _report(
     outputs: Outputs,
     console: Console,
     run: TrackedRun,
-    store_baseline: float | None,
+    fingerprint: str,
 ) -> None:
     """Files, console and MLflow; the gate last, because it can refuse."""
     written = write_report(evaluation, outputs, request.phase, request.checkpoint)
-    print_report(console, evaluation, request.phase, store_baseline)
+    print_report(console, evaluation, request.phase, baseline_auc(fingerprint))
     run.log(tracked_metrics(evaluation))
     for path in written:
         run.artifact(path, "evaluation")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     type=click.Path(dir_okay=False),
-    help="Where the JSON goes; default: checkpoints/forecast.json.",
+    help="Where the JSON goes; default: checkpoints/forecast.json, or forecast_GPU.json with --assume-gpu.",
 )
 @click.option("--require", is_flag=True, help="Exit with 1 when the budget does not hold.")
 def main(
@@ -60,8 +60,9 @@ def main(
     from stf.errors import TrainingError
     from stf.training.forecast import Figure
     from stf.training.forecast_data import has_data, measure_data
+    from stf.training.forecast_line import STORED, machine_key
     from stf.training.forecast_report import print_forecast
-    from stf.training.forecasting import STORED, machine_key, store_forecast
+    from stf.training.forecasting import store_forecast
 
     params, console = load_params(params_path), make_console()
     device = set_up_runtime(params.runtime)
@@ -82,7 +83,10 @@ def main(
     )
     figures = [*data.figures, given, *steps]
     print_forecast(console, params, data.videos, figures, scenarios)
-    path = Path(output) if output else Path(os.environ.get("DVC_ROOT", ".")) / STORED
+    kept = (
+        STORED if gpu is None else f"checkpoints/forecast_{gpu}.json"
+    )  # what is measured is not overwritten
+    path = Path(output) if output else Path(os.environ.get("DVC_ROOT", ".")) / kept
     store_forecast(path, machine_key(params, gpu or device, cores_meant), figures, scenarios)
     console.print(f"written to {path}", markup=False)
     if require and not all(scenario.plan.holds for scenario in scenarios):

@@ -54,8 +54,8 @@ def tell_plan(training: Training) -> None:
     click.echo(phase_run.config.describe())
     tell_backend(phase_run.config, network.ssm_backend, phase_run.device)
     if phase_run.start is not None:
-        report = phase_run.start.report
-        click.echo(f"starting from {phase_run.start.path}, epoch {report.epoch}:\n{report.table()}")
+        found = phase_run.start.report
+        click.echo(f"starting from {phase_run.start.path}, epoch {found.epoch}:\n{found.table()}")
 
 
 def dry_run_folder() -> Path:

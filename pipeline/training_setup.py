@@ -29,7 +29,7 @@ from stf.models.weights import LoadReport, load_checkpoint_flexible
 from stf.training.budget_tracker import BudgetTracker, ledger_usd
 from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Plan
-from stf.training.forecasting import STORED, On, machine_key, money_of, quick_line, stored_line
+from stf.training.forecast_line import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.training.learner import Learner, build_learner
 from stf.training.state import CheckpointFolder, Origin, config_hash
 
@@ -116,7 +116,8 @@ def tell_forecast(phase_run: PhaseRun, dataset: VideoSBIDataset) -> None:
     """Prints what the phase will take: as pipeline.forecast found it for this plan and machine, else an estimate."""
     params, cores = phase_run.params, usable_cores()
     key = machine_key(params, phase_run.device, cores)
-    told = stored_line(_root() / STORED, key, phase_run.phase, money_of(params))
+    alone = phase_run.world.size == 1  # pipeline.forecast measures one process
+    told = stored_line(_root() / STORED, key, phase_run.phase, money_of(params)) if alone else None
     on = On(phase_run.device, cores, phase_run.world.size)
     click.echo(told or quick_line(params, phase_run.config, phase_run.phase, dataset, on))
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stf import model_size
 from stf.config import PHASE_B_FLAGS, STFV8Config
+from stf.models import snake_cpu
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.network import build_network
 
@@ -70,17 +71,17 @@ def count_products(config) -> float:
 def test_sampling_and_recurrence_follow_what_is_called(config, monkeypatch):
     """Counted where they happen: 8 corners per sampled number, and per state and step two multiply-adds."""
     counted = {"sampling": 0, "states": 0}
-    sampler, exp = torch.ops.aten.grid_sampler_3d, torch.exp
+    sampler, exp = snake_cpu.sample, torch.exp
 
-    def sample(x, grid, *options):
-        counted["sampling"] += 8 * x.shape[1] * grid[..., 0].numel()
-        return sampler(x, grid, *options)
+    def sample(table_PS, rows_PC, weights_PC):
+        counted["sampling"] += table_PS.shape[1] * rows_PC.numel()
+        return sampler(table_PS, rows_PC, weights_PC)
 
     def count_states(x, out=None):
         counted["states"] += x.numel() if out is not None else 0
         return exp(x, out=out)
 
-    monkeypatch.setattr(torch.ops.aten, "grid_sampler_3d", sample)
+    monkeypatch.setattr(snake_cpu, "sample", sample)
     monkeypatch.setattr(torch, "exp", count_states)
     model = STFMambaV73(config).eval()
     with torch.no_grad():

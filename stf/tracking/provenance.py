@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from pathlib import Path
 
 import psutil
 import torch
+
+from stf.cores import processor_name
 
 # What the stages themselves rewrite, and params.yaml, which the run records in full, do not make a commit dirty.
 _WRITTEN_BY_STAGES = (":!metrics", ":!dvc.lock", ":!params.yaml")
@@ -40,19 +41,10 @@ def code_provenance() -> dict[str, str]:
     return tags
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def machine_provenance() -> dict[str, str]:
     """Tags naming the machine: processor, cores, memory (GiB), GPU, threads, versions of Python, torch and CUDA."""
     tags = {
-        "machine.cpu": _cpu_name(),
+        "machine.cpu": processor_name(),
         "machine.cores": str(psutil.cpu_count(logical=True)),
         "machine.ram_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
         "machine.os": platform.platform(terse=True),

@@ -18,13 +18,8 @@ from stf.data.ffpp import FFPPTree, tree_folder
 from stf.data.synthetic.hd import write_tree
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.training.forecast import Figure
-from stf.training.forecast_measure import (
-    h264_seconds,
-    pairs_per_second,
-    seconds_per_frame,
-    seconds_per_pair,
-    seconds_per_read,
-)
+from stf.training.forecast_measure import seconds_per_pair
+from stf.training.forecast_rates import h264_seconds, pairs_per_second, seconds_per_frame, seconds_per_read
 
 OFFICIAL_VIDEOS = {"train": 720, "val": 140, "test": 140}
 FRAMES_A_VIDEO = 510  # FF++ has 509,914 frames in 1,000 videos

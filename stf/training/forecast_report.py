@@ -10,7 +10,8 @@ from rich.text import Text
 
 from stf.config import Params
 from stf.training.forecast import Figure, PlanForecast, epochs_that_fit, needed_clips_per_s
-from stf.training.forecasting import Scenario, duration, money_of, works_of
+from stf.training.forecast_line import duration, money_of
+from stf.training.forecasting import Scenario, works_of
 
 COLOURS = {"measured": "green", "assumed": "yellow"}
 

@@ -25,18 +25,9 @@ from stf.training.forecast import (
     needed_clips_per_s,
     phase_forecast,
 )
+from stf.training.forecast_line import duration, machine_key, money_of, stored_line
 from stf.training.forecast_measure import quick_step_rates, step_rates
-from stf.training.forecasting import (
-    CoreSeconds,
-    Scenario,
-    duration,
-    machine_key,
-    money_of,
-    plan_of,
-    store_forecast,
-    stored_line,
-    works_of,
-)
+from stf.training.forecasting import CoreSeconds, Scenario, plan_of, store_forecast, works_of
 
 MONEY = Money(1.39, 5.0, 0.10)
 FFPP = {"train": 720, "val": 140, "test": 140}
