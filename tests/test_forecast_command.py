@@ -84,7 +84,7 @@ def test_a_cache_that_is_built_costs_nothing_more(forecast: Callable[..., Result
     def told() -> tuple[float, float]:
         result = forecast("--assume-gpu", "A100", runtime=cached)
         assert result.exit_code == 0, result.output
-        stored = json.loads(Path("checkpoints/forecast.json").read_text())
+        stored = json.loads(Path("checkpoints/forecast_A100.json").read_text())
         figures = {figure["name"]: figure["value"] for figure in stored["inputs"]}
         return figures["frames to cache"], stored["forecasts"][0]["cache_hours"]
 
