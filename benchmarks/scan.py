@@ -78,7 +78,7 @@ def works(cases: dict[str, Case], backward: bool) -> dict[str, Callable[[], obje
 
 
 @click.command(help=__doc__)
-@click.option("--repeats", default=3, show_default=True)
+@click.option("--repeats", default=1, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(repeats: int, threads: int) -> None:
     torch.set_num_threads(threads)

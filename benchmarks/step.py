@@ -1,7 +1,7 @@
 """A training step of V7.3 (phase A's network too) and of V8.0 through network and loss: python -m benchmarks.step
 
-On random clips, one at full size by default and a batch with `--sample`, with and without activation checkpointing. The
-snakes are bent as after training.
+On random clips, a batch of the sample's size or with `--full-size` one clip (minutes), with and without activation
+checkpointing. The snakes are bent as after training.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def works_of(config: STFV8Config, n_clips: int) -> dict[str, Callable[[], object
     "--sample", is_flag=True, help="A batch of params.yaml's size and width instead of a full-size clip."
 )
 @click.option("--threads", default=1, show_default=True)
-@click.option("--repeats", type=int, help="Rounds; default 1 at full size, 5 at the sample's.")
-def main(sample: bool, threads: int, repeats: int | None) -> None:
+@click.option("--repeats", type=int, help="Rounds; default 3, at full size 1.")
+def main(full_size: bool, threads: int, repeats: int | None) -> None:
     torch.set_num_threads(threads)
-    base = STFV8Config.from_params("params.yaml") if sample else STFV8Config()
-    n_clips = base.batch_size if sample else 1
+    base = STFV8Config() if full_size else STFV8Config.from_params("params.yaml")
+    n_clips = 1 if full_size else base.batch_size
     works = {}
     for name, variant in VARIANTS.items():
         config = replace(base, **{flag: getattr(variant, flag) for flag in FLAGS})
