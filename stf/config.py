@@ -477,7 +477,7 @@ class RuntimeParams:
     billing: bool = True
     face_cache: str = ""  # folder of decoded face crops; empty: PNG frames are decoded for every clip
     compile: bool = False  # torch.compile: rounds differently, needs a C++ compiler or a CUDA GPU
-    activation_checkpointing: bool = False  # stages 1-4 computed twice, a fifth to a quarter of the memory kept
+    activation_checkpointing: bool = False  # stages 1-4 run twice and keep a quarter or less
 
 
 @dataclass(frozen=True)
