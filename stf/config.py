@@ -308,8 +308,11 @@ class DataParams:
     allow_strided: bool = False
     train_pairs_per_video: int = 1
     val_pairs_per_video: int = 1
+    max_failure_share: float = 0.1  # of an epoch's pairs whose draws may fail before training stops
 
     def __post_init__(self) -> None:
+        share = self.max_failure_share
+        _require(0 <= share <= 1, f"data.max_failure_share is {share}; it must be in [0, 1]")
         for name in ("train_pairs_per_video", "val_pairs_per_video"):
             _require(getattr(self, name) >= 1, f"data.{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -474,10 +477,17 @@ class RuntimeParams:
     num_workers: int = 8
     log_every_steps: int = 10
     empty_cache_every: int = 15
+    checkpoint_minutes: float = (
+        5.0  # at most this much work is done twice after a kill; every epoch is kept anyway
+    )
     billing: bool = True
     face_cache: str = ""  # folder of decoded face crops; empty: PNG frames are decoded for every clip
     compile: bool = False  # torch.compile: rounds differently, needs a C++ compiler or a CUDA GPU
     activation_checkpointing: bool = False  # stages 1-4 run twice and keep a quarter or less
+
+    def __post_init__(self) -> None:
+        minutes = self.checkpoint_minutes
+        _require(minutes > 0, f"runtime.checkpoint_minutes is {minutes}; it must be above 0")
 
 
 @dataclass(frozen=True)

@@ -35,3 +35,11 @@ class TrackingError(StfError):
 
 class PeerError(StfError):
     """One of several processes that work together has failed or gone, so the others cannot go on."""
+
+
+class Interrupted(StfError):
+    """A run that was asked to leave (SIGTERM, Ctrl-C, its dvc is gone) and did; exit code 128 + the signal."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
