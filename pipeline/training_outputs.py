@@ -16,7 +16,7 @@ from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
 from stf.model_size import multiply_adds
-from stf.models.weights import write_atomically
+from stf.models.checkpoint_file import write_atomically
 from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
 from stf.training.fit import Feeds

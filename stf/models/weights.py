@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import pickle
-import tempfile
 import textwrap
 import zipfile
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.checkpoint_file import require_whole, sealed, write_atomically
 from stf.models.load_report import LoadReport
 from stf.models.network import build_network
 from stf.models.scan_backends import portable
@@ -49,13 +48,14 @@ def save_checkpoint(
     epoch: int,
     loss: nn.Module | None = None,
     extra: dict[str, Any] | None = None,
+    previous: Path | None = None,
     **parts: Stateful | None,
 ) -> None:
-    """Writes `path` in one step (temporary file, fsync, rename); equal state gives equal bytes.
+    """Writes `path` in one step (temporary file, fsync, rename), with a checksum; equal state gives equal bytes.
 
-    `parts` are optimizer, scheduler and scaler; `extra` holds further plain values. The scan backend that was used
-    is written beside the configuration, which has what was asked for. Raises CheckpointError when the folder
-    cannot be written.
+    What was under `path` moves to `previous` where that is given. `parts` are optimizer, scheduler and scaler; `extra`
+    holds further plain values. The scan backend that was used is written beside the configuration, which has what was
+    asked for. Raises CheckpointError when the folder cannot be written.
     """
     unknown = set(parts) - set(PARTS)
     if unknown:
@@ -70,26 +70,7 @@ def save_checkpoint(
         payload["extra"] = extra
     buffer = io.BytesIO()  # given a path instead, torch writes the file's own name into it
     torch.save(payload, buffer)
-    write_atomically(Path(path), buffer.getvalue())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """`content` under `path`, or nothing: a reader never sees half a file. Raises CheckpointError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a server's other users
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
+    write_atomically(Path(path), sealed(buffer.getvalue()), previous)
 
 
 def _owned(module: nn.Module) -> dict[str, Tensor]:
@@ -100,6 +81,7 @@ def _owned(module: nn.Module) -> dict[str, Tensor]:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint, tensors on the CPU; raises CheckpointError (missing, damaged, or holding code)."""
     try:
+        require_whole(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; `dvc repro` or `dvc pull` brings it") from None
