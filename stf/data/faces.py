@@ -6,7 +6,7 @@ a box is box_22 = [[x0, y0], [x1, y1]]; a window is (y0, y1, x0, x1), ends exclu
 
 from __future__ import annotations
 
-import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.errors import DataError
+from stf.files import read_bounded
 
 Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]
 N_POINTS = 81
 MAX_GEOMETRY_BYTES = 1_000_000
+MAX_COORDINATE = 1_000_000  # pixels: far outside any picture, and its square is still exact
+# What numpy.save writes for plain numbers. numpy's own reader takes any Python literal and fails in many ways.
+_NUMBERS = re.compile(r"[<>|](?:[iu][1248]|f[248])")
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY(?:\x01\x00..|\x02\x00....)"
+    rb"\{'descr': '(?P<dtype>[^']{1,20})', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(?:\d{1,9}(?:, ?|(?=\))))*)\),? *\} *\n",
+    re.DOTALL,
+)
 # The 81-point detector numbers the 13 forehead points irregularly; SBI's order runs along the hairline.
 FOREHEAD_ORDER = (77, 75, 76, 68, 69, 70, 71, 80, 72, 73, 79, 74, 78)
 
@@ -40,27 +50,22 @@ FLIP_ORDER = _flip_order()
 def _read_npy(path: Path) -> NDArray[Any]:
     """The array in a small .npy file; never unpickles, and the header must agree with the file's size."""
     try:
-        size = path.stat().st_size
-        if size > MAX_GEOMETRY_BYTES:
-            raise DataError(f"{path} has {size} bytes; landmarks and boxes of one frame are far smaller")
-        data = path.read_bytes()
+        data = read_bounded(path, MAX_GEOMETRY_BYTES)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](stream)
-    except (ValueError, KeyError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; preprocess the video again") from None
+    header = _NPY_HEADER.match(data)
+    if header is None:
+        raise DataError(f"{path} is not a .npy file of one array; preprocess the video again")
+    dtype = header["dtype"].decode(errors="replace")
+    if not _NUMBERS.fullmatch(dtype):
         raise DataError(
-            f"{path} is not a .npy file ({type(error).__name__}); preprocess the video again"
-        ) from None
-    if dtype.kind not in "iuf":
-        raise DataError(f"{path} holds {dtype} values (pickled objects are never loaded); numbers are needed")
-    if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data) - stream.tell():
+            f"{path} holds {dtype!r} values (pickled objects are never loaded); numbers are needed"
+        )
+    shape = tuple(int(length) for length in header["shape"].split(b",") if length.strip())
+    if int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize != len(data) - header.end():
         raise DataError(f"{path} is truncated or damaged: its size does not fit its shape {shape}")
-    flat = np.frombuffer(data, dtype=dtype, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    flat = np.frombuffer(data, dtype=dtype, offset=header.end())
+    return flat.reshape(shape, order="F" if header["fortran"] == b"True" else "C")
 
 
 def _finite(path: Path, values: NDArray[Any]) -> Points:
@@ -69,6 +74,9 @@ def _finite(path: Path, values: NDArray[Any]) -> Points:
     points = np.ascontiguousarray(values, dtype=np.float64)
     if not np.isfinite(points).all():
         raise DataError(f"{path} holds NaN or infinite coordinates; preprocess the video again")
+    if np.abs(points).max() > MAX_COORDINATE:
+        limit = f"{MAX_COORDINATE:,} pixels"
+        raise DataError(f"{path} holds coordinates beyond {limit}; preprocess the video again")
     return points
 
 
@@ -79,7 +87,12 @@ def read_landmarks(path: str | Path) -> Points:
         values = values[None]
     if values.ndim != 3 or values.shape[1:] != (N_POINTS, 2):
         raise DataError(f"{path} has shape {values.shape}; landmarks are (81, 2) or (faces, 81, 2)")
-    return _finite(Path(path), values)
+    landmarks_FN2 = _finite(Path(path), values)
+    if (np.ptp(landmarks_FN2, axis=1) == 0).any():
+        raise DataError(
+            f"{path} holds a face without area: its points lie on one line; preprocess the video again"
+        )
+    return landmarks_FN2
 
 
 def read_boxes(path: str | Path) -> Points:

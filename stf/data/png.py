@@ -16,11 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.errors import DataError
+from stf.files import open_regular, read_bounded
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
+MAX_CHUNKS = (
+    100_000  # three times as many as the largest frame needs; each costs the walk through them a microsecond
+)
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _HEADER_BYTES = 33  # signature, then the IHDR chunk: length, name, 13 bytes, CRC
+_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+# EXIF may ask for a rotation, which would part the picture from its landmarks
+_READ_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class PngHeader:
     width: int
     height: int
     bit_depth: int
+    colour: str  # "RGB", "grey", "palette", "grey with alpha", "RGB with alpha"
 
 
 def _parse_header(path: Path, data: bytes) -> PngHeader:
@@ -37,7 +45,7 @@ def _parse_header(path: Path, data: bytes) -> PngHeader:
         raise DataError(f"{path} is not a PNG file; frames are stored as PNG, preprocess the video again")
     if len(data) < _HEADER_BYTES or data[8:16] != b"\x00\x00\x00\rIHDR":
         raise DataError(f"{path} is truncated or damaged in its header; extract the frame again")
-    width, height, bit_depth = struct.unpack(">IIB", data[16:25])
+    width, height, bit_depth, colour_type = struct.unpack(">IIBB", data[16:26])
     if width == 0 or height == 0:
         raise DataError(f"{path} says it is {width}x{height} pixels; extract the frame again")
     if width * height > MAX_PIXELS:
@@ -47,7 +55,9 @@ def _parse_header(path: Path, data: bytes) -> PngHeader:
         )
     if bit_depth > 8:
         raise DataError(f"{path} has {bit_depth} bits per channel; 8 are needed, convert the frame")
-    return PngHeader(width, height, bit_depth)
+    if colour_type not in _COLOURS:
+        raise DataError(f"{path} is damaged: there is no colour type {colour_type}; extract the frame again")
+    return PngHeader(width, height, bit_depth, _COLOURS[colour_type])
 
 
 def read_header(path: str | Path) -> PngHeader:
@@ -56,7 +66,7 @@ def read_header(path: str | Path) -> PngHeader:
     Raises DataError for a file that is no PNG, giant, 16-bit, or was cut short.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(_HEADER_BYTES)
             header = _parse_header(Path(path), head)
             stream.seek(-min(len(_END), stream.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -71,8 +81,11 @@ def read_header(path: str | Path) -> PngHeader:
 def check_chunks(path: str | Path, data: bytes) -> PngHeader:
     """Walks the chunks of a whole PNG file and checks each CRC; raises DataError when one does not hold."""
     header = _parse_header(Path(path), data)
-    position, name = len(SIGNATURE), b""
+    position, name, n_chunks = len(SIGNATURE), b"", 0
     while name != b"IEND":
+        n_chunks += 1
+        if n_chunks > MAX_CHUNKS:
+            raise DataError(f"{path} has more than {MAX_CHUNKS} chunks; extract the frame again")
         if position + 12 > len(data):
             raise DataError(f"{path} is truncated: it ends before its IEND chunk; extract the frame again")
         (length,) = struct.unpack_from(">I", data, position)
@@ -83,27 +96,25 @@ def check_chunks(path: str | Path, data: bytes) -> PngHeader:
         if zlib.crc32(memoryview(data)[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DataError(f"{path} is damaged: a checksum does not fit; extract the frame again")
         position = end + 4
+    if position != len(data):
+        surplus = f"{len(data) - position} bytes follow its IEND chunk"
+        raise DataError(f"{path} is damaged: {surplus}; extract the frame again")
     return header
 
 
 def read_bytes(path: str | Path) -> bytes:
     """The file's bytes; raises DataError when it cannot be read or is larger than any frame."""
-    limit = MAX_PIXELS * 4
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(limit + 1)
+        return read_bounded(path, MAX_PIXELS * 4)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > limit:
-        raise DataError(f"{path} has more than {limit} bytes; extract the frame again")
-    return data
+        raise DataError(f"{path} cannot be read: {error.strerror}; extract the frame again") from None
 
 
 def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB of a PNG whose chunks hold; grey and palette become RGB, alpha is dropped."""
     header = check_chunks(path, data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_AS_STORED)
     except cv2.error:
         image = None
     if image is None or image.shape[:2] != (header.height, header.width):

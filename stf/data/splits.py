@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
+import reprlib
 from pathlib import Path
 
 from stf.errors import DataError
+from stf.files import read_json
 
 MAX_SPLIT_BYTES = 10_000_000
 ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id can never leave its folder
@@ -15,17 +16,16 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id ca
 def read_split(path: Path) -> list[tuple[str, str]]:
     """The identity pairs of one split file; raises DataError for anything but a list of pairs of ids."""
     try:
-        size = path.stat().st_size
-        if size > MAX_SPLIT_BYTES:
-            raise DataError(f"{path} has {size} bytes; a split file lists pairs of ids and is far smaller")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, MAX_SPLIT_BYTES)
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist; data.root must be the folder that holds FaceForensics++/"
         ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; restore it from the FF++ release"
+        ) from None
+    except ValueError as error:
         raise DataError(
             f"{path} is not valid JSON ({str(error)[:120]}); restore it from the FF++ release"
         ) from None
@@ -36,9 +36,9 @@ def read_split(path: Path) -> list[tuple[str, str]]:
 
 def _checked_pair(path: Path, index: int, pair: object) -> tuple[str, str]:
     if not isinstance(pair, list) or len(pair) != 2:
-        raise DataError(f"{path}, entry {index}: {str(pair)[:60]!r} is not a pair of ids")
+        raise DataError(f"{path}, entry {index}: {reprlib.repr(pair)} is not a pair of ids")
     for value in pair:
         if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
             hint = "an id is text of letters, digits and '-', at most 64 of them"
-            raise DataError(f"{path}, entry {index}: {str(value)[:60]!r} is not a video id; {hint}")
+            raise DataError(f"{path}, entry {index}: {reprlib.repr(value)} is not a video id; {hint}")
     return pair[0], pair[1]

@@ -1,0 +1,67 @@
+"""Files from strangers: regular ones only, not larger than they can be, and JSON that means one thing.
+
+What cannot be read is an OSError, as it is for any other file, so that every reader words its own message. Links are
+followed: data sets are often put together of them. A pipe or a device in a file's place is refused unopened, because
+reading it would wait for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any
+
+MAX_JSON_BYTES = 50_000_000  # an evaluation's document of all of FF++ has 1 MB
+
+
+def open_regular(path: str | Path, buffering: int = -1) -> IO[bytes]:
+    """The file, open for reading in binary; raises OSError, also for what is no regular file."""
+    stream = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+    return stream
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Not waiting for the other end of a pipe."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), path) from None
+
+
+def read_bounded(path: str | Path, max_bytes: int) -> bytes:
+    """The file's bytes; raises OSError when there are more than `max_bytes`, before they are read."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise OSError(
+                errno.EFBIG, f"it has {size} bytes, more than {max_bytes} are not read", os.fspath(path)
+            )
+        return stream.read(max_bytes)
+
+
+def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The value in a JSON file, UTF-8 with or without a byte order mark.
+
+    Raises OSError when the file cannot be read, ValueError when it is no JSON, names a key twice or nests too deep.
+    """
+    text = read_bounded(path, max_bytes).decode("utf-8-sig")
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values under one key json would take the last, in silence."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands twice in one place")
+        found[key] = value
+    return found
