@@ -15,16 +15,17 @@ import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BufferedReader, FileIO
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stf.data.clips import FaceTrack
-from stf.data.faces import N_POINTS, Window
+from stf.data.faces import MAX_COORDINATE, N_POINTS, Window
 from stf.errors import DataError
+from stf.files import open_regular
 
 FORMAT = 1  # part of the cache's folder name: raise it when the tables, the tracking or the reading of faces changes
 MAGIC = b"STFFACES"
@@ -41,6 +42,11 @@ START = np.dtype([("face", "<i8"), ("box", "<f8", (2, 2))])
 FACE = np.dtype([("next", "<i8"), ("landmarks", "<f8", (N_POINTS, 2))])
 
 
+def _tables_end(n_frames: int, n_faces: int) -> int:
+    frames, starts = (n_frames + 1) * FRAME.itemsize, n_frames * START.itemsize
+    return HEADER.itemsize + frames + starts + n_faces * FACE.itemsize
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """A video's header and tables, as they are filled by the builder."""
@@ -54,9 +60,7 @@ class Tables:
     def empty(cls, n_frames: int, n_faces: int, num_frames: int) -> Tables:
         """Tables of a video of which nothing is stored, for clips of `num_frames` frames."""
         header = np.zeros((), HEADER)
-        pixels_at = HEADER.itemsize + (n_frames + 1) * FRAME.itemsize
-        pixels_at += n_frames * START.itemsize + n_faces * FACE.itemsize
-        pixels_at += -pixels_at % ALIGNMENT
+        pixels_at = -(-_tables_end(n_frames, n_faces) // ALIGNMENT) * ALIGNMENT
         for name, value in (
             ("magic", MAGIC), ("pixels_at", pixels_at), ("file_bytes", pixels_at),
             ("n_frames", n_frames), ("n_faces", n_faces), ("num_frames", num_frames),
@@ -99,29 +103,32 @@ def write_file(path: Path, tables: Tables, crops: Iterable[tuple[int, NDArray[np
 def check_file(path: Path, n_frames: int, num_frames: int) -> bool:
     """Whether the file is whole and made for such a video and clip length; its pixels are not read."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             header = _read_header(stream, path)
-            tables = stream.read(int(header["pixels_at"]) - HEADER.itemsize)
+            end = _tables_end(int(header["n_frames"]), int(header["n_faces"]))
+            tables = stream.read(end - HEADER.itemsize)
     except (OSError, DataError):
         return False
-    n_bytes = (
-        (n_frames + 1) * FRAME.itemsize + n_frames * START.itemsize + int(header["n_faces"]) * FACE.itemsize
-    )
     fits = int(header["n_frames"]) == n_frames and int(header["num_frames"]) == num_frames
-    return fits and zlib.crc32(tables[:n_bytes]) == int(header["tables_crc32"])
+    return fits and zlib.crc32(tables) == int(header["tables_crc32"])
 
 
-def _read_header(stream: BufferedReader | FileIO, path: Path) -> np.void:
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged or cut short; run `python -m pipeline.build_cache` to make it again")
+
+
+def _read_header(stream: IO[bytes], path: Path) -> np.void:
+    """The header, if it agrees with itself and the file's size: the tables' sizes can be relied on then."""
     data = stream.read(HEADER.itemsize)
     header = np.frombuffer(data, HEADER)[0] if len(data) == HEADER.itemsize else None
-    if (
-        header is None
-        or header["magic"] != MAGIC
-        or header["file_bytes"] != os.fstat(stream.fileno()).st_size
-    ):
-        raise DataError(
-            f"{path} is damaged or cut short; run `python -m pipeline.build_cache` to make it again"
-        )
+    if header is None or header["magic"] != MAGIC:
+        raise _damaged(path)
+    n_frames, n_faces, pixels_at, size = (
+        int(header[name]) for name in ("n_frames", "n_faces", "pixels_at", "file_bytes")
+    )
+    held = min(n_frames, n_faces) >= 0 and _tables_end(n_frames, n_faces) <= pixels_at <= size
+    if not held or size != os.fstat(stream.fileno()).st_size:
+        raise _damaged(path)
     return header
 
 
@@ -134,16 +141,17 @@ class OpenedFile:
         header = _read_header(stream, path)
         self.n_frames, self.num_frames = int(header["n_frames"]), int(header["num_frames"])
         self.height, self.width = int(header["height"]), int(header["width"])
+        self._bytes = int(header["file_bytes"])
         self._starts_at = HEADER.itemsize + (self.n_frames + 1) * FRAME.itemsize
         self._faces_at = self._starts_at + self.n_frames * START.itemsize
 
     def _read(self, dtype: np.dtype[Any], at: int, count: int) -> NDArray[Any]:
+        if count < 0 or at < 0 or at + count * dtype.itemsize > self._bytes:
+            raise _damaged(self._path)
         out = np.empty(count, dtype)
         self._stream.seek(at)
         if self._stream.readinto(out.view(np.uint8).data) != out.nbytes:
-            raise DataError(
-                f"{self._path} is cut short; run `python -m pipeline.build_cache` to make it again"
-            )
+            raise _damaged(self._path)
         return out
 
     def clip(self, start: int) -> tuple[FaceTrack, NDArray[np.void]] | None:
@@ -154,14 +162,24 @@ class OpenedFile:
         frames = self._read(FRAME, HEADER.itemsize + start * FRAME.itemsize, self.num_frames + 1)
         row0 = int(frames["face"][0])
         faces = self._read(FACE, self._faces_at + row0 * FACE.itemsize, int(frames["face"][-1]) - row0)
-        rows, next_rows = [int(first["face"]) - row0], faces["next"] - row0
-        while len(rows) < self.num_frames:
-            rows.append(int(next_rows[rows[-1]]))
-        return FaceTrack(faces["landmarks"][rows], first["box"].copy()), frames[:-1]
+        rows = [int(first["face"]) - row0]
+        while len(rows) < self.num_frames and 0 <= rows[-1] < len(faces):
+            rows.append(int(faces["next"][rows[-1]]) - row0)
+        if not all(0 <= row < len(faces) for row in rows):
+            raise _damaged(self._path)
+        track = FaceTrack(faces["landmarks"][rows], first["box"].copy())
+        # not a NaN either, for which no comparison holds
+        if not all(
+            (np.abs(points) <= MAX_COORDINATE).all() for points in (track.landmarks_TN2, track.box_22)
+        ):
+            raise _damaged(self._path)
+        return track, frames[:-1]
 
     def frame(self, frame: np.void) -> NDArray[np.uint8]:
         """The stored part of one frame, (h, w, 3) of its window."""
         y0, y1, x0, x1 = (int(edge) for edge in frame["window"])
+        if not (0 <= y0 < y1 <= self.height and 0 <= x0 < x1 <= self.width):
+            raise _damaged(self._path)
         pixels = self._read(np.dtype(np.uint8), int(frame["at"]), (y1 - y0) * (x1 - x0) * 3)
         return pixels.reshape(y1 - y0, x1 - x0, 3)
 

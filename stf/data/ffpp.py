@@ -8,7 +8,6 @@ kind: frames (png), landmarks (npy), retina (npy, face boxes)
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from stf.data.fingerprint import Kind, fingerprint_of_folder
 from stf.data.splits import ID_PATTERN, read_split
 from stf.data.video import Video, folders_in, frame_fields, numbered_files
 from stf.errors import DataError
+from stf.files import read_json
 
 SPLITS = ("train", "val", "test")
 KINDS = ("frames", "landmarks", "retina")
@@ -197,7 +197,7 @@ def fingerprint_of(root: str | Path) -> str:
 def recorded_fingerprint(data_json: str | Path) -> str:
     """The fingerprint that verify_data wrote; raises DataError, with the command that mends it, when there is none."""
     try:
-        recorded = json.loads(Path(data_json).read_text(encoding="utf-8"))["fingerprint"]
+        recorded = read_json(data_json)["fingerprint"]
     except FileNotFoundError:
         raise DataError(f"{data_json} does not exist, so the data was never verified; {_VERIFY}") from None
     except (OSError, ValueError, KeyError, TypeError):
@@ -206,6 +206,8 @@ def recorded_fingerprint(data_json: str | Path) -> str:
         raise DataError(
             f"verify_data found the data unfit to train on ({data_json}); {_VERIFY} and mend what it lists"
         )
+    if not isinstance(recorded, str):
+        raise DataError(f"{data_json} holds no fingerprint of the data; {_VERIFY} --force")
     return recorded
 
 

@@ -8,17 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from stf.errors import DataError
+from stf.files import open_regular
+
+BLOCK_BYTES = 1 << 22
 Kind = Literal["mtimes", "contents"]
 
 
-def _entries(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(relative name, entry) of every file below `folder`, in an order that depends on names alone."""
+def _entries(
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(relative name, entry) of every file below `folder`, in an order that depends on names alone.
+
+    `above` are the folders on the way here: a link to one of them would be followed for ever.
+    """
+    here = os.stat(folder)
+    above = (*above, (here.st_dev, here.st_ino))
+    if above[-1] in above[:-1]:
+        raise DataError(f"{folder} is a link to a folder above it; delete the link")
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if entry.is_dir():
-            yield from _entries(entry.path, f"{name}/")
+            yield from _entries(entry.path, f"{name}/", above)
         else:
             yield name, entry
 
@@ -26,14 +39,22 @@ def _entries(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]
 def fingerprint_of_folder(folder: str | Path, kind: Kind) -> str:
     """SHA-256 (hex) over the sorted relative names, sizes in bytes, and mtimes in ns or contents.
 
-    A broken link counts as a missing file would and raises FileNotFoundError with its name.
+    Raises DataError naming what cannot be looked at: a broken link, a folder without permission.
     """
+    try:
+        return _fingerprint(os.fspath(folder), kind)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}; mend or delete it") from None
+
+
+def _fingerprint(folder: str, kind: Kind) -> str:
     digest = hashlib.sha256()
-    for name, entry in _entries(os.fspath(folder), ""):
+    for name, entry in _entries(folder, ""):
         stat = entry.stat()
         mtime = f"|{stat.st_mtime_ns}" if kind == "mtimes" else ""
         digest.update(f"{name}|{stat.st_size}{mtime}\n".encode(errors="surrogateescape"))
         if kind == "contents":
-            with open(entry.path, "rb", buffering=0) as stream:
-                digest.update(stream.read())
+            with open_regular(entry.path, buffering=0) as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
     return digest.hexdigest()

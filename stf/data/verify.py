@@ -6,8 +6,10 @@ fakes in every quality on disk. Those are opened; everything else is counted by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,10 +116,18 @@ def _smaller_than(limit: int, videos: list[Video]) -> bool:
     """Whether all frames together take less than `limit` bytes; stops counting where they do not."""
     total = 0
     for video in videos:
-        total += sum(path.stat().st_size for path in video.frame_paths)
+        total += sum(map(_size_of, video.frame_paths))
         if total >= limit:
             return False
     return True
+
+
+def _size_of(path: Path) -> int:
+    """In bytes; 0 for a broken link, which is found when it is opened."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _median(motions: list[Motion]) -> Motion | None:
@@ -148,6 +158,7 @@ def _tree_defects(tree: FFPPTree, quality: str) -> Iterator[Defect]:
             "error", "identity in two splits", identity, f"listed in {' and '.join(splits)}; keep one"
         )
     for split in SPLITS:
+        yield from _pair_defects(split, tree.splits[split])
         missing = set(tree.ids(split)) - set(tree.video_ids(None, quality))
         if len(missing) == len(tree.ids(split)):
             yield Defect(
@@ -167,6 +178,19 @@ def _tree_defects(tree: FFPPTree, quality: str) -> Iterator[Defect]:
     if unknown:
         detail = f"{len(unknown)} videos belong to no split and are not used: {_some(unknown)}"
         yield Defect("warning", "unknown ids", f"real/{quality}", detail, len(unknown))
+
+
+def _pair_defects(split: str, pairs: list[tuple[str, str]]) -> Iterator[Defect]:
+    """What is odd in a split's list and changes nothing: a video is used once, and no fake is its own source."""
+    alone = {a for a, b in pairs if a == b}
+    if alone:
+        detail = f"{len(alone)} ids are paired with themselves, so no fake is expected: {_some(alone)}"
+        yield Defect("warning", "id paired with itself", f"{split}.json", detail, len(alone))
+    counts = Counter(frozenset(pair) for pair in pairs)
+    twice = ["/".join(sorted(pair)) for pair, n in counts.items() if n > 1]
+    if twice:
+        detail = f"{len(twice)} pairs are listed more than once: {_some(twice)}"
+        yield Defect("warning", "pair listed twice", f"{split}.json", detail, len(twice))
 
 
 def _fake_defects(tree: FFPPTree, method: str, quality: str) -> Iterator[Defect]:

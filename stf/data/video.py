@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stf.errors import DataError
+
 NUMBER_PATTERN = re.compile(r"[0-9]{1,9}")
 
 
@@ -34,22 +36,28 @@ class Video:
 
 
 def numbered_files(folder: Path, suffix: str) -> dict[int, Path]:
-    """{frame number: path} of a video's files of one kind, in order; a missing folder is empty."""
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    stems = (name.removesuffix(suffix) for name in sorted(names) if name.endswith(suffix))
+    """{frame number: path} of a video's files of one kind, in order; a missing folder is empty.
+
+    Of two names for one number ("7.png" beside "007.png") the last is taken; verify_data refuses such a folder.
+    """
+    stems = (name.removesuffix(suffix) for name in names_in(folder) if name.endswith(suffix))
     numbered = {int(stem): folder / f"{stem}{suffix}" for stem in stems if NUMBER_PATTERN.fullmatch(stem)}
     return dict(sorted(numbered.items()))
 
 
-def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted; none when it does not exist."""
+def names_in(folder: Path) -> list[str]:
+    """The names in `folder`, sorted; none when it does not exist. Raises DataError when it cannot be listed."""
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}; mend its permissions") from None
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted; none when it does not exist."""
+    return [name for name in names_in(folder) if (folder / name).is_dir()]
 
 
 def frame_fields(

@@ -14,12 +14,13 @@ import numpy as np
 
 from stf.data.clips import possible_starts
 from stf.data.faces import IoUfrom2bboxes, Points, bounds, largest_face, match_box, read_boxes, read_landmarks
-from stf.data.ffpp import Video
 from stf.data.png import PngHeader, check_chunks, read_bytes, read_header
 from stf.data.stride import VIDEO_LIMITS, Motion, measure_motion, stride_of_numbers
+from stf.data.video import NUMBER_PATTERN, Video, names_in
 from stf.errors import DataError
 
 Severity = Literal["error", "warning"]
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MAX_POINTS_OUTSIDE = 4  # of 81: a jaw may leave the picture for a moment
 
 
@@ -67,6 +68,7 @@ def check_video(num_frames: int, allow_strided: bool, every_byte: bool, video: V
     A few frames are decoded for the motion between neighbours. Never raises for a broken file: it is a Defect.
     """
     found = _Findings(video.name)
+    _check_names(video, found)
     size = _check_frames(video, every_byte, found)
     faces = dict(_read_faces(video, found))
     _check_counts(video, found)
@@ -78,6 +80,20 @@ def check_video(num_frames: int, allow_strided: bool, every_byte: bool, video: V
     track = _follow(video, faces, found)
     motion = _check_motion(video, track, found) if size is not None else None
     return VideoCheck(len(video.frame_paths), found.defects(), motion)
+
+
+def _check_names(video: Video, found: _Findings) -> None:
+    """Pictures beside the frames that are not read: two names of one number, or a name that is no number."""
+    for folder in {path.parent for path in video.frame_paths}:
+        pictures = [name for name in names_in(folder) if name.lower().endswith(PICTURES)]
+        for name in sorted(set(pictures) - {path.name for path in video.frame_paths}):
+            stem = name.removesuffix(".png")
+            if NUMBER_PATTERN.fullmatch(stem):
+                detail = f"{name} and another file are both frame {int(stem)}; delete one"
+                found.add("error", "two files of one frame", detail)
+            else:
+                hint = "a frame is a number and .png, as in 007.png"
+                found.add("warning", "pictures that are not read", f"{name}; {hint}")
 
 
 def _check_frames(video: Video, every_byte: bool, found: _Findings) -> tuple[int, int] | None:
@@ -92,6 +108,9 @@ def _check_frames(video: Video, every_byte: bool, found: _Findings) -> tuple[int
             found.add("error", "broken frame", str(error))
             continue
         sizes.setdefault((header.width, header.height), path)
+        if header.colour not in ("RGB", "palette"):
+            kept = "grey becomes RGB, alpha is dropped"
+            found.add("warning", "frames that are not RGB", f"{path.name} is {header.colour}; {kept}")
     if len(sizes) > 1:
         examples = ", ".join(f"{path.name} {width}x{height}" for (width, height), path in sizes.items())
         found.add("error", "frames of several sizes", examples)
