@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -61,6 +62,14 @@ def named_failures(uri: str) -> Iterator[None]:
     except (MlflowException, sqlite3.Error) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
+
+
+def shown_address(uri: str) -> str:
+    """The store's address as it may be kept in a file: without a password, and the same after the folder moved."""
+    root = f"sqlite:///{repository_root()}/"
+    if uri.startswith(root):
+        return "sqlite:///" + uri.removeprefix(root)
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def store_uri() -> str:

@@ -1,0 +1,85 @@
+"""What a run that may be killed must know to go on as the same MLflow run: a JSON file beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stf.models.checkpoint_file import write_atomically
+
+_MAX_BYTES = 1 << 20  # some 40 metrics have a line each
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_MAX_STEP = 2**62
+_KEYS = ("identity", "store", "run_id", "steps")  # of the file
+
+
+@dataclass
+class RunMemory:
+    """The run at `store` (an address that `shown_address` gave) that stands for the training named `identity`.
+
+    `steps` holds the last step that was recorded of each metric. Without a path nothing is kept.
+    """
+
+    path: Path | None
+    identity: str
+    store: str
+    run_id: str | None = None
+    steps: dict[str, int] = field(default_factory=dict)
+
+    def is_new(self, key: str, step: int) -> bool:
+        """Whether that step of a metric is yet to be recorded; it counts as recorded from now on."""
+        if self.path is None:
+            return True
+        if step <= self.steps.get(key, step - 1):
+            return False
+        self.steps[key] = step
+        return True
+
+    def save(self) -> None:
+        """Writes the file whole or not at all; raises CheckpointError when the disk is full or read-only."""
+        if self.path is not None:
+            values = {key: getattr(self, key) for key in _KEYS}
+            write_atomically(self.path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def recall(path: Path | None, identity: str, store: str) -> tuple[RunMemory, str]:
+    """What the file remembers of that training in that store, or a fresh memory; and why, where that is news."""
+    fresh = RunMemory(path, identity, store)
+    if path is None:
+        return fresh, ""
+    try:
+        found = _read(path)
+    except FileNotFoundError:
+        return fresh, ""
+    except (OSError, ValueError, RecursionError) as error:
+        return fresh, f"{path} cannot be used ({error})"
+    if found["identity"] != identity:
+        return fresh, ""
+    if found["store"] != store:
+        return fresh, f"the MLflow run so far is in another store ({found['store']!r})"
+    return RunMemory(path, **found), ""
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The file's values; raises ValueError or RecursionError for a damaged one."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError("it is too large")
+    values = json.loads(content)
+    if not isinstance(values, dict) or values.keys() != set(_KEYS):
+        raise ValueError("it has other keys than this version writes")
+    identity, store, run_id, steps = (values[key] for key in _KEYS)
+    texts = isinstance(identity, str) and isinstance(store, str)
+    known = run_id is None or (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id))
+    if not (texts and known and isinstance(steps, dict) and all(map(_is_step, steps.values()))):
+        raise ValueError("a value in it is none that this version writes")
+    return values
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and abs(value) < _MAX_STEP
