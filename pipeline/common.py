@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stf.config import Params, RuntimeParams
-from stf.errors import StfError, UsageError
+from stf.errors import Interrupted, StfError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,9 @@ def command(function: Callable[..., Any]) -> click.Command:
     def guarded(*args: Any, debug: bool, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
+        except Interrupted as left:  # on request: nothing failed
+            click.secho(str(left), fg="yellow", err=True)
+            raise SystemExit(left.exit_code) from None
         except StfError as error:
             if debug:
                 raise

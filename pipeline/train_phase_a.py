@@ -15,6 +15,7 @@ def main(
     world: World,
     params_path: str,
     resume_path: str | None,
+    fresh: bool,
     epochs: int | None,
     batch_size: int | None,
     dry_run: bool,
@@ -22,9 +23,10 @@ def main(
     """Train phase A on self-blended clips of real videos.
 
     Writes weights/phase_a.pt (the epoch with the best validation AUC), metrics/phase_a.json and
-    metrics/phase_a_log.csv. Checkpoints of a run in progress lie in checkpoints/.
+    metrics/phase_a_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
+    same command goes on from it.
     """
-    from pipeline.training_run import run_phase
+    from pipeline.training_run import Wanted, run_phase
     from pipeline.training_setup import from_scratch, overridden, prepared
     from stf.models.network import build_network
 
@@ -33,7 +35,7 @@ def main(
     model = build_network(phase_run.config, phase_run.device)
     if resume_path is None:
         from_scratch(phase_run, model)
-    run_phase(phase_run, model, resume_path)
+    run_phase(phase_run, model, Wanted(resume_path, fresh))
 
 
 if __name__ == "__main__":

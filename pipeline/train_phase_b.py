@@ -21,6 +21,7 @@ def main(
     world: World,
     params_path: str,
     resume_path: str | None,
+    fresh: bool,
     epochs: int | None,
     batch_size: int | None,
     dry_run: bool,
@@ -32,15 +33,16 @@ def main(
     phase_b.min_phase_a_auc (metrics/gate_a.json, written by eval_a) or the plan's budget is used up.
 
     Writes weights/phase_b.pt (the epoch with the best validation AUC), metrics/phase_b.json and
-    metrics/phase_b_log.csv. Checkpoints of a run in progress lie in checkpoints/.
+    metrics/phase_b_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
+    same command goes on from it.
     """
     from pathlib import Path
 
-    from pipeline.training_run import run_phase
+    from pipeline.training_run import Wanted, run_phase
     from pipeline.training_setup import from_scratch, money_text, overridden, prepared, start_from
     from stf.models.network import build_network
     from stf.training.gate import require_open_gate
-    from stf.training.state import config_hash
+    from stf.training.progress import config_hash
 
     written = load_params(params_path)
     params = overridden(written, "b", epochs, batch_size, dry_run)
@@ -58,7 +60,7 @@ def main(
         from_scratch(phase_run, model)
     else:
         phase_run = start_from(phase_run, model, START)
-    run_phase(phase_run, model, resume_path)
+    run_phase(phase_run, model, Wanted(resume_path, fresh))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,17 @@ from pipeline.common import params_option
 
 
 def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds --params, --resume, --epochs, --batch-size and --dry-run; `section` is the phase's in params.yaml."""
+    """Adds --params, --resume, --fresh, --epochs, --batch-size, --dry-run; `section` is the phase's in params.yaml."""
     options = (
         params_option,
         click.option(
             "--resume",
             "resume_path",
             type=click.Path(exists=True, dir_okay=False),
-            help="Go on from a last.pt of this configuration and data, or start from the weights of any checkpoint.",
+            help="Go on from this last.pt of the same configuration and data, or start from the weights of any "
+            "checkpoint. Without it a run that was stopped goes on by itself.",
         ),
+        click.option("--fresh", is_flag=True, help="Start at epoch 1, whatever checkpoints/ holds."),
         click.option("--epochs", type=click.IntRange(min=1), help=f"Instead of {section}.epochs."),
         click.option(
             "--batch-size", type=click.IntRange(min=2), help="Clips, instead of training.batch_size."

@@ -21,7 +21,7 @@ from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
 from stf.training.fit import Feeds
 from stf.training.learner import Learner
-from stf.training.state import Best, Progress
+from stf.training.progress import Best, Progress
 from stf.training.summary import phase_summary, write_json
 
 PICTURED_PAIRS = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ import click
 import torch
 
 from pipeline.face_cache import prepare_face_cache
+from pipeline.leaving import Leaving, listening
 from pipeline.training_outputs import report_outputs, tell_what_is_trained, write_outputs
 from pipeline.training_setup import (
     PhaseRun,
@@ -21,6 +23,7 @@ from pipeline.training_setup import (
     tell_backend,
     tell_forecast,
 )
+from stf.errors import UsageError
 from stf.models.backbone_v73 import STFMambaV73
 from stf.tracking.loggers import ConsoleLogger, CSVLogger
 from stf.tracking.run import TrackedRun, track
@@ -28,22 +31,36 @@ from stf.tracking.training_report import TrainingReport
 from stf.training.budget_tracker import BudgetTracker
 from stf.training.distributed import start_alike
 from stf.training.fit import Hooks, fit
+from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord
-from stf.training.state import Progress
 
 
-def run_phase(phase_run: PhaseRun, model: STFMambaV73, resume_path: str | None) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """Where the user wants the run to start: at --resume's file, at epoch 1 (--fresh), else where it stopped."""
+
+    resume_path: str | None
+    fresh: bool
+
+    def __post_init__(self) -> None:
+        if self.resume_path is not None and self.fresh:
+            raise UsageError("--resume goes on from a file and --fresh starts at epoch 1; give one of them")
+
+
+def run_phase(phase_run: PhaseRun, model: STFMambaV73, wanted: Wanted) -> None:
     """Trains `model` and writes the phase's outputs, the weights first; a run that fails leaves the old ones.
 
-    Of several processes rank 0 does what there is to do once: folder, budget, MLflow, console, outputs.
+    Of several processes rank 0 does what there is to do once: folder, budget, MLflow, console, outputs. Raises
+    Interrupted when it was asked to leave; the state is then kept.
     """
-    outputs = dry_run_folder() if phase_run.dry_run and phase_run.world.is_main else Path()
-    training = set_up_training(phase_run, model, outputs)
-    if phase_run.world.is_main:
-        tell_plan(training)
-        lead(training, resume_path)
-    else:
-        follow(training, resume_path)
+    with listening() as leaving:
+        outputs = dry_run_folder() if phase_run.dry_run and phase_run.world.is_main else Path()
+        training = set_up_training(phase_run, model, outputs)
+        if phase_run.world.is_main:
+            tell_plan(training)
+            lead(training, wanted, leaving)
+        else:
+            follow(training, wanted, leaving)
 
 
 def tell_plan(training: Training) -> None:
@@ -66,23 +83,25 @@ def dry_run_folder() -> Path:
     return outputs
 
 
-def lead(training: Training, resume_path: str | None) -> None:
+def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
     """The run of a single process, or of rank 0: trains, tracks and writes."""
-    phase_run = training.phase_run
+    phase_run, folder = training.phase_run, training.folder
     tracked = track(
         f"train_phase_{phase_run.phase}",
         params=phase_run.params,
         config=phase_run.config,
         fingerprint=phase_run.fingerprint,
         device=phase_run.device,
+        memory=folder.path / "mlflow_run.json",
+        identity=folder.identity,
     )
-    with training.folder.locked():
+    with folder.locked(click.echo):
         budget = open_budget(phase_run)
         prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
+        progress = starting_point(training, wanted)
         with tracked as run:
             tell_what_is_trained(training, run)
-            progress = starting_point(training, resume_path)
-            progress = train(training, progress, budget, run)
+            progress = train(training, progress, budget, run, leaving)
             best = write_outputs(training, progress)
             report_outputs(training, best, run)
             run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
@@ -91,33 +110,63 @@ def lead(training: Training, resume_path: str | None) -> None:
         click.secho(f"the budget stopped training {done}", fg="yellow")
 
 
-def follow(training: Training, resume_path: str | None) -> None:
+def follow(training: Training, wanted: Wanted, leaving: Leaving) -> None:
     """The run of every other rank: it trains its share, and writes nothing but what a disk of its own lacks."""
     prepare_face_cache(training.phase_run.params, training.phase_run.fingerprint)
-    progress = starting_point(training, resume_path)
-    hooks = Hooks(_not_here, _not_here, _not_here)
-    fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
+    progress = starting_point(training, wanted)
+    hooks = Hooks(_not_here, _not_here, _not_here, leaving.asked)
+    with leaving.answered_between_steps():
+        fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
 
 
 def _not_here(*_: object) -> NoReturn:
     raise AssertionError("only rank 0 reports and looks at the budget")
 
 
-def starting_point(training: Training, resume_path: str | None) -> Progress:
-    """The beginning, or where --resume says; the same for every process, each with random numbers of its own."""
-    phase_run, learner, progress = training.phase_run, training.learner, Progress()
-    world = phase_run.world
+def starting_point(training: Training, wanted: Wanted) -> Progress:
+    """Where the run starts; the same for every process, each with random numbers of its own."""
+    learner, world = training.learner, training.phase_run.world
     if world.rank > 0:  # dropout of one process is not that of another
-        torch.manual_seed(phase_run.params.seed + world.rank)
-    if resume_path is not None:
-        progress, told = training.folder.resume(resume_path, learner)
-        click.echo(told)
-    world.require_same(f"the epoch that {resume_path} ends with", progress.epoch)
+        torch.manual_seed(training.phase_run.params.seed + world.rank)
+    progress = named(training, wanted.resume_path) if wanted.resume_path else found(training, wanted.fresh)
+    world.require_same(f"the step that {wanted.resume_path} ends with", progress.global_step)
     start_alike((learner.model, learner.loss, learner.judged), world)
     return progress
 
 
-def train(training: Training, progress: Progress, budget: BudgetTracker, run: TrackedRun) -> Progress:
+def named(training: Training, path: str) -> Progress:
+    """Where the file that the user names leads."""
+    progress, told = training.folder.resume(path, training.learner)
+    click.echo(told if progress.global_step == 0 else going_on(training, progress, path) + told)
+    return progress
+
+
+def found(training: Training, fresh: bool) -> Progress:
+    """Where this run stopped, as rank 0's disk tells, or the beginning."""
+    folder = training.folder
+    if fresh and training.phase_run.world.is_main:
+        click.echo(folder.put_aside("is not gone on from (--fresh)"))
+    state = training.phase_run.world.from_main(folder.find)
+    for told in state.told:
+        click.secho(told, fg="yellow")
+    if state.path is None or state.payload is None:
+        click.echo("starting at epoch 1")
+        return Progress()
+    progress, note = folder.restore(state.path, state.payload, training.learner)
+    click.echo(going_on(training, progress, state.path) + note)
+    return progress
+
+
+def going_on(training: Training, progress: Progress, path: str | Path) -> str:
+    """'going on from checkpoints/…/last.pt after epoch 3', or that there is nothing left to train."""
+    if progress.epoch >= training.plan.epochs:
+        return f"this training had finished; its outputs are written from {path} (--fresh would train anew)"
+    return f"going on from {path} {progress.place(training.plan.steps_per_epoch(len(training.feeds.train)))}"
+
+
+def train(
+    training: Training, progress: Progress, budget: BudgetTracker, run: TrackedRun, leaving: Leaving
+) -> Progress:
     """`fit` with console, CSV log, MLflow and budget around it."""
     params, plan, learner = training.phase_run.params, training.plan, training.learner
     csv = CSVLogger(training.folder.path / "log.csv")
@@ -138,9 +187,9 @@ def train(training: Training, progress: Progress, budget: BudgetTracker, run: Tr
             fitting = budget.estimate_remaining_epochs(record.epoch_time)
             report.budget(budget.check(), fitting, plan.epochs - record.epoch)
 
-    hooks = Hooks(report.step, on_epoch, budget.check)
+    hooks = Hooks(report.step, on_epoch, budget.check, leaving.asked)
     try:
-        with console:
+        with console, leaving.answered_between_steps():
             return fit(learner, training.feeds, plan, hooks, training.folder, progress)
     finally:
         budget.close()

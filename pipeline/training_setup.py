@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.face_cache import training_reader
 from pipeline.processes import set_up_process
+from pipeline.training_code import code_digest
 from stf.config import Params, PhaseName, STFV8Config
 from stf.cores import usable_cores
 from stf.data.ffpp import require_fingerprint
@@ -31,7 +32,8 @@ from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Plan
 from stf.training.forecast_line import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.training.learner import Learner, build_learner
-from stf.training.state import CheckpointFolder, Origin, config_hash
+from stf.training.progress import config_hash
+from stf.training.state import CheckpointFolder, Origin
 
 DRY_RUN_EPOCHS = 2
 DRY_RUN_PAIRS = 4
@@ -151,7 +153,8 @@ def checkpoint_folder(phase_run: PhaseRun) -> CheckpointFolder:
     """checkpoints/<hash of configuration and starting weights>."""
     start = phase_run.start
     digest = config_hash(phase_run.params, phase_run.phase, start.sha256 if start else None)
-    return CheckpointFolder(_checkpoints() / digest, phase_run.config, Origin(digest, phase_run.fingerprint))
+    origin = Origin(digest, phase_run.fingerprint, code_digest(f"train_phase_{phase_run.phase}"))
+    return CheckpointFolder(_checkpoints() / digest, phase_run.config, origin)
 
 
 def _checkpoints() -> Path:
@@ -219,7 +222,9 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
     reader = training_reader(params, phase_run.fingerprint)
     feeds, dataset = build_feeds(config, params, max_pairs, phase_run.world, reader)
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
-    plan = Plan(phase_run.phase, section.epochs, config.grad_accum, params.runtime.empty_cache_every)
+    runtime = params.runtime
+    keep_every_s = 60 * runtime.checkpoint_minutes
+    plan = Plan(phase_run.phase, section.epochs, config.grad_accum, runtime.empty_cache_every, keep_every_s)
     learner = build_learner(
         model,
         config,

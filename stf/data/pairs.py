@@ -5,6 +5,7 @@ Shapes: B clips, C channels, T frames, H and W pixels. Index 2i is the real and 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,11 +43,11 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
             raise ConfigError(f"{n_pairs} pairs fill no batch of {batch_size} clips; lower batch_size")
         self.n_pairs, self.pairs_per_batch = n_pairs, batch_size // 2
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
-        self.epoch = 0
+        self.epoch, self.first_batch = 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration shuffles for and hands to the data set."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The epoch that the next iteration shuffles for and hands to the data set, and the batch it begins with."""
+        self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n_pairs, self.pairs_per_batch)
@@ -59,7 +60,7 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
             order = np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(
                 self.n_pairs
             )
-        for batch in range(len(self)):
+        for batch in range(self.first_batch, len(self)):
             pairs = order[batch * self.pairs_per_batch : (batch + 1) * self.pairs_per_batch].tolist()
             yield [(epoch, 2 * pair + member) for pair in pairs for member in (0, 1)]
 
@@ -77,10 +78,16 @@ def as_floats(video_BCTHW: Tensor) -> Tensor:
     return video_BCTHW.float().mul_(1 / 255) if video_BCTHW.dtype == torch.uint8 else video_BCTHW
 
 
-def one_thread_per_worker(worker_id: int) -> None:
-    """Loader worker start: several workers with a thread pool each would fight for the same cores."""
+def start_loader_worker(worker_id: int) -> None:
+    """One thread, for several workers with a thread pool each would fight for the same cores; no ear for signals.
+
+    Ctrl-C and a spot machine's SIGTERM reach every process at once, but the trainer needs its clips to end its step and
+    keep its state. Workers leave with it: when it says so, or when they find it gone.
+    """
     settle_worker()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_loader(
@@ -99,7 +106,7 @@ def make_loader(
         prefetch_factor=2 if num_workers else None,
         collate_fn=collate,
         persistent_workers=num_workers > 0,
-        worker_init_fn=one_thread_per_worker,
+        worker_init_fn=start_loader_worker,
         pin_memory=torch.cuda.is_available(),
         # a generator of its own: otherwise each epoch's iterator would draw from torch's global stream, and
         # dropout would depend on how often a loader was opened

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stf.data.clips import read_clip, read_geometry, video_clip_starts
 from stf.data.codec import h264_bits
-from stf.data.pairs import one_thread_per_worker
+from stf.data.pairs import start_loader_worker
 from stf.data.video import Video
 from stf.distributed import ALONE, World
 from stf.errors import DataError
@@ -92,7 +92,7 @@ def video_scalars(
         _ScalarsOfVideos(mine, num_frames, allow_strided),
         batch_size=None,
         num_workers=num_workers,
-        worker_init_fn=one_thread_per_worker,
+        worker_init_fn=start_loader_worker,
         generator=torch.Generator(),
     )
     rows = []

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from stf.config import STFV8Config
 from stf.data.evaluation_clips import EvaluationClips, collate_evaluation
-from stf.data.pairs import as_floats, one_thread_per_worker
+from stf.data.pairs import as_floats, start_loader_worker
 from stf.data.video import Video
 from stf.distributed import ALONE, World
 from stf.errors import CheckpointError
@@ -76,7 +76,7 @@ def score_videos(
         batch_sampler=scorer.world.dealt(batches),
         num_workers=scorer.num_workers,
         collate_fn=collate_evaluation,
-        worker_init_fn=one_thread_per_worker,
+        worker_init_fn=start_loader_worker,
         pin_memory=scorer.device != "cpu",
         generator=torch.Generator(),
     )

@@ -7,17 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from stf.errors import Interrupted
+from stf.training.bookkeeping import StepTold, epoch_details, epoch_record, step_record
 from stf.training.budget_tracker import BudgetStatus
 from stf.training.learner import Learner
 from stf.training.optimizer import learning_rates
-from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepRecord
-from stf.training.state import Best, CheckpointFolder, Progress
-from stf.training.step import Batch, StepFigures, train_step
+from stf.training.progress import Best, Progress
+from stf.training.records import EpochDetails, EpochRecord, StepRecord
+from stf.training.state import CheckpointFolder
+from stf.training.step import Batch, train_step
 from stf.training.validation import ValidationFigures, failures_in, validate
 
 
@@ -28,21 +30,25 @@ class Batches(Iterable[Batch], Sized, Protocol):
 
 @dataclass(frozen=True)
 class Feeds:
-    """Where clips come from; `set_epoch` (from 0) tells the sampler behind `train` which epoch comes."""
+    """Where clips come from; `set_epoch(epoch, n)`, epochs from 0, makes `train` begin at its batch n (from 0) next."""
 
     train: Batches
-    set_epoch: Callable[[int], None]
+    set_epoch: Callable[[int, int], None]
     val: Iterable[Batch]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and in which steps. `empty_cache_every` counts optimizer steps; 0 is never."""
+    """How long, and in which steps. `empty_cache_every` counts optimizer steps; 0 is never.
+
+    The state is kept after every epoch, and within one when `keep_every_s` seconds have passed.
+    """
 
     phase: str
     epochs: int
     grad_accum: int = 1
     empty_cache_every: int = 0
+    keep_every_s: float = math.inf
 
     def steps_per_epoch(self, batches: int) -> int:
         """Optimizer steps for `batches` batches; the last one may hold fewer than grad_accum."""
@@ -51,21 +57,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: after a step, after an epoch, and to ask what the run has cost."""
+    """What the loop calls: after a step, after an epoch, to ask what the run has cost, and whether to leave.
+
+    Every process is asked `asked_to_leave`; it gives the error to leave with.
+    """
 
     on_step: Callable[[StepRecord], None]
     on_epoch: Callable[[EpochRecord, EpochDetails], None]
     check_budget: Callable[[], BudgetStatus]
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What a process tells the others after a step. Only rank 0 looks at the budget."""
-
-    data_s: float
-    step_s: float
-    failures: Counter[str]
-    should_stop: bool
+    asked_to_leave: Callable[[], Interrupted | None] = lambda: None
 
 
 def fit(
@@ -79,80 +79,113 @@ def fit(
     """Trains from `progress` to the end of the plan, or until the budget is used up; returns where it stands.
 
     Every process of learner.world calls it, with its share of the clips; rank 0 alone writes and calls the hooks.
-    An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best checkpoint;
-    last.pt stays at the last whole epoch. Raises TrainingError on a NaN or infinite loss, with the checkpoints of
-    earlier epochs untouched.
+    last.pt is written after every epoch, every plan.keep_every_s, when the budget ends training, and when
+    hooks.asked_to_leave gives an Interrupted, which is then raised. An epoch that the budget cuts short is validated as
+    it is, so that even a first epoch leaves a best checkpoint; last.pt knows nothing of that. Raises TrainingError on a
+    NaN or infinite loss, with the checkpoints untouched.
     """
+    loop = _Loop(learner, feeds, plan, hooks, folder, progress)
     while progress.epoch < plan.epochs and not progress.stopped_by_budget:
-        if learner.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(learner.device)
-        started_s, epoch = time.perf_counter(), progress.epoch + 1
-        means, complete = _train_epoch(learner, feeds, plan, hooks, progress)
-        validation_started_s = time.perf_counter()
-        figures = validate(learner, feeds.val, f"epoch {epoch}")
-        ended_s = time.perf_counter()
-        _keep_if_best(learner, folder, progress, epoch, figures)
-        status = learner.world.from_main(hooks.check_budget)
-        record = _epoch_record(learner, plan, progress, means, figures, (ended_s - started_s, status.spent))
-        progress.history.append(record)
-        progress.epoch, progress.stopped_by_budget = epoch, status.should_stop or not complete
-        if complete:
-            folder.keep_last(learner, progress)
-        if learner.world.is_main:
-            hooks.on_epoch(record, _details(means, figures, ended_s - validation_started_s, complete))
+        loop.epoch()
     return progress
 
 
-def _train_epoch(
-    learner: Learner, feeds: Feeds, plan: Plan, hooks: Hooks, progress: Progress
-) -> tuple[EpochMeans, bool]:
-    """One pass over the training clips; False when the budget ended it before its last step."""
-    epoch, means, world = progress.epoch + 1, EpochMeans(), learner.world
-    steps = plan.steps_per_epoch(len(feeds.train))
-    feeds.set_epoch(epoch - 1)
-    waiting_since_s = time.perf_counter()
-    for step, batches in enumerate(_grouped(feeds.train, plan.grad_accum), start=1):
-        ready_s = time.perf_counter()
-        rates = learning_rates(learner.optimizer)
-        figures = train_step(learner, batches, f"epoch {epoch}, step {step}")
-        progress.global_step += 1
-        learner.schedule.step_update(progress.global_step)
-        told = _Told(
-            data_s=ready_s - waiting_since_s,
+class _Loop:
+    """`fit`'s parts, with its arguments at hand."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        feeds: Feeds,
+        plan: Plan,
+        hooks: Hooks,
+        folder: CheckpointFolder,
+        progress: Progress,
+    ) -> None:
+        self._learner, self._feeds, self._plan, self._hooks = learner, feeds, plan, hooks
+        self._folder, self._progress, self._world = folder, progress, learner.world
+        self._kept_s = time.monotonic()
+        self._epoch_started_s = 0.0
+
+    def epoch(self) -> None:
+        """The rest of an epoch: its steps, validation, checkpoints, and what the hooks are told."""
+        learner, progress, hooks = self._learner, self._progress, self._hooks
+        if learner.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(learner.device)
+        self._epoch_started_s, epoch = time.monotonic() - progress.epoch_s, progress.epoch + 1
+        complete, means = self._train(epoch), progress.means
+        if not complete:
+            self._keep()
+        validation_started_s = time.monotonic()
+        figures = validate(learner, self._validation(), f"epoch {epoch}")
+        validation_s = time.monotonic() - validation_started_s
+        _keep_if_best(learner, self._folder, progress, epoch, figures)
+        status = self._world.from_main(hooks.check_budget)
+        time_and_cost = (time.monotonic() - self._epoch_started_s, status.spent)
+        record = epoch_record(learner, self._plan.phase, progress, figures, time_and_cost)
+        progress.end_epoch(record)
+        progress.stopped_by_budget = status.should_stop or not complete
+        if complete:
+            self._keep()
+        if self._world.is_main:
+            hooks.on_epoch(record, epoch_details(means, figures, validation_s, complete))
+
+    def _train(self, epoch: int) -> bool:
+        """The optimizer steps that are left of the epoch; False when the budget ended it before its last one."""
+        plan, means, world = self._plan, self._progress.means, self._world
+        steps = plan.steps_per_epoch(len(self._feeds.train))
+        self._feeds.set_epoch(epoch - 1, means.steps * plan.grad_accum)
+        waiting_since_s = time.perf_counter()
+        for batches in _grouped(self._feeds.train, plan.grad_accum) if means.steps < steps else ():
+            ready_s, step = time.perf_counter(), means.steps + 1
+            rates = learning_rates(self._learner.optimizer)
+            figures = train_step(self._learner, batches, f"epoch {epoch}, step {step}")
+            self._progress.global_step += 1
+            self._learner.schedule.step_update(self._progress.global_step)
+            by_rank = world.exchange(self._told(batches, ready_s - waiting_since_s, ready_s))
+            record = step_record(figures, (epoch, step, self._progress.global_step), rates, by_rank)
+            means.add(record)
+            if world.is_main:
+                self._hooks.on_step(record)
+            _empty_cache(self._learner, plan, self._progress.global_step)
+            self._keep_or_leave(by_rank)
+            if by_rank[0].should_stop and step < steps:
+                return False
+            waiting_since_s = time.perf_counter()
+        return True
+
+    def _told(self, batches: list[Batch], data_s: float, ready_s: float) -> StepTold:
+        is_main, now_s = self._world.is_main, time.monotonic()
+        return StepTold(
+            data_s=data_s,
             step_s=time.perf_counter() - ready_s,
             failures=sum((failures_in(batch) for batch in batches), start=Counter()),
-            should_stop=world.is_main and hooks.check_budget().should_stop,
+            should_stop=is_main and self._hooks.check_budget().should_stop,
+            should_keep=is_main and now_s - self._kept_s >= self._plan.keep_every_s,
+            leave=self._hooks.asked_to_leave(),
         )
-        by_rank = world.exchange(told)
-        record = _step_record(figures, (epoch, step, progress.global_step), rates, by_rank)
-        means.add(record)
-        if world.is_main:
-            hooks.on_step(record)
-        _empty_cache(learner, plan, progress.global_step)
-        if by_rank[0].should_stop and step < steps:
-            return means, False
-        waiting_since_s = time.perf_counter()
-    return means, True
 
+    def _keep_or_leave(self, by_rank: list[StepTold]) -> None:
+        leave = next((told.leave for told in by_rank if told.leave is not None), None)
+        if leave is not None or by_rank[0].should_keep:
+            self._keep()
+        if leave is not None:
+            raise leave
 
-def _step_record(
-    figures: StepFigures, place: tuple[int, int, int], rates: tuple[float, float], by_rank: list[_Told]
-) -> StepRecord:
-    # the others' step began with waiting for the one whose clips came last
-    last = max(by_rank, key=lambda told: told.data_s)
-    epoch, step, global_step = place
-    lr, backbone_lr = rates
-    return StepRecord(
-        **vars(figures),
-        epoch=epoch,
-        step=step,
-        global_step=global_step,
-        lr=lr,
-        backbone_lr=backbone_lr,
-        failures=sum((told.failures for told in by_rank), start=Counter()),
-        data_s=last.data_s,
-        step_s=last.step_s,
-    )
+    def _keep(self) -> None:
+        if self._progress.means.steps:
+            self._progress.epoch_s = time.monotonic() - self._epoch_started_s
+        self._folder.keep_last(self._learner, self._progress)
+        self._kept_s = time.monotonic()
+
+    def _validation(self) -> Iterator[Batch]:
+        """The validation batches. One process alone leaves between two of them; several finish them together."""
+        for batch in self._feeds.val:
+            leave = self._hooks.asked_to_leave() if self._world.size == 1 else None
+            if leave is not None:
+                self._keep()
+                raise leave
+            yield batch
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -182,51 +215,3 @@ def _keep_if_best(
     if candidate.beats(progress.best):
         progress.best = candidate
         folder.keep_best(learner, candidate)
-
-
-def _epoch_record(
-    learner: Learner,
-    plan: Plan,
-    progress: Progress,
-    means: EpochMeans,
-    figures: ValidationFigures,
-    time_and_cost: tuple[float, float],
-) -> EpochRecord:
-    on_cuda = learner.device.type == "cuda"
-    peak_bytes = torch.cuda.max_memory_allocated(learner.device) if on_cuda else 0
-    peak_bytes = max(learner.world.exchange(peak_bytes))  # of the fullest GPU
-    return EpochRecord(
-        epoch=progress.epoch + 1,
-        phase=plan.phase,
-        train_loss=means.mean("loss"),
-        train_acc=means.mean("correct"),
-        val_loss=figures.loss,
-        val_acc=figures.accuracy,
-        val_auc=figures.auc,
-        val_f1=figures.f1,
-        lr=means.last_lr,
-        epoch_time=time_and_cost[0],
-        gpu_mem_gb=peak_bytes / 2**30,
-        best_auc=progress.best.val_auc if progress.best is not None else math.nan,
-        cost_usd=time_and_cost[1],
-        ce_loss=means.mean("ce"),
-        hll_loss=means.mean("hll"),
-        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _details(
-    means: EpochMeans, figures: ValidationFigures, validation_s: float, complete: bool
-) -> EpochDetails:
-    return EpochDetails(
-        e_real=means.mean("e_real"),
-        e_fake=means.mean("e_fake"),
-        margin=means.mean("margin"),
-        active_share=means.mean("active_share"),
-        clips_per_s=means.clips / (means.data_s + means.step_s),
-        data_s=means.data_s,
-        step_s=means.step_s,
-        validation_s=validation_s,
-        failures=dict(means.failures + figures.failures),
-        complete=complete,
-    )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class StepFigures:
     grad_norm: float  # before clipping
     correct: int  # clips on the right side of 0.5
     clips: int
+
+
+_STEP_FIGURES = tuple(figure.name for figure in fields(StepFigures))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +82,24 @@ class EpochDetails:
     complete: bool  # False: the budget ended it early
 
 
+@dataclass
 class EpochMeans:
     """Means of the step figures over an epoch, weighted by clips: a short last step counts for what it is."""
 
-    def __init__(self) -> None:
-        self.clips = 0
-        self.data_s = 0.0
-        self.step_s = 0.0
-        self.last_lr = 0.0
-        self.failures: Counter[str] = Counter()
-        self._sums = dict.fromkeys((field.name for field in fields(StepFigures)), 0.0)
+    steps: int = 0
+    clips: int = 0
+    data_s: float = 0.0
+    step_s: float = 0.0
+    last_lr: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STEP_FIGURES, 0.0))
 
     def add(self, record: StepRecord) -> None:
         """Takes one step in."""
-        for name in self._sums:
+        for name in self.sums:
             weight = 1 if name in ("correct", "clips") else record.clips
-            self._sums[name] += weight * getattr(record, name)
+            self.sums[name] += weight * getattr(record, name)
+        self.steps += 1
         self.clips += record.clips
         self.data_s += record.data_s
         self.step_s += record.step_s
@@ -102,7 +108,18 @@ class EpochMeans:
 
     def mean(self, name: str) -> float:
         """Mean per clip of one of StepFigures' fields ('correct' gives the accuracy)."""
-        return self._sums[name] / self.clips
+        return self.sums[name] / self.clips
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return vars(self) | {"failures": dict(self.failures), "sums": dict(self.sums)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EpochMeans:
+        """The inverse of `as_dict`, bit for bit; raises TypeError or ValueError for the values of another version."""
+        if tuple(values["sums"]) != _STEP_FIGURES:
+            raise ValueError(f"an epoch's figures are other ones: {', '.join(values['sums'])}")
+        return cls(**values | {"failures": Counter(values["failures"]), "sums": dict(values["sums"])})
 
 
 def count_failures(failures_of_pairs: Iterable[Iterable[str]]) -> Counter[str]:

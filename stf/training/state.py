@@ -1,74 +1,39 @@
-"""How far a run has come, and the folder outside DVC that remembers it: checkpoints/<config hash>/ holds
+"""The folder outside DVC that remembers a run in progress: checkpoints/<config hash>/ holds
 
-best.pt      weights, configuration and epoch of the best epoch so far: what becomes the DVC out
-last.pt      the same of the last whole epoch, with everything that is needed to go on from there
-ledger.json  what phase A has cost (budget_tracker); ledger_b_<hash>.json, beside it, what a phase B from it has
-log.csv      a row per epoch
+best.pt       weights, configuration and epoch of the best epoch so far: what becomes the DVC out
+last.pt       how far the run has come, with everything that is needed to go on from there
+previous.pt   last.pt before it was last written; what is used when last.pt is damaged
+other.pt      a last.pt of other code or data, put aside; damaged.pt one that could not be read
+trainer.json  who holds the folder
+log.csv       a row per epoch
+and what the budget (ledger) and tracking (mlflow_run.json) remember.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator
+import os
+import platform
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
-from stf.config import Params, STFV8Config
+from stf.config import STFV8Config
 from stf.errors import CheckpointError, TrainingError
+from stf.models.checkpoint_file import sweep, write_atomically
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.training.learner import Learner
-from stf.training.records import EpochRecord
+from stf.training.progress import Best, Progress
+from stf.training.snapshot import random_state_of, restore_learner, setting_of
 
-# The phase's own section comes on top; budget and runtime change no step.
-_SECTIONS = ("seed", "data", "sbi", "model", "training")
-
-
-def config_hash(params: Params, phase: Literal["a", "b"], starting_weights: str | None = None) -> str:
-    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan.
-
-    `starting_weights` is the sha256 of the checkpoint that phase B starts from: the state of a phase B from other
-    weights is another run's.
-    """
-    values = dataclasses.asdict(params)
-    seen = {name: values[name] for name in (*_SECTIONS, f"phase_{phase}")}
-    seen[f"phase_{phase}"].pop("min_phase_a_auc", None)  # whether phase B starts, not how it goes
-    if starting_weights is not None:
-        seen["starting_weights"] = starting_weights
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best epoch: by validation AUC, then by the lower validation loss, then the earlier one."""
-
-    epoch: int
-    val_auc: float
-    val_loss: float
-    weights: dict[str, Tensor]  # on the CPU
-
-    def beats(self, other: Best | None) -> bool:
-        """Whether this epoch takes the place of `other`."""
-        return other is None or (self.val_auc, -self.val_loss) > (other.val_auc, -other.val_loss)
-
-
-@dataclass
-class Progress:
-    """Finished epochs, optimizer steps, the records so far and the best of them."""
-
-    epoch: int = 0
-    global_step: int = 0
-    history: list[EpochRecord] = field(default_factory=list)
-    best: Best | None = None
-    stopped_by_budget: bool = False
+LOCK_WAIT_S = 30.0  # as long as a trainer that was told to leave may take
 
 
 @dataclass(frozen=True)
@@ -77,34 +42,73 @@ class Origin:
 
     config_hash: str
     fingerprint: str  # of the data
+    code: str  # sha256 of the sources that training runs
+
+
+@dataclass(frozen=True)
+class Found:
+    """The state on disk that a run goes on from, None without one, and what there is to tell about others."""
+
+    path: Path | None
+    payload: dict[str, Any] | None
+    told: tuple[str, ...]
 
 
 class CheckpointFolder:
     """Writes and reads the checkpoints of one configuration; each file is replaced in one step.
 
-    Of several processes (learner.world) only rank 0 writes; all must call `keep_last` and `resume`, which are theirs
+    Of several processes (learner.world) only rank 0 writes; all must call `keep_last` and `restore`, which are theirs
     together.
     """
 
     def __init__(self, path: str | Path, config: STFV8Config, origin: Origin) -> None:
         self.path, self._config, self._origin = Path(path), config, origin
 
+    @property
+    def identity(self) -> str:
+        """Names the run whose state this is: the same after a restart, another one after a change."""
+        return ":".join(dataclasses.astuple(self._origin))
+
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder; raises TrainingError when another process trains the same configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
+    def locked(self, tell: Callable[[str], None] = print) -> Iterator[None]:
+        """Holds the folder. Waits LOCK_WAIT_S for another process to leave, then raises TrainingError naming it."""
         try:
-            lock.acquire()
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                tell(
+                    f"waiting up to {LOCK_WAIT_S:.0f} s for {self._trainer()}, which trains this very configuration"
+                )
+                lock.acquire(timeout=LOCK_WAIT_S)
         except Timeout:
             raise TrainingError(
-                f"another process is training this configuration (it holds {self.path / '.lock'}); wait for "
-                "it, or end it: a trainer goes on when only dvc is killed"
+                f"another process is training this configuration: {self._trainer()} holds {self.path}. Wait for it, or "
+                "end it (kill PID: it keeps its state first), and run this again"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror or error}; checkpoints are kept there"
             ) from None
         try:
+            sweep(self.path)
+            self._sign()
             yield
         finally:
             lock.release()
+
+    def _sign(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": platform.node(), "started": now}
+        write_atomically(self.path / "trainer.json", json.dumps(holder).encode())
+
+    def _trainer(self) -> str:
+        try:
+            holder = json.loads((self.path / "trainer.json").read_text(encoding="utf-8"))
+            return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
 
     def keep_best(self, learner: Learner, best: Best, path: str | Path | None = None) -> None:
         """Writes the best weights to best.pt, or to `path`: weights, configuration and epoch only."""
@@ -115,20 +119,14 @@ class CheckpointFolder:
         save_checkpoint(path or self.path / "best.pt", network, config=self._config, epoch=best.epoch)
 
     def keep_last(self, learner: Learner, progress: Progress) -> None:
-        """last.pt := the whole state after a finished epoch. The schedule is a function of global_step."""
-        random_states = learner.world.exchange(_random_state(learner.device))
+        """last.pt := the whole state between two steps. The schedule is a function of global_step."""
+        random_states = learner.world.exchange(random_state_of(learner.device))
         if not learner.world.is_main:
             return
-        best = None if progress.best is None else dict(vars(progress.best))
-        extra = dataclasses.asdict(self._origin) | {
-            "global_step": progress.global_step,
-            "history": [dataclasses.asdict(record) for record in progress.history],
-            "best": best,
-            "ema": None if learner.ema is None else learner.ema.module.state_dict(),
-            "rng": random_states,  # by rank
-            "device": learner.device.type,
-            "threads": torch.get_num_threads(),
-        }
+        extra = dataclasses.asdict(self._origin) | progress.as_dict()
+        extra["setting"] = setting_of(learner)
+        extra["ema"] = None if learner.ema is None else learner.ema.module.state_dict()
+        extra["rng"] = random_states  # by rank
         save_checkpoint(
             self.path / "last.pt",
             learner.model,
@@ -138,60 +136,89 @@ class CheckpointFolder:
             optimizer=learner.optimizer,
             scaler=learner.scaler,
             extra=extra,
+            previous=self.path / "previous.pt",
         )
+
+    def find(self) -> Found:
+        """The newest sound state of this very run; its payload is None when there is none.
+
+        A state of other code or data is put aside, and so is a damaged one, for which the one before is taken. Raises
+        CheckpointError when all there are are damaged.
+        """
+        told: list[str] = []
+        last, previous = self.path / "last.pt", self.path / "previous.pt"
+        for path in filter(Path.exists, (last, previous)):
+            try:
+                payload = read_checkpoint(path)
+            except CheckpointError as error:
+                told.append(str(error))
+                continue
+            if differs := self._difference(payload):
+                return Found(None, None, (*told, self.put_aside(f"belongs to other {' and '.join(differs)}")))
+            if told:
+                os.replace(last, self.path / "damaged.pt")
+                told.append(f"using the state before it; what is damaged is now {self.path / 'damaged.pt'}")
+            return Found(path, payload, tuple(told))
+        if told:
+            raise CheckpointError(
+                f"{'; '.join(told)}. No state is left to go on from; --fresh begins again, or move {self.path} away"
+            )
+        return Found(None, None, ())
+
+    def put_aside(self, why: str) -> str:
+        """Makes other.pt of the folder's state, so that it is not gone on from; returns what to tell."""
+        kept = [path for path in (self.path / "last.pt", self.path / "previous.pt") if path.exists()]
+        if not kept:
+            return f"there is no state in {self.path}"
+        other = self.path / "other.pt"
+        os.replace(kept[0], other)
+        for path in kept[1:]:
+            path.unlink()
+        return f"the state in {self.path} {why}: put aside as {other} (--resume {other} would go on from it)"
+
+    def _difference(self, payload: dict[str, Any]) -> list[str]:
+        """In what a state differs from this run: of config_hash, fingerprint and code."""
+        extra = payload.get("extra")
+        state = extra if isinstance(extra, dict) else {}
+        return [name for name, value in dataclasses.asdict(self._origin).items() if state.get(name) != value]
 
     def resume(self, path: str | Path, learner: Learner) -> tuple[Progress, str]:
         """Goes on from `path` if it is a state of this configuration and data, else starts from its weights.
 
-        Returns the progress and what to tell the user. Raises CheckpointError for a file that is neither. The number
-        of processes may differ from that which wrote it: a rank that the file does not know keeps its own fresh seed.
+        Returns the progress and what to tell the user. Other code is told but accepted: the user names the file.
+        Raises CheckpointError for a file that is neither.
         """
         payload = read_checkpoint(path)
-        extra = payload.get("extra")
-        state = extra if isinstance(extra, dict) else {}
-        differs = [
-            name for name, value in dataclasses.asdict(self._origin).items() if state.get(name) != value
-        ]
-        if differs:
-            report = load_checkpoint_flexible(path, learner.model)
-            if learner.ema is not None:
-                learner.ema.set(learner.model)
-            reason = f"the state of another {' and '.join(differs)}" if state else "weights alone"
-            told = f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
-            return Progress(), told
+        differs = self._difference(payload)
+        if {"config_hash", "fingerprint"}.isdisjoint(differs):
+            progress, note = self.restore(path, payload, learner)
+            return progress, note + "".join(f" (it was written by other {name})" for name in differs)
+        report = load_checkpoint_flexible(path, learner.model)
+        if learner.ema is not None:
+            learner.ema.set(learner.model)
+        reason = f"the state of another {' and '.join(differs)}" if "extra" in payload else "weights alone"
+        return Progress(), f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
+
+    def restore(self, path: str | Path, payload: dict[str, Any], learner: Learner) -> tuple[Progress, str]:
+        """Makes `learner` what it was when the state was written; returns the progress and a note on what differs.
+
+        Raises CheckpointError, naming `path`, when it does not fit. The number of processes may differ from that which
+        wrote it: a rank that the file does not know keeps its own fresh seed.
+        """
         try:
-            progress = _restore(learner, payload, state)
+            state = payload["extra"]
+            progress = restore_learner(learner, payload, state)
+            written, here = state["setting"], setting_of(learner)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{path} holds a training state that does not fit this version: {error}"
+                f"{path} holds a training state that does not fit this version ({error}); --fresh begins again"
             ) from None
         if progress.best is not None:
             self.keep_best(learner, progress.best)  # the file may come from another folder
-        return progress, f"going on from {path} after epoch {progress.epoch}"
-
-
-def _restore(learner: Learner, payload: dict[str, Any], state: dict[str, Any]) -> Progress:
-    learner.model.load_state_dict(payload["model"])
-    learner.loss.load_state_dict(payload["loss"])
-    learner.optimizer.load_state_dict(payload["optimizer"])
-    learner.scaler.load_state_dict(payload["scaler"])
-    learner.schedule.step_update(state["global_step"])
-    if learner.ema is not None:
-        learner.ema.module.load_state_dict(state["ema"])
-    if learner.world.rank < len(state["rng"]):
-        _set_random_state(state["rng"][learner.world.rank], learner.device)
-    best = None if state["best"] is None else Best(**state["best"])
-    history = [EpochRecord(**record) for record in state["history"]]
-    return Progress(payload["epoch"], state["global_step"], history, best)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of this process's two streams: dropout draws from the device's."""
-    state = {"cpu": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+        changed = [
+            f"{name} {written.get(name)} then, {value} now"
+            for name, value in here.items()
+            if written.get(name) != value
+        ]
+        note = f" (with {', '.join(changed)}: the last bits of the weights may differ)" if changed else ""
+        return progress, note

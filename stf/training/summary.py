@@ -9,7 +9,7 @@ from typing import Any
 from stf.config import Params, PhaseName, STFV8Config
 from stf.data.ffpp import is_sample
 from stf.models.checkpoint_file import write_atomically
-from stf.training.state import Best, Progress
+from stf.training.progress import Best, Progress
 
 _AT_BEST = ("val_auc", "val_acc", "val_f1", "val_loss", "train_acc", "train_loss", "ce_loss", "hll_loss")
 _DIGITS = 6

@@ -28,7 +28,8 @@ from stf.training.budget_tracker import BudgetStatus
 from stf.training.distributed import RankShare, collate_share
 from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
-from stf.training.state import CheckpointFolder, Origin, Progress
+from stf.training.progress import Progress
+from stf.training.state import CheckpointFolder, Origin
 
 QUIET = {"dropout": 0.0, "drop_path": 0.0, "warmup_epochs": 1}
 CONTRASTIVE = QUIET | {"use_contrastive_hll": True, "use_hll_normalization": True}
@@ -86,7 +87,7 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
         steps.append, lambda record, details: None, lambda: BudgetStatus(0.0, 1.0, 1.0, False, False)
     )
     progress = Progress()
-    checkpoints = CheckpointFolder(folder / name, config, Origin("config", "data"))
+    checkpoints = CheckpointFolder(folder / name, config, Origin("config", "data", "code"))
     for until in (1, epochs):  # the second learner starts from other weights, and from the first one's file
         torch.manual_seed(until)
         learner = build_learner(

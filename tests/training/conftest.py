@@ -13,12 +13,14 @@ import torch
 
 from stf.config import STFV8Config, TrainingParams
 from stf.data.video_sbi_dataset import Provenance
+from stf.errors import Interrupted
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
 from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
+from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord, StepRecord
-from stf.training.state import CheckpointFolder, Origin, Progress
+from stf.training.state import CheckpointFolder, Origin
 
 
 def tiny_config(**fields: Any) -> STFV8Config:
@@ -91,12 +93,17 @@ class FakeBatches:
 
     def __init__(self, make_batch: Callable[..., dict[str, Any]], n_batches: int) -> None:
         self.make_batch, self.n_batches, self.epochs = make_batch, n_batches, []
+        self.first_batch = 0
+
+    def set_epoch(self, epoch: int, first_batch: int) -> None:
+        self.epochs.append(epoch)
+        self.first_batch = first_batch
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for i in range(self.n_batches):
+        for i in range(self.first_batch, self.n_batches):
             yield self.make_batch(2, seed=100 * self.epochs[-1] + i)
 
 
@@ -113,6 +120,7 @@ class TinyRun:
     steps: list[StepRecord]
     epochs: list[tuple[EpochRecord, EpochDetails]]
     spent_usd: float = 0.0
+    asked_to_leave: Callable[[], Interrupted | None] = lambda: None
 
     def check_budget(self) -> BudgetStatus:
         self.spent_usd += 1.0
@@ -122,7 +130,7 @@ class TinyRun:
         def on_epoch(record: EpochRecord, details: EpochDetails) -> None:
             self.epochs.append((record, details))
 
-        hooks = Hooks(self.steps.append, on_epoch, self.check_budget)
+        hooks = Hooks(self.steps.append, on_epoch, self.check_budget, self.asked_to_leave)
         return fit(self.learner, self.feeds, self.plan, hooks, self.folder, progress or Progress())
 
 
@@ -130,7 +138,7 @@ class TinyRun:
 def make_run(
     tmp_path: Path, make_learner: Callable[..., Learner], make_batch: Callable[..., dict[str, Any]]
 ) -> Callable[..., TinyRun]:
-    """`make_run(name, epochs=…, n_batches=…, max_usd=…, fingerprint=…, **config fields)`."""
+    """`make_run(name, epochs=…, n_batches=…, max_usd=…, fingerprint=…, code=…, **config fields)`."""
 
     def make(
         name: str = "run",
@@ -138,6 +146,7 @@ def make_run(
         n_batches: int = 2,
         max_usd: float = math.inf,
         fingerprint: str = "data",
+        code: str = "code",
         seed: int = 0,
         ema_decay: float = 0.0,
         **fields: Any,
@@ -153,9 +162,9 @@ def make_run(
                 ema_decay=ema_decay,
                 **fields,
             ),
-            feeds=Feeds(train, train.epochs.append, [make_batch(3, seed=9), make_batch(1, seed=8)]),
+            feeds=Feeds(train, train.set_epoch, [make_batch(3, seed=9), make_batch(1, seed=8)]),
             plan=plan,
-            folder=CheckpointFolder(tmp_path / name, config, Origin("config", fingerprint)),
+            folder=CheckpointFolder(tmp_path / name, config, Origin("config", fingerprint, code)),
             train=train,
             max_usd=max_usd,
             steps=[],

@@ -12,8 +12,8 @@ import torch
 from stf.errors import TrainingError
 from stf.models.weights import load_model, read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
+from stf.training.progress import Progress
 from stf.training.records import EpochRecord
-from stf.training.state import Progress
 
 MakeRun = Callable[..., Any]
 TIMES = ("epoch_time", "cost_usd", "timestamp")
@@ -122,7 +122,10 @@ def test_a_spent_budget_ends_the_epoch_early_with_a_validated_checkpoint(make_ru
     assert not run.epochs[0][1].complete
     assert progress.best is not None
     assert load_model(run.folder.path / "best.pt")[2] == 1
-    assert not (run.folder.path / "last.pt").exists()  # it would be no whole epoch
+    state = read_checkpoint(
+        run.folder.path / "last.pt"
+    )  # of before the validation: more money goes on from there
+    assert (state["epoch"], state["extra"]["means"]["steps"], state["extra"]["best"]) == (0, 2, None)
 
 
 def test_a_budget_that_ends_with_an_epoch_leaves_a_whole_one(make_run: MakeRun) -> None:
@@ -161,4 +164,4 @@ def test_a_finished_run_trains_no_further(make_run: MakeRun) -> None:
 
 
 def test_nothing_to_go_on_from_is_the_beginning() -> None:
-    assert Progress() == Progress(0, 0, [], None, False)
+    assert Progress() == Progress.from_dict(0, Progress().as_dict())

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from stf.config import BudgetParams, DataParams, Params, PhaseAParams, PhaseBParams, RuntimeParams, SbiParams
-from stf.errors import CheckpointError, TrainingError
+from stf.errors import CheckpointError, Interrupted, TrainingError
 from stf.models.weights import load_model, read_checkpoint
 from stf.training.learner import Learner
-from stf.training.state import Best, Progress, config_hash
+from stf.training.progress import Best, Progress, config_hash
 
 MakeRun = Callable[..., Any]
 TIMES = ("epoch_time", "cost_usd", "timestamp")
@@ -73,12 +77,14 @@ def test_best_is_by_auc_then_loss_then_the_earlier_epoch() -> None:
     assert not Best(4, 0.79, 0.1, {}).beats(kept)
 
 
-def test_a_folder_has_one_trainer_at_a_time(make_run: MakeRun) -> None:
+def test_a_folder_has_one_trainer_at_a_time(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run().folder
+    monkeypatch.setattr("stf.training.state.LOCK_WAIT_S", 0.2)
+    told: list[str] = []
     with (
         folder.locked(),
-        pytest.raises(TrainingError, match="another process is training this configuration"),
-        folder.locked(),
+        pytest.raises(TrainingError, match=f"another process.*process {os.getpid()} on .*holds"),
+        folder.locked(told.append),
     ):
         pass
     with folder.locked():
@@ -96,8 +102,8 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     resumed = make_run("resumed", epochs=3, n_batches=3, seed=5, **RANDOM)
     resumed.plan = plan
     torch.manual_seed(99)
-    progress, told = resumed.folder.resume(moved, resumed.learner)
-    assert "after epoch 1" in told
+    progress, note = resumed.folder.resume(moved, resumed.learner)
+    assert (note, progress.place(2)) == ("", "after epoch 1")
     assert read_checkpoint(resumed.folder.path / "best.pt")["epoch"] == 1  # no folder is without its best
     got = resumed.fit(progress)
 
@@ -111,6 +117,170 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in (wanted, got)]
     assert same[0] == same[1]
     assert (whole.folder.path / "best.pt").read_bytes() == (resumed.folder.path / "best.pt").read_bytes()
+
+
+def run_in_pieces(make_run: MakeRun, leave_after: Sequence[int], **fields: Any) -> Any:
+    """A run that is told to leave after each of these global steps, and goes on with a new learner each time."""
+    for piece, last in enumerate((*leave_after, None)):
+        run = make_run("pieces", seed=piece, **fields)  # first weights and dropout of each piece are others
+        found, progress = run.folder.find(), Progress()
+        if found.payload is not None:
+            progress, _ = run.folder.restore(found.path, found.payload, run.learner)
+        if last is None:
+            return run, run.fit(progress)
+        run.asked_to_leave = leave_when(progress, last)
+        with pytest.raises(Interrupted):
+            run.fit(progress)
+    raise AssertionError
+
+
+def leave_when(progress: Progress, step: int) -> Callable[[], Interrupted | None]:
+    """Asks to leave as soon as the run has taken this many optimizer steps."""
+    return lambda: Interrupted("enough", 143) if progress.global_step >= step else None
+
+
+@pytest.mark.parametrize("leave_after", [(1,), (2,), (3,), (4,), (1, 2, 3, 4, 5), (2, 2, 6)])
+def test_a_run_in_pieces_ends_with_the_bits_of_a_whole_one(
+    make_run: MakeRun, leave_after: tuple[int, ...]
+) -> None:
+    """Cut after any step, the last of an epoch (before its validation) and the very last included."""
+    fields = {"epochs": 3, "n_batches": 3, **RANDOM}
+    whole = make_run("whole", **fields)
+    wanted = whole.fit()
+    run, got = run_in_pieces(make_run, leave_after, **fields)
+    assert (got.epoch, got.global_step) == (3, 6)
+    for name, value in weights_of(whole.learner).items():
+        assert torch.equal(value, run.learner.model.state_dict()[name]), name
+    for name in ("best.pt", "last.pt"):
+        states = [untimed(read_checkpoint(each.folder.path / name)) for each in (whole, run)]
+        assert_same(*states)
+    assert [untimed_record(r) for r in got.history] == [untimed_record(r) for r in wanted.history]
+
+
+def untimed(payload: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what the clock wrote into it."""
+    extra = payload.get("extra")
+    if extra is not None:
+        extra.pop("epoch_s")
+        extra["history"] = [{k: v for k, v in row.items() if k not in TIMES} for row in extra["history"]]
+    return payload
+
+
+def untimed_record(record: Any) -> Any:
+    return replace(record, **dict.fromkeys(TIMES, 0))
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, whatever is in the containers."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_same(*pair, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def test_the_state_is_kept_within_an_epoch_too(make_run: MakeRun) -> None:
+    run = make_run(epochs=1, n_batches=3)
+    run.plan = replace(run.plan, keep_every_s=0.0)
+    kept = []
+    run.train.make_batch, make = (
+        lambda *args, **named: (kept.append((run.folder.path / "last.pt").exists()), make(*args, **named))[1],
+        run.train.make_batch,
+    )
+    run.fit()
+    assert kept == [False, True, True]
+    before = read_checkpoint(run.folder.path / "previous.pt")
+    assert (before["epoch"], before["extra"]["means"]["steps"]) == (0, 3)
+    assert read_checkpoint(run.folder.path / "last.pt")["epoch"] == 1
+
+
+def test_a_damaged_state_is_named_and_the_one_before_is_used(make_run: MakeRun) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    last = run.folder.path / "last.pt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1  # a single bit, which torch itself would not notice
+    last.write_bytes(data)
+    found = run.folder.find()
+    assert found.path == run.folder.path / "previous.pt"
+    assert found.payload["epoch"] == 1
+    assert str(last) in found.told[0]
+    assert "checksum" in found.told[0]
+    assert (run.folder.path / "damaged.pt").read_bytes() == data  # never in the place of a sound one
+    assert not last.exists()
+
+
+def test_damaged_states_alone_are_an_error_that_says_what_to_do(make_run: MakeRun) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    for name in ("last.pt", "previous.pt"):
+        path = run.folder.path / name
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt.*previous\.pt.*--fresh"):
+        run.folder.find()
+
+
+@pytest.mark.parametrize("other", ["fingerprint", "code"])
+def test_a_state_of_other_data_or_code_is_put_aside(make_run: MakeRun, other: str) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    kept = (run.folder.path / "last.pt").read_bytes()
+    folder = make_run(**{other: "other"}).folder
+    found = folder.find()
+    assert found.payload is None
+    assert "put aside" in found.told[0]
+    assert (folder.path / "other.pt").read_bytes() == kept
+    assert folder.find().told == ()
+    assert not {"last.pt", "previous.pt"} & {path.name for path in folder.path.iterdir()}
+
+
+def test_a_state_of_other_code_is_gone_on_from_on_request(make_run: MakeRun) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    folder = make_run(code="other").folder
+    progress, note = folder.resume(run.folder.path / "last.pt", run.learner)
+    assert progress.epoch == 2
+    assert "other code" in note
+
+
+def test_other_threads_are_told(make_run: MakeRun) -> None:
+    run = make_run(epochs=1)
+    run.fit()
+    found = run.folder.find()
+    found.payload["extra"]["setting"]["threads"] = 7
+    _, note = run.folder.restore(found.path, found.payload, run.learner)
+    assert "threads 7 then, 1 now" in note
+
+
+def test_a_full_disk_leaves_the_last_good_state(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    before = {path.name: path.read_bytes() for path in run.folder.path.iterdir()}
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt cannot be written: No space left on device.*untouched"
+    ):
+        run.folder.keep_last(run.learner, Progress())
+    assert {path.name: path.read_bytes() for path in run.folder.path.iterdir()} == before
+
+
+def test_what_a_kill_left_of_a_writing_is_swept(make_run: MakeRun) -> None:
+    run = make_run(epochs=1)
+    run.folder.path.mkdir()
+    left_over = run.folder.path / ".last.pt.abc.part"
+    left_over.write_bytes(b"half")
+    with run.folder.locked():
+        assert not left_over.exists()
+        assert json.loads((run.folder.path / "trainer.json").read_text())["pid"] == os.getpid()
 
 
 def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:

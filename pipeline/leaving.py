@@ -1,0 +1,103 @@
+"""How a training is asked to leave: SIGTERM (a spot machine's notice), Ctrl-C, or dvc that is gone.
+
+The state can be kept between two optimizer steps only, so a request is noted, and answered there. Whoever cannot get
+there in LEAVE_S goes without: the last state on disk stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from stf.errors import Interrupted
+
+LEAVE_S = 25.0  # a spot machine gives 30
+_SAME_REQUEST_S = 2.0  # torchrun passes on a Ctrl-C that the terminal has sent to every process by itself
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+
+class Leaving:
+    """Whether this process was asked to leave; see `listening`."""
+
+    def __init__(self) -> None:
+        self._request: Interrupted | None = None
+        self._asked_s = 0.0
+        self._patient = False
+        self._parent = os.getppid() if "DVC_STAGE" in os.environ else None
+
+    def asked(self) -> Interrupted | None:
+        """The error to leave with, where somebody asked for it."""
+        if self._request is None and self._parent is not None and os.getppid() != self._parent:
+            # nobody would take over what an orphan makes, and the next dvc repro could not start beside it
+            self._request = _request("the end of dvc, which had started it", signal.SIGTERM)
+        return self._request
+
+    @contextlib.contextmanager
+    def answered_between_steps(self) -> Iterator[None]:
+        """Inside the block a request waits for `asked`; outside it, Interrupted is raised at once."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        again = self._request is not None
+        if again and time.monotonic() - self._asked_s < _SAME_REQUEST_S:
+            return
+        if not again:
+            self._request, self._asked_s = (
+                _request(_SIGNALS[signal.Signals(signum)], signum),
+                time.monotonic(),
+            )
+        if again or not self._patient:
+            assert self._request is not None
+            raise self._request
+
+
+def _request(by: str, signum: int) -> Interrupted:
+    return Interrupted(
+        f"stopped by {by}; the same command goes on from the last state in checkpoints/", 128 + signum
+    )
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Leaving]:
+    """A Leaving that hears SIGTERM and SIGINT inside the block; LEAVE_S after the first the process ends anyway."""
+    leaving, ended = Leaving(), threading.Event()
+    before = {signum: signal.signal(signum, leaving._on_signal) for signum in _SIGNALS}
+    # the interpreter may be deep in a kernel when a signal comes, but the byte is written at once
+    heard, written = socket.socketpair()
+    written.setblocking(False)
+    wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_leave_in_time, args=(heard, ended), daemon=True).start()
+    try:
+        yield leaving
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(wakeup)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        written.shutdown(
+            socket.SHUT_RDWR
+        )  # ends the thread; closing would not, while loader workers have a copy
+        written.close()
+
+
+def _leave_in_time(heard: socket.socket, ended: threading.Event) -> None:
+    with heard:
+        while signum := heard.recv(1):
+            if signum[0] in _SIGNALS and not ended.wait(LEAVE_S):
+                print(
+                    f"no step ended in {LEAVE_S:.0f} s: leaving with the last state kept",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(128 + signum[0])

@@ -1,0 +1,96 @@
+"""How far a run has come: its finished epochs, the steps of the one it is in, and the best of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from stf.config import Params
+from stf.training.records import EpochMeans, EpochRecord
+
+# The phase's own section comes on top; budget and runtime change no step.
+_SECTIONS = ("seed", "data", "sbi", "model", "training")
+
+
+def config_hash(params: Params, phase: Literal["a", "b"], starting_weights: str | None = None) -> str:
+    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan.
+
+    `starting_weights` is the sha256 of the checkpoint that phase B starts from: the state of a phase B from other
+    weights is another run's.
+    """
+    values = dataclasses.asdict(params)
+    seen = {name: values[name] for name in (*_SECTIONS, f"phase_{phase}")}
+    seen["data"].pop("max_failure_share")  # whether training goes on, not how it goes
+    seen[f"phase_{phase}"].pop("min_phase_a_auc", None)  # whether phase B starts
+    if starting_weights is not None:
+        seen["starting_weights"] = starting_weights
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch: by validation AUC, then by the lower validation loss, then the earlier one."""
+
+    epoch: int
+    val_auc: float
+    val_loss: float
+    weights: dict[str, Tensor]  # on the CPU
+
+    def beats(self, other: Best | None) -> bool:
+        """Whether this epoch takes the place of `other`."""
+        return other is None or (self.val_auc, -self.val_loss) > (other.val_auc, -other.val_loss)
+
+
+@dataclass
+class Progress:
+    """Finished epochs, all optimizer steps, the records so far and the best of them.
+
+    `means` are those of the steps of the epoch that runs, and `epoch_s` the seconds that it took so far.
+    """
+
+    epoch: int = 0
+    global_step: int = 0
+    means: EpochMeans = field(default_factory=EpochMeans)
+    epoch_s: float = 0.0
+    history: list[EpochRecord] = field(default_factory=list)
+    best: Best | None = None
+    stopped_by_budget: bool = False
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Counts the epoch that runs as finished."""
+        self.history.append(record)
+        self.epoch += 1
+        self.means, self.epoch_s = EpochMeans(), 0.0
+
+    def place(self, steps_per_epoch: int) -> str:
+        """'after epoch 3' or 'in epoch 4, after step 5 of 16'."""
+        if self.means.steps == 0:
+            return f"after epoch {self.epoch}"
+        return f"in epoch {self.epoch + 1}, after step {self.means.steps} of {steps_per_epoch}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint; the epoch is the checkpoint's own."""
+        return {
+            "global_step": self.global_step,
+            "means": self.means.as_dict(),
+            "epoch_s": self.epoch_s,
+            "history": [dataclasses.asdict(record) for record in self.history],
+            "best": None if self.best is None else dict(vars(self.best)),
+        }
+
+    @classmethod
+    def from_dict(cls, epoch: int, values: dict[str, Any]) -> Progress:
+        """The inverse of `as_dict`; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            epoch,
+            values["global_step"],
+            EpochMeans.from_dict(values["means"]),
+            values["epoch_s"],
+            [EpochRecord(**record) for record in values["history"]],
+            None if values["best"] is None else Best(**values["best"]),
+        )
