@@ -22,6 +22,8 @@ from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord, StepRecord
 from stf.training.state import CheckpointFolder, Origin
 
+ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")
+
 
 def tiny_config(**fields: Any) -> STFV8Config:
     """STFV8Config.debug() without randomness in the forward pass, with phase A's loss."""
@@ -138,15 +140,14 @@ class TinyRun:
 def make_run(
     tmp_path: Path, make_learner: Callable[..., Learner], make_batch: Callable[..., dict[str, Any]]
 ) -> Callable[..., TinyRun]:
-    """`make_run(name, epochs=…, n_batches=…, max_usd=…, fingerprint=…, code=…, **config fields)`."""
+    """`make_run(name, epochs=…, n_batches=…, max_usd=…, origin=…, **config fields)`."""
 
     def make(
         name: str = "run",
         epochs: int = 2,
         n_batches: int = 2,
         max_usd: float = math.inf,
-        fingerprint: str = "data",
-        code: str = "code",
+        origin: Origin = ORIGIN,
         seed: int = 0,
         ema_decay: float = 0.0,
         **fields: Any,
@@ -164,7 +165,7 @@ def make_run(
             ),
             feeds=Feeds(train, train.set_epoch, [make_batch(3, seed=9), make_batch(1, seed=8)]),
             plan=plan,
-            folder=CheckpointFolder(tmp_path / name, config, Origin("config", fingerprint, code)),
+            folder=CheckpointFolder(tmp_path / name, config, origin),
             train=train,
             max_usd=max_usd,
             steps=[],

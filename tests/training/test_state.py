@@ -20,8 +20,10 @@ from stf.errors import CheckpointError, Interrupted, TrainingError
 from stf.models.weights import load_model, read_checkpoint
 from stf.training.learner import Learner
 from stf.training.progress import Best, Progress, config_hash
+from stf.training.state import Origin
 
 MakeRun = Callable[..., Any]
+ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")
 TIMES = ("epoch_time", "cost_usd", "timestamp")
 RANDOM = {"dropout": 0.3, "drop_path": 0.2, "grad_accum": 2, "ema_decay": 0.5}
 
@@ -233,7 +235,7 @@ def test_a_state_of_other_data_or_code_is_put_aside(make_run: MakeRun, other: st
     run = make_run(epochs=2)
     run.fit()
     kept = (run.folder.path / "last.pt").read_bytes()
-    folder = make_run(**{other: "other"}).folder
+    folder = make_run(origin=replace(ORIGIN, **{other: "other"})).folder
     found = folder.find()
     assert found.payload is None
     assert "put aside" in found.told[0]
@@ -245,7 +247,7 @@ def test_a_state_of_other_data_or_code_is_put_aside(make_run: MakeRun, other: st
 def test_a_state_of_other_code_is_gone_on_from_on_request(make_run: MakeRun) -> None:
     run = make_run(epochs=2)
     run.fit()
-    folder = make_run(code="other").folder
+    folder = make_run(origin=replace(ORIGIN, code="other")).folder
     progress, note = folder.resume(run.folder.path / "last.pt", run.learner)
     assert progress.epoch == 2
     assert "other code" in note
@@ -286,7 +288,7 @@ def test_what_a_kill_left_of_a_writing_is_swept(make_run: MakeRun) -> None:
 def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
     first, second = (
         make_run("first", epochs=1),
-        make_run("second", fingerprint="other", seed=5, ema_decay=0.9),
+        make_run("second", origin=replace(ORIGIN, fingerprint="other"), seed=5, ema_decay=0.9),
     )
     first.fit()
     progress, told = second.folder.resume(first.folder.path / "last.pt", second.learner)
