@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from stf.errors import ConfigError
+from stf.limits import MAX_PARAMETERS, out_of_range
 from stf.mixer_size import FEWEST_STATE_SIZES, state_sizes
-from stf.model_size import DCCONV, size_text
+from stf.model_size import DCCONV, parameters, size_text
+from stf.params_file import read_params_file
+from stf.values import coerce, nearest_name, shown
 
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
@@ -33,65 +33,34 @@ PHASE_B_FLAGS = ("use_hydra", "use_mamer", "use_wss", "use_adaptive_sdim")
 FLAGS = PHASE_A_FLAGS + PHASE_B_FLAGS
 SectionT = TypeVar("SectionT")
 SAMPLE_ROOT = "data/sample"
+TREE_FOLDER = "FaceForensics++"  # below data.root
 TIMM_PREFIX = "timm:"
-
-
-def nearest_name(name: str, known: list[str]) -> str:
-    """' (did you mean "x"?)' for the closest of `known`, or an empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f' (did you mean "{close[0]}"?)' if close else ""
-
-
-def _coerce(where: str, value: Any, wanted: Any) -> Any:
-    """`value` as the annotated type; raises ConfigError naming `where` when it is not one."""
-    origin, arguments = get_origin(wanted), get_args(wanted)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} is {value!r}; it must be a list")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(value):
-            raise ConfigError(f"{where} has {len(value)} entries; it must have {len(kinds)}")
-        return tuple(
-            _coerce(f"{where}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True))
-        )
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if wanted is float and isinstance(value, str):
-        hint = (
-            f" (YAML reads {value} as text: write it with a dot, as in 1.0e-4)" if _is_number(value) else ""
-        )
-        raise ConfigError(f"{where} is the text {value!r}; it must be a number{hint}")
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}; it must be of type {wanted.__name__}")
-    if wanted is float and not math.isfinite(value):
-        raise ConfigError(f"{where} is {value}; it must be a finite number")
-    return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+_TIMM_NAME = re.compile(
+    r"[\w.-]{1,100}", re.ASCII
+)  # no "hf-hub:…" or "local-dir:…", which fetch or read elsewhere
+MAX_DRIFT_PX = 1000
+_DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
 
 
 def _check_keys(where: str, values: dict[str, Any], known: list[str]) -> None:
     for key in values:
         if key not in known:
-            raise ConfigError(f'unknown key "{key}" in {where}{nearest_name(str(key), known)}')
+            name = shown(key).strip("'")
+            near = nearest_name(key, known) if isinstance(key, str) else ""
+            raise ConfigError(f'unknown key "{name}" in {where}{near}')
 
 
 def _section(kind: type[SectionT], where: str, values: Any) -> SectionT:
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}; it must be a section of key: value lines")
+        raise ConfigError(f"{where} is {shown(values)}; it must be a section of key: value lines")
     hints = get_type_hints(kind)
     _check_keys(where, values, list(hints))
-    return kind(**{key: _coerce(f"{where}.{key}", value, hints[key]) for key, value in values.items()})
+    taken = {key: coerce(f"{where}.{key}", value, hints[key]) for key, value in values.items()}
+    made = kind(**taken)
+    for key, value in taken.items():
+        if wrong := out_of_range(key, value):
+            raise ConfigError(f"{where}.{key}{wrong}")
+    return made
 
 
 def _require(condition: bool, message: str) -> None:
@@ -165,7 +134,7 @@ class STFV8Config:
     def validate(self) -> None:
         """Raises ConfigError naming the first field that is of the wrong type, out of range or contradicts another."""
         for name, kind in get_type_hints(type(self)).items():
-            setattr(self, name, _coerce(name, getattr(self, name), kind))
+            setattr(self, name, coerce(name, getattr(self, name), kind))
         positive = [
             f.name for f in dataclasses.fields(self) if f.name.endswith(("_dim", "_blocks", "_channels"))
         ]
@@ -202,14 +171,23 @@ class STFV8Config:
                 f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})",
             )
         _require(self.min_lr <= self.lr, f"min_lr ({self.min_lr}) is above lr ({self.lr})")
+        for name in get_type_hints(type(self)):
+            wrong = out_of_range(name, getattr(self, name))
+            _require(not wrong, f"{name}{wrong}")
         self._validate_parts()
+        size = sum(parameters(self).values())
+        _require(
+            size <= MAX_PARAMETERS,
+            f"stage1_dim to stage4_dim make a network of {size:.1e} parameters; at most {MAX_PARAMETERS:.0e} are built",
+        )
 
     def _validate_parts(self) -> None:
         spatial, prefix = self.spatial_backbone, TIMM_PREFIX
-        known = spatial == DCCONV or (spatial.startswith(prefix) and len(spatial) > len(prefix))
+        named = spatial.startswith(prefix) and _TIMM_NAME.fullmatch(spatial.removeprefix(prefix))
+        known = spatial == DCCONV or bool(named)
         _require(
             known,
-            f'spatial_backbone is "{spatial}"; it must be "{DCCONV}" or "{prefix}" and a timm model\'s name',
+            f'spatial_backbone is {shown(spatial)}; it must be "{DCCONV}" or "{prefix}" and a timm model\'s name',
         )
         idle = self.spatial_weights and spatial == DCCONV
         _require(not idle, f'spatial_weights is for a timm spatial_backbone; with "{DCCONV}" leave it empty')
@@ -230,14 +208,18 @@ class STFV8Config:
         parsed = params if isinstance(params, Params) else Params.load(params)
         if phase not in ("a", "b"):
             raise ConfigError(f'phase is {phase!r}; it must be "a" or "b"')
-        section = dataclasses.asdict(parsed.phase_a if phase == "a" else parsed.phase_b)
         names = {f.name for f in dataclasses.fields(cls)}
-        values = dict(dataclasses.asdict(parsed.model))
-        values |= {k: v for k, v in dataclasses.asdict(parsed.training).items() if k in names}
-        values |= {k: v for k, v in section.items() if k in names}
-        values |= {"num_frames": parsed.data.num_frames, "img_size": parsed.data.img_size}
-        values |= {"cost_per_hour": parsed.budget.cost_per_hour, "max_budget": parsed.budget.max_budget}
-        return cls(**values, data_root=parsed.data.root, num_workers=parsed.runtime.num_workers)
+        values: dict[str, Any] = {"data_root": parsed.data.root}
+        places = {"data_root": "data.root"}
+        for section in ("model", "training", f"phase_{phase}", "data", "budget", "runtime"):
+            found = {k: v for k, v in dataclasses.asdict(getattr(parsed, section)).items() if k in names}
+            values |= found
+            places |= {name: f"{section}.{name}" for name in found}
+        try:
+            return cls(**values)
+        except ConfigError as error:  # it knows fields; a reader of params.yaml wants sections
+            pattern = rf"(?<![\w.'\"])(?:{'|'.join(names)})(?![\w'\"])"
+            raise ConfigError(re.sub(pattern, lambda found: places[found[0]], str(error))) from None
 
     @classmethod
     def phase_a(cls) -> STFV8Config:
@@ -311,6 +293,7 @@ class DataParams:
     max_failure_share: float = 0.1  # of an epoch's pairs whose draws may fail before training stops
 
     def __post_init__(self) -> None:
+        _require(self.root.strip() != "", "data.root is empty; give the folder that holds FaceForensics++/")
         share = self.max_failure_share
         _require(0 <= share <= 1, f"data.max_failure_share is {share}; it must be in [0, 1]")
         for name in ("train_pairs_per_video", "val_pairs_per_video"):
@@ -337,6 +320,11 @@ class SbiParams:
         low, high = self.drift_step_range
         _require(0 < low <= high, f"sbi.drift_step_range is {low, high}; it must be 0 < low <= high")
         _require(self.drift_max_cumulative > 0, "sbi.drift_max_cumulative must be above 0")
+        _require(
+            low <= self.drift_max_cumulative,
+            f"sbi.drift_step_range begins at {low}, beyond sbi.drift_max_cumulative ({self.drift_max_cumulative})",
+        )
+        _require(high <= MAX_DRIFT_PX, f"sbi.drift_step_range is {low, high}; at most {MAX_DRIFT_PX} pixels")
         low, high = self.compression_qp_range
         _require(0 <= low <= high <= 51, f"sbi.compression_qp_range is {low, high}; H.264 has QP 0 to 51")
 
@@ -464,6 +452,8 @@ class EvaluationParams:
 
     def __post_init__(self) -> None:
         _require(len(self.methods) > 0, "evaluation.methods is empty; name at least one method")
+        twice = len(set(self.methods)) < len(self.methods)
+        _require(not twice, f"evaluation.methods names one twice: {', '.join(self.methods)}")
         _require(self.clips_per_video >= 1, "evaluation.clips_per_video must be at least 1")
         _require(self.bootstrap_samples >= 100, "evaluation.bootstrap_samples must be at least 100")
 
@@ -487,6 +477,12 @@ class RuntimeParams:
 
     def __post_init__(self) -> None:
         minutes = self.checkpoint_minutes
+        known = ["auto", "cpu", "cuda"]
+        _require(
+            _DEVICES.fullmatch(self.device) is not None,
+            f"runtime.device is {shown(self.device)}; it must be one of {', '.join(known)} or cuda:N"
+            f"{nearest_name(self.device, known)}",
+        )
         _require(minutes > 0, f"runtime.checkpoint_minutes is {minutes}; it must be above 0")
 
 
@@ -509,19 +505,37 @@ class Params:
     @classmethod
     def load(cls, source: str | Path | dict[str, Any]) -> Params:
         """Reads and validates a params.yaml (or its dict); raises ConfigError naming section and key."""
-        values = source if isinstance(source, dict) else _read_yaml(Path(source))
+        values = source if isinstance(source, dict) else read_params_file(Path(source))
         hints = get_type_hints(cls)
         _check_keys("params.yaml", values, list(hints))
         sections: dict[str, Any] = {}
         for key, value in values.items():
             is_section = dataclasses.is_dataclass(hints[key])
-            sections[key] = (
-                _section(hints[key], key, value) if is_section else _coerce(key, value, hints[key])
-            )
+            sections[key] = _section(hints[key], key, value) if is_section else coerce(key, value, hints[key])
         parsed = cls(**sections)
         for phase in get_args(PhaseName):  # a contradiction in either phase is found before anything is spent
             STFV8Config.from_params(parsed, phase)
+        parsed.require_consistent()
         return parsed
+
+    def require_consistent(self) -> None:
+        """Raises ConfigError where two values of the file contradict each other.
+
+        Not when an option changes one of them: `--epochs 1` is a short look, whatever the warm-up.
+        """
+        for name, phase in (("phase_a", self.phase_a), ("phase_b", self.phase_b)):
+            _require(
+                phase.warmup_epochs <= phase.epochs,
+                f"{name}.warmup_epochs is {phase.warmup_epochs}, more than {name}.epochs ({phase.epochs}): the "
+                "learning rate would never be reached",
+            )
+        tree, cache = os.path.join(self.data.root, TREE_FOLDER), self.runtime.face_cache
+        inside = cache and Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(tree))
+        _require(
+            not inside,
+            f"runtime.face_cache ({cache}) lies inside the data ({tree}), which would change with it; give a folder "
+            "elsewhere",
+        )
 
     def flat(self) -> dict[str, Any]:
         """{'data.root': ..., ...}: one entry per leaf, as MLflow parameters want them."""
@@ -533,28 +547,3 @@ class Params:
                 else {section: value}
             )
         return flat
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-05 as a number, as YAML 1.2 and DVC do: `dvc exp run -S phase_a.lr=1.0e-5` writes 1e-05."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; run from the repository's root or give --params FILE"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no key: value lines; profiles/sample.yaml shows what belongs there")
-    return values

@@ -83,7 +83,7 @@ def test_a_bad_field_is_named_when_validated_again(field, value, says):
         ({"evaluation": {"methods": ["Deepfake"]}}, "Deepfakes"),
         ({"evaluation": {"methods": []}}, "at least one"),
         ({"audit": {"pairs": 10}}, "at least 200|fewer than 200"),
-        ({"phase_b": {"lr": 1.0e-8}}, "above lr"),
+        ({"phase_b": {"lr": 1.0e-8}}, r"training\.min_lr .* is above phase_b\.lr"),
         ({"seed": 1.5}, "type int"),
     ],
 )

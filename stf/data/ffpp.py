@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stf.config import METHODS, QUALITIES, SAMPLE_ROOT
+from stf.config import METHODS, QUALITIES, SAMPLE_ROOT, TREE_FOLDER
 from stf.data.fingerprint import Kind, fingerprint_of_folder
 from stf.data.splits import ID_PATTERN, read_split
 from stf.data.video import Video, folders_in, frame_fields, numbered_files
@@ -29,7 +29,7 @@ _VERIFY = "run `dvc repro verify_data`"
 
 def tree_folder(root: str | Path) -> Path:
     """{root}/FaceForensics++."""
-    return Path(root) / "FaceForensics++"
+    return Path(root) / TREE_FOLDER
 
 
 def split_file(root: str | Path, split: str) -> Path:
@@ -66,7 +66,7 @@ class FFPPTree:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if not tree_folder(root).is_dir():
+        if not os.path.isdir(tree_folder(root)):  # Path's would raise for a name that is too long
             hint = "set data.root to the folder that holds FaceForensics++/"
             raise DataError(
                 f"{tree_folder(root)} does not exist; {hint}, or run `dvc repro verify_data` for the sample"
