@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
+import struct
 import textwrap
 import zipfile
 from pathlib import Path
@@ -19,8 +20,11 @@ from torch import Tensor, nn
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
+from stf.files import open_regular
+from stf.model_size import parameters
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.checkpoint_file import require_whole, sealed, write_atomically
+from stf.models.checkpoint_guard import require_harmless, require_held
 from stf.models.load_report import LoadReport
 from stf.models.network import build_network
 from stf.models.scan_backends import portable
@@ -30,6 +34,24 @@ MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not chan
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
 FOREIGN = {b"<": "a web page", b"\x93NUMPY": "a NumPy array", b"version https://git-": "a Git LFS pointer"}
 PARTS = ("optimizer", "scheduler", "scaler")
+# What torch.load and zipfile raise for a file that is none of theirs, or no longer: its reader of pickles is a plain
+# machine, which stumbles over wrong operands wherever it meets them.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 class Stateful(Protocol):
@@ -81,11 +103,12 @@ def _owned(module: nn.Module) -> dict[str, Tensor]:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint, tensors on the CPU; raises CheckpointError (missing, damaged, or holding code)."""
     try:
+        require_harmless(path)
         require_whole(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; `dvc repro` or `dvc pull` brings it") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         if found := _what_it_is(path):
             raise CheckpointError(f"{path} is {found}, not a checkpoint; take another copy") from None
         if isinstance(error, pickle.UnpicklingError):
@@ -99,6 +122,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
+    require_held(path, payload)
     return payload
 
 
@@ -107,7 +131,7 @@ def _what_it_is(path: str | Path) -> str:
     if Path(path).is_dir():
         return "a folder"
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(32)
     except OSError:
         return ""
@@ -147,6 +171,7 @@ def load_checkpoint_flexible(
         raise CheckpointError(
             f"{path} shares no weights with {type(model).__name__}; it belongs to another network"
         )
+    _require_numbers(path, {name: weights[name] for name in loaded}, own)
     model.load_state_dict({name: weights[name] for name in loaded}, strict=False)
     new = tuple(name for name in own if name not in weights)
     dropped = tuple(name for name in weights if name not in own)
@@ -156,14 +181,25 @@ def load_checkpoint_flexible(
     for name, part in restored:
         try:
             part.load_state_dict(payload[name])
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{path}: the state of the {name} does not fit this run's: {error}"
+                f"{path}: the state of the {name} does not fit this run's: {str(error)[:150]}"
             ) from None
     reshaped = tuple(name for name in common if name not in loaded)
     sizes = {name: value.numel() for name, value in (weights | own).items()}
     restored_names = tuple(name for name, _ in restored)
     return LoadReport(tuple(loaded), new, dropped, reshaped, restored_names, sizes, payload.get("epoch"))
+
+
+def _require_numbers(path: str | Path, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raises CheckpointError for weights that are not finite, or of a kind that would change when it is copied."""
+    for name, value in weights.items():
+        if value.is_complex() or value.is_floating_point() != own[name].is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} holds {value.dtype} numbers, not {own[name].dtype}; take another copy"
+            )
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite numbers; take an earlier checkpoint")
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -191,6 +227,11 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple[STFMambaV73, STFV
         raise CheckpointError(
             f"{path} holds a configuration that this version cannot read: {error}"
         ) from None
+    held = sum(value.numel() for value in _weights_in(payload, path).values())
+    if sum(parameters(config).values()) > held:  # before a network of any size is built
+        raise CheckpointError(
+            f"{path} holds the configuration of a larger network than its weights; take another copy"
+        )
     here = dataclasses.replace(config, ssm_backend=portable(config.ssm_backend))
     model = build_network(here, device)
     load_weights(path, model)
