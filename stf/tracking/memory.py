@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +13,24 @@ from typing import Any
 from stf.models.checkpoint_file import write_atomically
 
 _MAX_BYTES = 1 << 20  # some 40 metrics have a line each
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_STEP = 2**62
-_KEYS = ("identity", "store", "run_id", "steps")  # of the file
+_KEYS = ("identity", "store", "token", "part", "run_id", "steps")  # of the file
 
 
 @dataclass
 class RunMemory:
     """The run at `store` (an address that `shown_address` gave) that stands for the training named `identity`.
 
-    `steps` holds the last step that was recorded of each metric. Without a path nothing is kept.
+    `token` names the run before the store gave it an id, `part` counts how often it was begun and gone on with, `steps`
+    holds the last step that was recorded of each metric. Without a path nothing is kept.
     """
 
     path: Path | None
     identity: str
     store: str
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    part: int = 0
     run_id: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
 
@@ -73,13 +77,18 @@ def _read(path: Path) -> Mapping[str, Any]:
     values = json.loads(content)
     if not isinstance(values, dict) or values.keys() != set(_KEYS):
         raise ValueError("it has other keys than this version writes")
-    identity, store, run_id, steps = (values[key] for key in _KEYS)
+    identity, store, token, part, run_id, steps = (values[key] for key in _KEYS)
     texts = isinstance(identity, str) and isinstance(store, str)
-    known = run_id is None or (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id))
-    if not (texts and known and isinstance(steps, dict) and all(map(_is_step, steps.values()))):
+    known = _is_id(token) and (run_id is None or _is_id(run_id))
+    counts = isinstance(steps, dict) and all(map(_is_count, (part, *steps.values())))
+    if not (texts and known and counts):
         raise ValueError("a value in it is none that this version writes")
     return values
 
 
-def _is_step(value: object) -> bool:
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_count(value: object) -> bool:
     return type(value) is int and abs(value) < _MAX_STEP

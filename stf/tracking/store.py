@@ -23,13 +23,16 @@ from filelock import FileLock
 from stf.errors import TrackingError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# MLflow's own 7 repetitions of 120 s would hold up a training step for minutes; what fails is kept and sent later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "stf-mamba"
-_LOCK_WAIT_S = 120.0
-_CONNECT_TIMEOUT_S = 10.0
+_CREATION_WAIT_S = 120.0  # for the lock while another process creates the database, some 10 s of work
+ANSWER_WAIT_S = 10.0  # for a server's answer, or for a database that another program has locked
 # Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
@@ -77,21 +80,25 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{repository_root() / 'mlruns' / 'mlflow.db'}"
 
 
-def open_store() -> Store:
-    """Opens the store, creating it on first use.
+def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
+    """Opens the store, creating it on first use; waits `wait_s` seconds for its answer.
 
-    Raises TrackingError when the server does not answer, the lock is not free in time, or MLflow refuses.
+    Raises TrackingError when the server does not answer, the database stays locked, or MLflow refuses.
     """
     uri, mlruns = store_uri(), repository_root() / "mlruns"
     is_own = not os.environ.get("MLFLOW_TRACKING_URI")
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Failures are told in one line by who called; these would print a traceback and every repetition.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
-        _require_answer(uri)
-    mlruns.mkdir(parents=True, exist_ok=True)
+        _require_answer(uri, wait_s)
     # Two processes that create the database at once corrupt it for good, hence the lock (measured, FACTS).
     try:
-        with FileLock(mlruns / ".lock", timeout=_LOCK_WAIT_S), named_failures(uri):
+        mlruns.mkdir(parents=True, exist_ok=True)
+        with FileLock(mlruns / ".lock", timeout=_CREATION_WAIT_S), named_failures(uri):
+            if uri.startswith("sqlite:///"):
+                _require_free(Path(uri.removeprefix("sqlite:///")), wait_s)
             artifacts = (mlruns / "artifacts").as_posix() if is_own else None
             if artifacts:
                 _mend_locations(mlruns / "mlflow.db", artifacts)
@@ -99,14 +106,27 @@ def open_store() -> Store:
             return Store(client, _experiment_id(client, artifacts), uri)
     except TimeoutError:
         raise TrackingError(
-            f"{mlruns / '.lock'} has been held for {_LOCK_WAIT_S:.0f} s; end the process that holds it"
+            f"{mlruns / '.lock'} has been held for {_CREATION_WAIT_S:.0f} s; end the process that holds it"
+        ) from None
+    except OSError as error:
+        raise TrackingError(
+            f"the MLflow store in {mlruns} cannot be written: {error.strerror or error}; make room or give the "
+            "right to write"
         ) from None
 
 
-def _require_answer(uri: str) -> None:
+def _require_free(database: Path, wait_s: float) -> None:
+    """Raises sqlite3.Error in time where MLflow would repeat for minutes to open a database that it cannot write."""
+    if database.exists():
+        with closing(sqlite3.connect(database, timeout=wait_s)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+
+
+def _require_answer(uri: str, wait_s: float) -> None:
     """Raises TrackingError within seconds where MLflow itself would retry for minutes."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_CONNECT_TIMEOUT_S).close()
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=wait_s).close()
     except urllib.error.HTTPError:
         return  # it answers, perhaps asking for credentials: MLflow's business
     except (OSError, ValueError) as error:
@@ -128,7 +148,7 @@ def _mend_locations(database: Path, artifacts: str) -> None:
     """Replaces the old folder in every recorded artifact location when the repository was moved or copied."""
     if not database.exists():
         return
-    with closing(sqlite3.connect(database, timeout=_LOCK_WAIT_S)) as connection, connection:
+    with closing(sqlite3.connect(database, timeout=ANSWER_WAIT_S)) as connection, connection:
         tables = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }

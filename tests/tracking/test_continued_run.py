@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ import pytest
 
 from stf.config import Params, STFV8Config
 from stf.errors import DataError, Interrupted, StfError
-from stf.tracking.run import MODEL_NAME, track
+from stf.tracking.operations import MODEL_NAME
+from stf.tracking.run import track
 from stf.tracking.store import open_store, shown_address
 
 PARAMS = Params()
@@ -27,9 +29,10 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from stf.config import Params
-import stf.tracking.run as tracking
-tracking._FLUSH_EVERY_S = 0.0
-with tracking.track("train_phase_a", params=Params(), memory=Path(sys.argv[1]), identity="plan 1") as run:
+import stf.tracking.delivery
+from stf.tracking.run import track
+stf.tracking.delivery.FLUSH_EVERY_S = 0.0
+with track("train_phase_a", params=Params(), memory=Path(sys.argv[1]), identity="plan 1") as run:
     for step in range(1, 6):
         run.log({"step/loss": step / 10}, step=step)
     run.text("of the first part", "first.txt")
@@ -168,6 +171,12 @@ def test_a_moved_repository_goes_on_with_its_run(
     assert not root.exists()
 
 
+def _forged(**values: object) -> bytes:
+    """A memory that would be used but for these values."""
+    fair = {"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "token": "0" * 32, "part": 1}
+    return json.dumps({**fair, "run_id": "1" * 32, "steps": {}, **values}).encode()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -179,14 +188,19 @@ def test_a_moved_repository_goes_on_with_its_run(
         b"9" * 5000,
         b"null",
         b'{"identity": "plan 1"}',
-        b'{"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "run_id": "../../etc", "steps": {}}',
-        b'{"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "run_id": 7, "steps": {}}',
-        b'{"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "run_id": null, "steps": {"a": 1e999}}',
-        b'{"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "run_id": null, "steps": {"a": true}}',
-        b'{"identity": "plan 1", "store": "sqlite:///mlruns/mlflow.db", "run_id": null, "steps": [1]}',
         b" " * (2 << 20),
+        _forged(run_id="../../etc"),
+        _forged(run_id=7),
+        _forged(token="../../etc"),
+        _forged(token="/" * 32),
+        _forged(part=1.5),
+        _forged(steps={"a": float("inf")}),
+        _forged(steps={"a": True}),
+        _forged(steps={"a": 10**400}),
+        _forged(steps=[1]),
+        _forged(surplus=1),
     ],
-    ids=range(14),
+    ids=itertools.count(),
 )
 def test_a_damaged_memory_is_named_and_a_new_run_is_started(
     content: bytes, memory: Path, runs: Runs, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
 from stf.errors import DataError
 from stf.tracking.baseline import OVERALL_AUC, baseline_auc
-from stf.tracking.run import MODEL_NAME, track
+from stf.tracking.operations import MODEL_NAME
+from stf.tracking.run import track
 from stf.tracking.store import open_store
 
 PARAMS = Params()
@@ -104,7 +105,7 @@ def test_metrics_of_steps_all_arrive(runs: Runs) -> None:
 def test_few_metrics_of_a_slow_run_are_on_disk_before_it_ends(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stf.tracking.run._FLUSH_EVERY_S", 0.0)
+    monkeypatch.setattr("stf.tracking.delivery.FLUSH_EVERY_S", 0.0)
     with track("train_phase_a", params=PARAMS) as run:
         run.log({"loss": 1.5})
         assert runs()[0].data.metrics["loss"] == 1.5
