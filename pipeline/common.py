@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # against 136 ms CPU a pair on 2 cores
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 params_option = click.option(
     "--params",
@@ -48,13 +53,36 @@ def command(function: Callable[..., Any]) -> click.Command:
         except StfError as error:
             if debug:
                 raise
-            click.secho(f"error: {error}", fg="red", err=True)
+            tell_error(str(error))
             raise SystemExit(error.exit_code) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's to tell; a pipe that `| head` has closed ends the command in silence
+        except Exception as error:  # the last resort: nobody is shown a traceback who did not ask for one
+            if debug:
+                raise
+            tell_error(unforeseen(error))
+            raise SystemExit(1) from error
 
     option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
     return click.command(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})(
         option(guarded)
     )
+
+
+def tell_error(text: str) -> None:
+    """`text` in red on stderr; control characters, which a file's name may hold, as escapes."""
+    shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    click.secho(f"error: {shown}", fg="red", err=True)
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of an error that no part of the project expected."""
+    if isinstance(error, OSError) and (error.errno in _FULL or error.filename is not None):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        hint = "free some space" if error.errno in _FULL else "mend the file or its permissions"
+        return f"{where}{error.strerror}; {hint} and run the command again"
+    what = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__}: {what}; run again with --debug to see where it comes from"
 
 
 def load_params(path: str) -> Params:

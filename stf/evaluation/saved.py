@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pandas as pd
 
 from stf.errors import DataError
 from stf.evaluation.outputs import Outputs
+from stf.files import read_bounded, read_json
 
+MAX_SCORES_BYTES = 200_000_000  # FF++'s 700 videos in three qualities take 200 kB
+MAX_TEXT, MAX_COUNT = 200, 1_000_000_000
 _TEXT_COLUMNS = ["video_id", "method", "quality", "identity_pair"]
 _KEY = ["quality", "method", "video_id"]
 
@@ -35,26 +39,41 @@ def read_evaluation(path: str | Path) -> SavedEvaluation:
     document = _read_document(document_path)
     scores_path = Outputs.beside(document_path).scores
     try:
+        checkpoint = document["checkpoint"]
         return SavedEvaluation(
-            variant=str(document["checkpoint"]["variant"]),
-            epoch=int(document["checkpoint"]["epoch"]),
-            quality=str(document["quality"]),
-            clips={name: int(value) for name, value in document["clips"].items()},
+            variant=_text(checkpoint["variant"]),
+            epoch=_count(checkpoint["epoch"]),
+            quality=_text(document["quality"]),
+            clips={name: _count(value) for name, value in document["clips"].items()},
             is_synthetic=document["note"] is not None,
-            weights_sha256=str(document["checkpoint"]["weights_sha256"]),
+            weights_sha256=_text(checkpoint["weights_sha256"]),
             table=_read_scores(scores_path),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise DataError(f"{document_path} is no evaluation's document: it lacks {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{document_path} is no evaluation's document: {error}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise TypeError(f"{reprlib.repr(value)} stands where a short text belongs")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        raise TypeError(f"{reprlib.repr(value)} stands where a number of things belongs")
+    return value
 
 
 def _read_document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
+        raise DataError(f"{path} cannot be read as JSON: {str(error)[:200]}; evaluate again") from None
     if not isinstance(document, dict):
         raise DataError(f"{path} is no evaluation's document")
     return document
@@ -63,12 +82,19 @@ def _read_document(path: Path) -> dict[str, Any]:
 def _read_scores(path: Path) -> pd.DataFrame:
     wanted = [*_TEXT_COLUMNS, "label", "score"]
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, str), usecols=wanted)
-        table = table.astype({"label": int, "score": float})
+        content = io.BytesIO(read_bounded(path, MAX_SCORES_BYTES))
+        kinds: Any = dict.fromkeys(_TEXT_COLUMNS, str) | {"label": int, "score": float}
+        table = pd.read_csv(content, dtype=kinds, usecols=wanted)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; an evaluation's scores lie beside its JSON") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a score table: {error}") from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} cannot be read as a score table: {str(error)[:200]}; evaluate again"
+        ) from None
+    if table[_TEXT_COLUMNS].isna().to_numpy().any():
+        raise DataError(f"{path} holds a video without id, method, quality or identity pair; evaluate again")
+    if not table["score"].dropna().between(0, 1).all():
+        raise DataError(f"{path} holds a score that is no probability; evaluate again")
     if not set(table["label"]) <= {0, 1}:
         raise DataError(f"{path} holds a label that is neither 0 nor 1")
     twice = table[table.duplicated(_KEY)]

@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
 
 from stf.config import Params, PhaseName, STFV8Config
 from stf.data.video_sbi_dataset import VideoSBIDataset
+from stf.files import read_json
 from stf.training.forecast import Money, PhaseForecast, Rates, Work, phase_forecast
 from stf.training.forecast_measure import StepRates, quick_step_rates, seconds_per_pair
 
@@ -35,13 +37,13 @@ def machine_key(params: Params, device: str, cores: int) -> str:
 def stored_line(path: Path, key: str, phase: PhaseName, money: Money) -> str | None:
     """The kept forecast in a line, when there is one of this very plan and machine."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         if stored["key"] != key:
             return None
         plan = stored["forecasts"][0]
         hours, usd = plan["phases"][phase]["hours"], plan["usd"]
         return (
-            f"forecast of {stored['made'][:16]} by pipeline.forecast: phase {phase.upper()} "
+            f"forecast of {datetime.fromisoformat(stored['made']):%Y-%m-%dT%H:%M} by pipeline.forecast: phase {phase.upper()} "
             f"{duration(hours)}, ${hours * money.cost_per_hour:.2f}; both phases ${usd:.2f} of ${money.max_budget:.2f}"
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):

@@ -6,11 +6,11 @@ run that starts never looks at it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from stf.errors import TrainingError
+from stf.files import read_json
 
 RENEW = "`dvc repro eval_a` writes it"
 
@@ -59,7 +59,7 @@ def _overall_auc(report: Path) -> float | None:
 
 def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise TrainingError(if_missing) from None
     except (OSError, ValueError) as error:

@@ -209,7 +209,7 @@ class CheckpointFolder:
             state = payload["extra"]
             progress = restore_learner(learner, payload, state)
             written, here = state["setting"], setting_of(learner)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} holds a training state that does not fit this version ({error}); --fresh begins again"
             ) from None
