@@ -11,6 +11,7 @@ this version writes it makes the journal a damaged one: it may come from anywher
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -21,7 +22,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from stf.errors import TrackingError
-from stf.tracking.operations import Keep, Operation, Points, Register, Start, is_inner_path, operation
+from stf.tracking.disk import refusals_told
+from stf.tracking.operations import Keep, Operation, Points, Register, Start, operation
+from stf.tracking.plain import is_inner_path
 from stf.tracking.store import repository_root
 
 _NAME, _FILES = "journal.jsonl", "files"
@@ -38,7 +41,7 @@ class Journal:
     """The journal in `folder`, which this process alone uses until `close`."""
 
     def __init__(self, folder: Path, wait_s: float = _LOCK_WAIT_S) -> None:
-        """Raises OSError where nothing can be written, TrackingError when another process keeps the journal."""
+        """Raises OSError where nothing can be written, its TimeoutError when another process keeps the journal."""
         self.folder = folder
         links = [
             path
@@ -49,28 +52,21 @@ class Journal:
             raise TrackingError(f"{links[0]} is a link, which no run makes; remove it")
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "lock")
-        try:
-            self._lock.acquire(timeout=wait_s)
-        except TimeoutError:
-            raise TrackingError(f"{folder} is in use by another process; wait for it or end it") from None
+        self._lock.acquire(timeout=wait_s)
         self._file = (folder / _NAME).open("ab", buffering=0)
         self._drop_half_a_line()
 
     def append(self, op: Operation) -> None:
         """Writes an operation down, with a copy of the file it names; raises TrackingError when the disk refuses."""
-        try:
+        with refusals_told(self.folder):
             if isinstance(op, Keep | Register):
                 op = dataclasses.replace(op, path=self._copy(Path(op.path)))
-            self._file.write(_line(op))
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
+            self._write(_line(op))
 
     def sync(self) -> None:
         """Makes what was written last through a power failure; raises TrackingError when the disk refuses."""
-        try:
+        with refusals_told(self.folder):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
 
     def read(self) -> list[Operation]:
         """All operations, points of metrics that follow each other as one; files are named by their full path.
@@ -94,15 +90,17 @@ class Journal:
     def replace(self, ops: Sequence[Operation]) -> None:
         """Leaves only these operations, whole or not at all; raises TrackingError when the disk refuses."""
         part = self.folder / f"{_NAME}.part"
-        try:
+        with refusals_told(self.folder):
             part.write_bytes(b"".join(_line(self._relative(op)) for op in ops))
             part.replace(self.folder / _NAME)
             self._file.close()
             self._file = (self.folder / _NAME).open("ab", buffering=0)
             if not any(isinstance(op, Keep | Register) for op in ops):
                 shutil.rmtree(self.folder / _FILES, ignore_errors=True)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
+
+    def written_ms(self) -> int:
+        """When the last operation was written, in ms since 1970."""
+        return int((self.folder / _NAME).stat().st_mtime * 1000)
 
     def close(self) -> None:
         """Lets go of the journal."""
@@ -144,6 +142,14 @@ class Journal:
             return dataclasses.replace(op, path=Path(op.path).relative_to(self.folder).as_posix())
         return op
 
+    def _write(self, line: bytes) -> None:
+        """A disk that gets full takes half a line, and more may follow when there is room again: it is taken back."""
+        size = os.fstat(self._file.fileno()).st_size
+        written = self._file.write(line)
+        if written != len(line):
+            self._file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _drop_half_a_line(self) -> None:
         content = (self.folder / _NAME).read_bytes()
         self._file.truncate(content.rfind(b"\n") + 1)
@@ -155,6 +161,10 @@ def open_journal(token: str) -> Journal:
     for home in sorted(homes(), key=lambda home: not (home / token).exists()):
         try:
             return Journal(home / token)
+        except TimeoutError:
+            raise TrackingError(
+                f"{home / token} is in use by another process; wait for it or end it"
+            ) from None
         except OSError as error:
             reasons.append(str(error))
     raise TrackingError(
@@ -175,10 +185,3 @@ def _merged(ops: Sequence[Operation]) -> list[Operation]:
         else:
             merged += group
     return merged
-
-
-def _unwritable(folder: Path, error: OSError) -> TrackingError:
-    return TrackingError(
-        f"{folder} cannot be written: {error.strerror or error}; make room or give the right to write, "
-        "and run the same command again"
-    )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stf.errors import TrackingError
+from stf.tracking.disk import refusals_told
 
 CSV_COLUMNS: tuple[str, ...] = (
     "epoch",
@@ -72,21 +73,26 @@ class CSVLogger:
     """Appends a row per epoch and flushes it, so that a killed run leaves every finished epoch on disk."""
 
     def __init__(self, path: str | Path, append: bool = False) -> None:
-        """Starts a new file, or goes on with an existing one; raises TrackingError when that has other columns."""
+        """Starts a new file, or goes on with an existing one.
+
+        Raises TrackingError when that has other columns, or when the disk is full or read-only.
+        """
         self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if append and self._path.exists():
-            header = self._path.read_text(encoding="utf-8").partition("\n")[0].strip()
-            if header != ",".join(CSV_COLUMNS):
+        header = ",".join(CSV_COLUMNS)
+        with refusals_told(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not (append and self._path.exists()):
+                self._path.write_text(header + "\n", encoding="utf-8")
+            elif (
+                self._path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip() != header
+            ):
                 raise TrackingError(f"{path} has other columns than this version writes; move it away")
-            return
-        self._path.write_text(",".join(CSV_COLUMNS) + "\n", encoding="utf-8")
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Writes one row; raises ValueError when a column is missing or unknown."""
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            if set(row) != set(CSV_COLUMNS):
-                raise ValueError(f"columns differ by {sorted(set(row) ^ set(CSV_COLUMNS))}")
+        """Writes one row; raises ValueError when a column is missing or unknown, TrackingError if the disk refuses."""
+        if set(row) != set(CSV_COLUMNS):
+            raise ValueError(f"columns differ by {sorted(set(row) ^ set(CSV_COLUMNS))}")
+        with refusals_told(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n").writerow(row)
 
 

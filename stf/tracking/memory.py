@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stf.models.checkpoint_file import write_atomically
+from stf.tracking.plain import is_hex, is_int, is_text, require
 
 _MAX_BYTES = 1 << 20  # some 40 metrics have a line each
-_ID = re.compile(r"[0-9a-f]{32}")
-_MAX_STEP = 2**62
 _KEYS = ("identity", "store", "token", "part", "run_id", "steps")  # of the file
 
 
@@ -78,17 +76,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, dict) or values.keys() != set(_KEYS):
         raise ValueError("it has other keys than this version writes")
     identity, store, token, part, run_id, steps = (values[key] for key in _KEYS)
-    texts = isinstance(identity, str) and isinstance(store, str)
-    known = _is_id(token) and (run_id is None or _is_id(run_id))
-    counts = isinstance(steps, dict) and all(map(_is_count, (part, *steps.values())))
-    if not (texts and known and counts):
-        raise ValueError("a value in it is none that this version writes")
+    require(is_text(identity) and is_text(store), "identity or store")
+    require(is_hex(token, 32) and (run_id is None or is_hex(run_id, 32)), "token or run_id")
+    require(isinstance(steps, dict) and all(map(is_int, (part, *steps.values()))), "part or steps")
     return values
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and abs(value) < _MAX_STEP

@@ -8,24 +8,22 @@ a file; ValueError says what is wrong.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from stf.tracking.plain import is_hex, is_inner_path, is_int, is_text, is_texts, require
 from stf.tracking.store import Store
 
 MODEL_NAME = "stf-mamba"
 TOKEN_TAG = "run_token"  # by it a run is found whose creation was never answered
 _MAX_BATCH = 100  # MLflow's limit of parameters and of tags in one call
 _MAX_POINTS = 1000  # of metrics
-_MAX_INT = 2**62
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can hold it, no file and no database
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 
 
@@ -57,9 +55,9 @@ class Start:
     tags: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        _require(_is_text(self.token) and re.fullmatch(r"[0-9a-f]{32}", self.token), "token")
-        _require(_is_int(self.part) and _is_text(self.name) and _is_int(self.ms), "part, name or time")
-        _require(_is_texts(self.params) and _is_texts(self.tags), "params or tags")
+        require(is_hex(self.token, 32), "token")
+        require(is_int(self.part) and is_text(self.name) and is_int(self.ms), "part, name or time")
+        require(is_texts(self.params) and is_texts(self.tags), "params or tags")
 
     def apply(self, target: Target) -> None:
         """Finds the run or creates it, and writes the setting."""
@@ -102,7 +100,7 @@ class Points:
     points: Sequence[tuple[str, float, int, int]]
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.points, list) and all(map(_is_point, self.points)), "points")
+        require(isinstance(self.points, list) and all(map(_is_point, self.points)), "points")
 
     def apply(self, target: Target) -> None:
         metrics = [Metric(*point) for point in self.points]
@@ -119,7 +117,7 @@ class Tag:
     value: str
 
     def __post_init__(self) -> None:
-        _require(_is_text(self.key) and _is_text(self.value), "tag")
+        require(is_text(self.key) and is_text(self.value), "tag")
 
     def apply(self, target: Target) -> None:
         target.store.client.set_tag(target.run, self.key, self.value)
@@ -134,7 +132,7 @@ class Keep:
     folder: str
 
     def __post_init__(self) -> None:
-        _require(_is_text(self.path) and is_inner_path(self.folder), "path or folder")
+        require(is_text(self.path) and is_inner_path(self.folder), "path or folder")
 
     def apply(self, target: Target) -> None:
         client = target.store.client
@@ -151,8 +149,8 @@ class Link:
     keys: Sequence[str]
 
     def __post_init__(self) -> None:
-        _require(_is_sha256(self.weights_sha256), "sha256")
-        _require(isinstance(self.keys, list) and all(map(_is_text, self.keys)), "keys")
+        require(is_hex(self.weights_sha256, 64), "sha256")
+        require(isinstance(self.keys, list) and all(map(is_text, self.keys)), "keys")
 
     def apply(self, target: Target) -> None:
         store, query = (
@@ -180,8 +178,8 @@ class Register:
     tags: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        _require(_is_text(self.path) and _is_sha256(self.weights_sha256), "path or sha256")
-        _require(_is_text(self.config) and _is_texts(self.tags) and "variant" in self.tags, "config or tags")
+        require(is_text(self.path) and is_hex(self.weights_sha256, 64), "path or sha256")
+        require(is_text(self.config) and is_texts(self.tags) and "variant" in self.tags, "config or tags")
 
     def apply(self, target: Target) -> None:
         client, tags = target.store.client, {**self.tags, "weights_sha256": self.weights_sha256}
@@ -210,7 +208,7 @@ class End:
     ms: int
 
     def __post_init__(self) -> None:
-        _require(self.status in _STATUSES and _is_int(self.ms), "status or time")
+        require(self.status in _STATUSES and is_int(self.ms), "status or time")
 
     def apply(self, target: Target) -> None:
         target.store.client.set_terminated(target.run, self.status, self.ms)
@@ -224,19 +222,11 @@ KINDS: Mapping[str, type[Operation]] = {
 
 def operation(values: Any) -> Operation:
     """The operation that a JSON object describes; raises ValueError when it describes none."""
-    _require(isinstance(values, dict) and _is_text(values.get("kind")), "entry")
+    require(isinstance(values, dict) and is_text(values.get("kind")), "entry")
     kind = KINDS.get(values["kind"])
     if kind is None or values.keys() != {"kind", *(field.name for field in fields(kind))}:
         raise ValueError(f"{values['kind'][:40]!r} is no operation with these keys")
     return kind(**{key: value for key, value in values.items() if key != "kind"})
-
-
-def is_inner_path(text: object) -> bool:
-    """Whether this is a path that leads nowhere but inside the folder it is relative to; "" is that folder."""
-    if not _is_text(text) or "\\" in str(text) or "\0" in str(text):
-        return False
-    path = PurePosixPath(str(text))
-    return not path.is_absolute() and ".." not in path.parts
 
 
 def _active_run(store: Store, run_id: str) -> Run | None:
@@ -259,29 +249,8 @@ def _log_setting(target: Target, params: Mapping[str, str], tags: Mapping[str, s
         target.store.client.log_batch(target.run, params=all_params[batch], tags=all_tags[batch])
 
 
-def _require(holds: object, what: str) -> None:
-    if not holds:
-        raise ValueError(f"{what} not as this version writes it")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and _HALF_CHARACTER.search(value) is None
-
-
-def _is_int(value: object) -> bool:
-    return type(value) is int and abs(value) < _MAX_INT
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_text(key) and _is_text(text) for key, text in value.items())
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
 def _is_point(value: object) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 4:
         return False
     key, number, ms, step = value
-    return _is_text(key) and isinstance(number, float) and _is_int(ms) and _is_int(step)
+    return is_text(key) and isinstance(number, float) and is_int(ms) and is_int(step)
