@@ -1,0 +1,194 @@
+"""Raw videos → the FF++ layout: consecutive frames, one face followed through them, 81 landmarks, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.common import command, progress_bar
+from stf.config import METHODS, QUALITIES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stf.data.preprocess.make import Made, Settings
+    from stf.data.preprocess.sources import Found
+    from stf.data.preprocess.store import Job
+
+
+LOCK_S = 30.0  # a killed run's processes leave within a frame
+
+
+@command
+@click.argument("videos", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--root", required=True, type=click.Path(file_okay=False, path_type=Path), help="Gets FaceForensics++/."
+)
+@click.option(
+    "--table", type=click.Path(dir_okay=False, path_type=Path), help="CSV: file, id, method, quality, split."
+)
+@click.option(
+    "--quality", type=click.Choice(QUALITIES), help="Of files outside FF++'s own layout (else raw)."
+)
+@click.option(
+    "--method", type=click.Choice(METHODS), help="The fakes' method outside it; without it they are real."
+)
+@click.option(
+    "--max-frames", default=300, show_default=True, type=click.IntRange(min=0), help="Per video; 0: all."
+)
+@click.option(
+    "--start", default=0, show_default=True, type=click.IntRange(min=0), help="The first frame to take."
+)
+@click.option(
+    "--num-frames",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="data.num_frames: shorter videos are told.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Videos at a time; default: the cores here.")
+@click.option("--predictor", type=click.Path(dir_okay=False), help="An own dlib model of 81 (or 68) points.")
+@click.option(
+    "--detect-size",
+    default=640,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Longer side of the picture searched for faces; 0: full size.",
+)
+@click.option(
+    "--splits", is_flag=True, help="Write train, val and test.json: from the table, else 72/14/14 drawn."
+)
+@click.option(
+    "--report",
+    default=None,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Default: ROOT/preprocess.json.",
+)
+@click.option(
+    "--time-limit", default=3600.0, show_default=True, type=click.FloatRange(min=1), help="Seconds per video."
+)
+def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
+    """Bring raw VIDEOS (files or folders) into the layout that training reads.
+
+    FF++'s own download is recognised by its folders; other files are real videos named ID.mp4, or with --method fakes
+    named TARGET_SOURCE.mp4. Videos that are complete are kept: the same command goes on where it was stopped. A broken
+    video is reported and never stops the others; the exit code is then 1. Needs the optional extra `preprocess`.
+    """
+    from stf.data.outputs import write_json
+    from stf.data.preprocess.report import remarks, report_json, summary, videos_table
+    from stf.data.preprocess.sources import Defaults, find_jobs
+    from stf.data.verify_report import make_console
+    from stf.errors import DataError, UsageError
+
+    console = make_console()
+    found = find_jobs(videos, options["table"], Defaults(options["quality"], options["method"]))
+    if not found.jobs and not found.refused:
+        raise UsageError("no video was found; give video files, folders of them, or a --table")
+    settings = _settings(options)
+    made = _make_all(root, settings, found.jobs, options, console)
+    console.print(videos_table(made))
+    for line in found.refused:
+        console.print(f"not taken: {line}", style="red", markup=False, soft_wrap=True)
+    report = options["report"] or root / "preprocess.json"
+    write_json(report, report_json(made, found.refused))
+    console.print(f"{summary(made, len(found.refused))}\nwritten to {report}", markup=False, soft_wrap=True)
+    _splits(root, found, made, options["splits"], console)
+    n_failed = len(found.refused) + sum(video.outcome == "failed" for video in made)
+    if n_failed:
+        first = next(
+            (f"{v.name}: {remarks(v)}" for v in made if v.outcome == "failed"), (found.refused or [""])[0]
+        )
+        raise DataError(f"{n_failed} of {len(made) + len(found.refused)} videos were not made, first {first}")
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """With the detector loaded, so that a missing extra is said at once and the processes share the model."""
+    from functools import partial
+
+    from stf.data.preprocess.dlib_detector import dlib_detector
+    from stf.data.preprocess.make import Settings
+
+    detector = partial(dlib_detector, options["predictor"], options["detect_size"])
+    detector()
+    return Settings(detector, options["start"], options["max_frames"], options["num_frames"])
+
+
+def _make_all(
+    root: Path, settings: Settings, jobs: Sequence[Job], options: dict[str, Any], console: Console
+) -> list[Made]:
+    """The entries of all videos, made several at a time; one process at a time may work on a tree."""
+    from filelock import FileLock, Timeout
+
+    from stf.cores import usable_cores
+    from stf.data.preprocess.make import make_each
+    from stf.data.preprocess.store import prepare_state
+    from stf.errors import UsageError
+
+    made: list[Made] = []
+    try:
+        with (
+            leaving_at_once(),
+            FileLock(prepare_state(root) / "lock", timeout=LOCK_S),
+            progress_bar(console, "videos") as advance,
+        ):
+            for entry in make_each(
+                root, settings, jobs, options["workers"] or usable_cores(), options["time_limit"]
+            ):
+                made.append(entry)
+                advance(len(made), len(jobs))
+    except Timeout:
+        raise UsageError(f"another preprocess is at work on {root}; wait for it, or stop it") from None
+    return made
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the videos at work, which the next run makes anew."""
+    import signal
+
+    from stf.errors import Interrupted
+
+    def leave(signum: int, _: object) -> None:
+        what = f"stopped by {signal.Signals(signum).name}; the same command goes on after the videos that are complete"
+        raise Interrupted(what, 128 + signum)
+
+    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _splits(root: Path, found: Found, made: Sequence[Made], wanted: bool, console: Console) -> None:
+    """Writes the split files where that is asked for, or says which are missing."""
+    from stf.data.preprocess.write_splits import drawn_splits, missing_splits, write_splits
+
+    there = {
+        job.video_id: job.method
+        for job in found.jobs
+        for video in made
+        if video.name == job.name and video.outcome != "failed"
+    }
+    if wanted:
+        reals = [video_id for video_id, method in there.items() if method is None]
+        fakes = [video_id for video_id, method in there.items() if method is not None]
+        write_splits(root, found.splits or drawn_splits(reals), fakes)
+        how = (
+            "from the table"
+            if found.splits
+            else "drawn: a person who is in several videos may be in several splits"
+        )
+        console.print(f"train.json, val.json and test.json are written, {how}", soft_wrap=True)
+    elif missing := missing_splits(root):
+        hint = "they come with FF++'s download; for own videos give --splits"
+        names = ", ".join(f"{split}.json" for split in missing)
+        console.print(f"{root}/FaceForensics++ lacks {names}: {hint}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What `preprocess` shows and writes about its videos."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from stf.data.preprocess.make import Made
+from stf.data.verify_report import WIDTH
+
+MAX_ROWS = 60
+_NUMBERS = ("frames", "fps", "no face", "filled", "several", "larger", "jumps", "run")
+
+
+def remarks(made: Made) -> str:
+    """Everything worth a look, in one line."""
+    return "; ".join((made.problem, *made.notes) if made.problem else made.notes)
+
+
+def videos_table(videos: Sequence[Made]) -> Table:
+    """One row per video, those with remarks first; at most MAX_ROWS."""
+    caption = "larger: frames in which a larger other face was left out; run: frames in a row with a face"
+    table = Table(title="Videos", caption=caption, width=WIDTH, pad_edge=False)
+    table.add_column("video", overflow="fold", max_width=24)
+    for name in _NUMBERS:
+        table.add_column(name, justify="right")
+    table.add_column("remarks", overflow="fold")
+    ordered = sorted(videos, key=lambda made: (made.outcome != "failed", not remarks(made), made.name))
+    for made in ordered[:MAX_ROWS]:
+        counts = (
+            made.faceless,
+            made.filled,
+            made.several,
+            made.larger_left_out,
+            made.jumps,
+            made.longest_run,
+        )
+        cells = (made.name, str(made.frames), f"{made.fps:.4g}", *map(str, counts), remarks(made))
+        style = "red" if made.outcome == "failed" else "yellow" if remarks(made) else None
+        table.add_row(*map(escape, cells), style=style)
+    if len(ordered) > MAX_ROWS:
+        table.add_row(f"… {len(ordered) - MAX_ROWS} more", *[""] * len(_NUMBERS), "in the report")
+    return table
+
+
+def summary(videos: Sequence[Made], n_refused: int) -> str:
+    """'27 made, 2 kept, 1 failed; …'"""
+    outcomes = Counter(made.outcome for made in videos)
+    frames = sum(made.frames for made in videos)
+    faceless = sum(made.faceless for made in videos)
+    share = f"; a face in {1 - faceless / frames:.2%} of {frames:,} frames" if frames else ""
+    counts = f"{outcomes['made']} made, {outcomes['kept']} complete before, {outcomes['failed'] + n_refused} failed"
+    new = [made for made in videos if made.outcome == "made"]
+    seconds, new_frames = sum(made.seconds for made in new), sum(made.frames for made in new)
+    rate = f"; {1000 * seconds / new_frames:.0f} ms a frame and process" if new_frames else ""
+    return counts + share + rate
+
+
+def report_json(videos: Sequence[Made], refused: Sequence[str]) -> dict[str, Any]:
+    """All entries by name, and the files that were not taken."""
+    ordered = sorted(videos, key=lambda made: made.name)
+    return {"videos": [dataclasses.asdict(made) for made in ordered], "refused": list(refused)}
