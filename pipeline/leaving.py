@@ -71,17 +71,16 @@ def _request(by: str, signum: int) -> Interrupted:
 @contextlib.contextmanager
 def listening() -> Iterator[Leaving]:
     """A Leaving that hears SIGTERM and SIGINT inside the block; LEAVE_S after the first the process ends anyway."""
-    leaving, ended = Leaving(), threading.Event()
+    leaving = Leaving()
     before = {signum: signal.signal(signum, leaving._on_signal) for signum in _SIGNALS}
     # the interpreter may be deep in a kernel when a signal comes, but the byte is written at once
     heard, written = socket.socketpair()
     written.setblocking(False)
     wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_leave_in_time, args=(heard, ended), daemon=True).start()
+    threading.Thread(target=_leave_in_time, args=(heard,), daemon=True).start()
     try:
         yield leaving
     finally:
-        ended.set()
         signal.set_wakeup_fd(wakeup)
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -91,12 +90,13 @@ def listening() -> Iterator[Leaving]:
         written.close()
 
 
-def _leave_in_time(heard: socket.socket, ended: threading.Event) -> None:
+def _leave_in_time(heard: socket.socket) -> None:
     with heard:
         while signum := heard.recv(1):
-            if signum[0] in _SIGNALS and not ended.wait(LEAVE_S):
+            if signum[0] in _SIGNALS:
+                time.sleep(LEAVE_S)
                 print(
-                    f"no step ended in {LEAVE_S:.0f} s: leaving with the last state kept",
+                    f"not done in {LEAVE_S:.0f} s: leaving with the last state kept",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -5,7 +5,9 @@ Shapes: B clips, C channels, T frames, H and W pixels. Index 2i is the real and 
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -79,7 +81,7 @@ def as_floats(video_BCTHW: Tensor) -> Tensor:
 
 
 def start_loader_worker(worker_id: int) -> None:
-    """One thread, for several workers with a thread pool each would fight for the same cores; no ear for signals.
+    """One thread, for several workers with a pool each would fight for the same cores; deaf but for the parent.
 
     Ctrl-C and a spot machine's SIGTERM reach every process at once, but the trainer needs its clips to end its step and
     keep its state. Workers leave with it: when it says so, or when they find it gone.
@@ -87,7 +89,15 @@ def start_loader_worker(worker_id: int) -> None:
     settle_worker()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def make_loader(
