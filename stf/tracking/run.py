@@ -20,7 +20,7 @@ import click
 from matplotlib.figure import Figure
 
 from stf.config import FLAGS, Params, STFV8Config
-from stf.errors import Interrupted, TrackingError
+from stf.errors import Interrupted, StfError, TrackingError
 from stf.tracking.delivery import Delivery
 from stf.tracking.journal import open_journal
 from stf.tracking.memory import RunMemory, recall
@@ -146,7 +146,12 @@ def track(
         status = "KILLED"
         raise
     finally:
-        run._end(status, (time.monotonic() - started_s) / 3600 * params.budget.cost_per_hour)
+        try:
+            run._end(status, (time.monotonic() - started_s) / 3600 * params.budget.cost_per_hour)
+        except StfError as error:
+            if status == "FINISHED":
+                raise
+            click.secho(str(error), fg="yellow")  # and what ended the run is what counts
 
 
 def _open(path: Path | None, identity: str) -> tuple[RunMemory, Delivery]:

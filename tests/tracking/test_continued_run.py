@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -31,11 +30,12 @@ from pathlib import Path
 from stf.config import Params
 import stf.tracking.delivery
 from stf.tracking.run import track
-stf.tracking.delivery.FLUSH_EVERY_S = 0.0
+stf.tracking.delivery.FLUSH_EVERY_S = float(sys.argv[2])
 with track("train_phase_a", params=Params(), memory=Path(sys.argv[1]), identity="plan 1") as run:
     for step in range(1, 6):
         run.log({"step/loss": step / 10}, step=step)
-    run.text("of the first part", "first.txt")
+    if sys.argv[2] == "0.0":
+        run.text("of the first part", "first.txt")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -48,9 +48,9 @@ def _part(memory: Path, steps: range, error: StfError | None = None, params: Par
             raise error
 
 
-def _kill_one(memory: Path) -> None:
+def _kill_one(memory: Path, flush_every_s: float = 0.0) -> None:
     here = Path(__file__).resolve().parents[2]
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(memory)], cwd=here, env={**os.environ})
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(memory), str(flush_every_s)], cwd=here)
     assert killed.returncode == -signal.SIGKILL
 
 
@@ -64,10 +64,12 @@ def memory(root: Path) -> Path:
     return root / "checkpoints" / "0" / "mlflow_run.json"
 
 
-def test_a_run_killed_by_force_goes_on(memory: Path, runs: Runs) -> None:
-    _kill_one(memory)
+@pytest.mark.parametrize("flush_every_s", [0.0, 1e9], ids=["points in the store", "points on their way"])
+def test_a_run_killed_by_force_goes_on(memory: Path, runs: Runs, flush_every_s: float) -> None:
+    _kill_one(memory, flush_every_s)
     assert runs()[0].info.status == "RUNNING"
-    _part(memory, range(4, 9))  # from a checkpoint after step 3
+    start = 6 if flush_every_s else 4  # from a checkpoint after step 5, or after step 3
+    _part(memory, range(start, 9))
     (run,) = runs()
     assert run.info.status == "FINISHED"
     assert run.data.tags["resumed"] == "1"

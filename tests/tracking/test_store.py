@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -73,15 +76,49 @@ def test_deleted_experiment_is_brought_back(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_create_the_store_at_once_agree(
+def test_eight_runs_that_start_at_once_from_nothing_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    opens = "from stf.tracking.store import open_store as o; s = o(); s.client.create_run(s.experiment_id)"
-    command = [sys.executable, "-c", opens]
     here = Path(__file__).resolve().parents[2]
-    racers = [subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACER, str(number)], cwd=here, stderr=subprocess.PIPE, text=True
+        )
+        for number in range(8)
+    ]
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("ready-*"))) < 8 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
     errors = [racer.communicate(timeout=300)[1] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0, 0], errors
+    assert [racer.returncode for racer in racers] == [0] * 8, errors
     store = open_store()
-    assert len(store.client.search_runs([store.experiment_id])) == 3
+    runs = store.client.search_runs([store.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 8
+    assert sorted(run.data.tags["racer"] for run in runs) == [str(number) for number in range(8)]
+    for run in runs:
+        history = store.client.get_metric_history(run.info.run_id, "loss")
+        numbers = [(point.step, point.value) for point in history]
+        assert numbers == [(step, float(run.data.tags["racer"]) + step) for step in range(100)]
+    with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert not any((tmp_path / "mlruns" / "unsent").iterdir())
+
+
+_RACER = """
+import os, sys, time
+from pathlib import Path
+from stf.config import Params
+from stf.tracking.run import track
+root = Path(os.environ["DVC_ROOT"])
+(root / f"ready-{sys.argv[1]}").touch()
+while not (root / "go").exists():
+    time.sleep(0.01)
+with track("train_phase_a", params=Params()) as run:
+    run.tag("racer", sys.argv[1])
+    for step in range(100):
+        run.log({"loss": float(sys.argv[1]) + step}, step=step)
+        if step % 10 == 0:
+            run.tag("step", step)
+"""
