@@ -96,7 +96,7 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     report = options["report"] or root / "preprocess.json"
     write_json(report, report_json(made, found.refused))
     console.print(f"{summary(made, len(found.refused))}\nwritten to {report}", markup=False, soft_wrap=True)
-    _splits(root, found, made, options["splits"], console)
+    _splits(root, found, made, options["num_frames"] if options["splits"] else None, console)
     n_failed = len(found.refused) + sum(video.outcome == "failed" for video in made)
     if n_failed:
         first = next(
@@ -164,30 +164,26 @@ def leaving_at_once() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _splits(root: Path, found: Found, made: Sequence[Made], wanted: bool, console: Console) -> None:
-    """Writes the split files where that is asked for, or says which are missing."""
+def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | None, console: Console) -> None:
+    """Writes the split files of what holds a clip of `num_frames`; with None says which files are missing."""
     from stf.data.preprocess.write_splits import drawn_splits, missing_splits, write_splits
 
-    there = {
-        job.video_id: job.method
-        for job in found.jobs
-        for video in made
-        if video.name == job.name and video.outcome != "failed"
-    }
-    if wanted:
-        reals = [video_id for video_id, method in there.items() if method is None]
-        fakes = [video_id for video_id, method in there.items() if method is not None]
-        write_splits(root, found.splits or drawn_splits(reals), fakes)
-        how = (
-            "from the table"
-            if found.splits
-            else "drawn: a person who is in several videos may be in several splits"
-        )
-        console.print(f"train.json, val.json and test.json are written, {how}", soft_wrap=True)
-    elif missing := missing_splits(root):
-        hint = "they come with FF++'s download; for own videos give --splits"
-        names = ", ".join(f"{split}.json" for split in missing)
-        console.print(f"{root}/FaceForensics++ lacks {names}: {hint}", markup=False, soft_wrap=True)
+    if num_frames is None:
+        if missing := ", ".join(f"{split}.json" for split in missing_splits(root)):
+            hint = "they come with FF++'s download; for own videos give --splits"
+            console.print(f"{root}/FaceForensics++ lacks {missing}: {hint}", markup=False, soft_wrap=True)
+        return
+    fit = {video.name for video in made if video.outcome != "failed" and video.longest_run >= num_frames}
+    jobs = [job for job in found.jobs if job.name in fit]
+    reals = sorted({job.video_id for job in jobs if job.method is None})
+    fakes = sorted({job.video_id for job in jobs if job.method is not None})
+    given = {identity: split for identity, split in found.splits.items() if identity in reals}
+    write_splits(root, given or drawn_splits(reals), fakes)
+    how = "from the table" if given else "drawn: a person in several videos may now be in several splits"
+    told = (
+        f"{len(given or reals)} identities with a clip of {num_frames} frames are in train, val and test.json"
+    )
+    console.print(f"{told}, {how}", soft_wrap=True)
 
 
 if __name__ == "__main__":

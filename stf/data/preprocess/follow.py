@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stf.data.faces import IoUfrom2bboxes, bounds
 from stf.data.preprocess.faces import Face
 
-MAX_GAP = 5  # frames a face may be missing and still be the same; as many are filled in
+MAX_GAP = 10  # frames a face may be missing and still be the same; as many are filled in
 _MIN_IOU = 0.25
 _MIN_FRAMES = 5  # a shorter track is more often a pattern in the background than somebody
 

@@ -26,7 +26,7 @@ def videos_table(videos: Sequence[Made]) -> Table:
     """One row per video, those with remarks first; at most MAX_ROWS."""
     caption = "larger: frames in which a larger other face was left out; run: frames in a row with a face"
     table = Table(title="Videos", caption=caption, width=WIDTH, pad_edge=False)
-    table.add_column("video", overflow="fold", max_width=24)
+    table.add_column("video", overflow="fold", min_width=14)
     for name in _NUMBERS:
         table.add_column(name, justify="right")
     table.add_column("remarks", overflow="fold")

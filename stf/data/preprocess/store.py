@@ -70,7 +70,7 @@ class Place:
     def finished(self, settings: str) -> dict[str, Any] | None:
         """The report entry of a video that is complete and was made from this file with these settings."""
         marker = self._read_marker()
-        if marker is None or not marker.get("complete") or not self.folders["frames"].is_dir():
+        if marker is None or not marker["complete"] or not self.folders["frames"].is_dir():
             return None
         made = Signature(**marker["signature"])
         stat = _stat(self.job.source)
@@ -130,10 +130,12 @@ class Place:
 
     def _read_marker(self) -> dict[str, Any] | None:
         try:
-            return read_json(self._marker)
+            marker = read_json(self._marker)
+            Signature(**marker["signature"])
+            return {"complete": bool(marker["complete"]), **marker, "entry": dict(marker["entry"])}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{self._marker} is damaged; delete it and the video's frames") from None
 
 
