@@ -71,7 +71,7 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
@@ -85,7 +85,7 @@ def _unwritable(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a renaming last through a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
