@@ -92,7 +92,7 @@ def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
         config=phase_run.config,
         fingerprint=phase_run.fingerprint,
         device=phase_run.device,
-        memory=folder.path / "mlflow_run.json",
+        memory=memory_of(training),
         identity=folder.identity,
     )
     with folder.locked(click.echo):
@@ -134,6 +134,11 @@ def starting_point(training: Training, wanted: Wanted) -> Progress:
     return progress
 
 
+def memory_of(training: Training) -> Path:
+    """Where tracking keeps in mind which MLflow run this training is."""
+    return training.folder.path / "mlflow_run.json"
+
+
 def named(training: Training, path: str) -> Progress:
     """Where the file that the user names leads."""
     progress, told = training.folder.resume(path, training.learner)
@@ -146,6 +151,7 @@ def found(training: Training, fresh: bool) -> Progress:
     folder = training.folder
     if fresh and training.phase_run.world.is_main:
         click.echo(folder.put_aside("is not gone on from (--fresh)"))
+        memory_of(training).unlink(missing_ok=True)  # another training is another MLflow run
     state = training.phase_run.world.from_main(folder.find)
     for told in state.told:
         click.secho(told, fg="yellow")

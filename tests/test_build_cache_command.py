@@ -136,7 +136,7 @@ def test_videos_that_are_not_served_are_named_up_to_ten() -> None:
 def test_training_with_and_without_it_gives_the_same_weights(training_place: Path) -> None:
     weights = {}
     for face_cache in ("", "cache/faces"):
-        result = run_training(train, runtime={"face_cache": face_cache})
+        result = run_training(train, "--fresh", runtime={"face_cache": face_cache})
         assert result.exit_code == 0, result.output
         weights[face_cache] = digest(Path("weights/phase_a.pt"))
         assert ("4 videos, 48 frames" in result.output) == bool(face_cache)

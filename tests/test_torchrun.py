@@ -100,7 +100,7 @@ def test_the_commands_in_two_processes_write_what_one_writes(
     sections = {name: values for name, values in quiet_params.items() if name in ("model", "evaluation")}
     assert run_training(train_phase_a, **sections).exit_code == 0
     wanted = pd.read_csv("metrics/phase_a_log.csv")
-    done = in_two("pipeline.train_phase_a", nproc=True)
+    done = in_two("pipeline.train_phase_a", "--fresh", nproc=True)
     assert done.returncode == 0, done.stderr
     got = pd.read_csv("metrics/phase_a_log.csv")
     same = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "val_auc", "lr", "ce_loss", "hll_loss"]

@@ -6,6 +6,7 @@ import csv
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 import torch
 from click.testing import Result
 
+from pipeline.leaving import Leaving
 from pipeline.train_phase_a import main
+from stf.errors import Interrupted
 from stf.models.backbone_v8 import STFMambaV8
 from stf.models.weights import load_model, read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
 from stf.training.budget_tracker import BudgetTracker
 from tests.reference.training_commands import digest, query, run_training
 
+NOTICE = Interrupted("stopped by SIGTERM; the same command goes on", 143)
 OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
 
 
@@ -86,7 +90,7 @@ def test_workers_and_repetition_change_no_byte_of_the_results(
 ) -> None:
     hashes = []
     for workers in (0, 2):
-        result = train(runtime={"num_workers": workers})
+        result = train("--fresh", runtime={"num_workers": workers})
         assert result.exit_code == 0, result.output
         hashes.append([digest(place / name) for name in OUTPUTS[:2]])
     assert hashes[0] == hashes[1]
@@ -122,10 +126,74 @@ def test_a_cut_run_goes_on_to_the_same_weights(train: Callable[..., Result], pla
     [checkpoints] = (place / "checkpoints").iterdir()
     early = torch.load(checkpoints / "last.pt", weights_only=True)
     assert early["epoch"] == 2
-    result = train("--resume", str(checkpoints / "last.pt"))
+    for name in OUTPUTS:
+        (place / name).unlink()
+    for options in (("--resume", str(checkpoints / "last.pt")), ()):
+        result = train(*options)
+        assert result.exit_code == 0, result.output
+        assert "this training had finished; its outputs are written from" in result.output
+        assert outputs_of(place) == wanted
+    assert len(query(place, "SELECT run_uuid FROM runs")) == 1
+
+
+def test_fresh_trains_anew_and_loses_nothing(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    wanted = outputs_of(place)
+    [last] = (place / "checkpoints").glob("*/last.pt")
+    before = last.read_bytes()
+    result = train("--fresh")
     assert result.exit_code == 0, result.output
-    assert "after epoch 2" in result.output
+    assert "starting at epoch 1" in result.output
+    assert last.with_name("other.pt").read_bytes() == before
     assert {name: outputs_of(place)[name] for name in OUTPUTS[:2]} == {n: wanted[n] for n in OUTPUTS[:2]}
+    assert len(query(place, "SELECT run_uuid FROM runs")) == 2
+    result = train("--fresh", "--resume", str(last))
+    assert result.exit_code == 2
+
+
+def test_state_of_other_code_is_not_gone_on_from(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train().exit_code == 0
+    monkeypatch.setattr("pipeline.training_setup.code_digest", lambda stage: "other")
+    result = train()
+    assert result.exit_code == 0, result.output
+    assert "belongs to other code: put aside as" in result.output
+    assert "starting at epoch 1" in result.output
+    assert "epoch 2/2" in result.output
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])  # in a step, and in the validations of both epochs
+def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    random = {"model": {"dropout": 0.3, "drop_path": 0.2}, "training": {"ema_decay": 0.5}}
+    assert train(**random).exit_code == 0
+    wanted = {name: digest(place / name) for name in OUTPUTS[:2]}
+    rows = untimed(place / OUTPUTS[2])
+    looks = itertools.count(1)
+    monkeypatch.setattr(Leaving, "asked", lambda self: NOTICE if next(looks) == step else None)
+    stopped = train("--fresh", **random)
+    assert stopped.exit_code == 143, stopped.output
+    assert "the same command goes on" in stopped.output
+    (place / OUTPUTS[0]).unlink()
+    result = train(**random)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"going on from .*last\.pt (after|in) epoch", result.output)
+    assert {name: digest(place / name) for name in OUTPUTS[:2]} == wanted
+    assert untimed(place / OUTPUTS[2]) == rows
+    assert query(place, "SELECT status FROM runs") == [("FINISHED",), ("FINISHED",)]
+    points = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid, step"
+    assert query(place, points) == [(1,)] * 8
+
+
+def untimed(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV log without what the clock wrote."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {k: v for k, v in row.items() if k not in ("epoch_time", "cost_usd", "timestamp")} for row in rows
+    ]
 
 
 def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], place: Path) -> None:
@@ -215,7 +283,7 @@ def test_wrong_options_are_usage_errors(
 def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result], place: Path) -> None:
     assert train().exit_code == 0
     without = digest(place / OUTPUTS[0])
-    result = train(runtime={"activation_checkpointing": True})
+    result = train("--fresh", runtime={"activation_checkpointing": True})
     assert result.exit_code == 0, result.output
     assert digest(place / OUTPUTS[0]) == without
 
