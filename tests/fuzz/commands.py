@@ -1,0 +1,41 @@
+"""A command as a user calls it, from its options to its exit code."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+
+from pipeline.compare import main as compare_command
+from stf.errors import StfError
+from tests.fuzz.documents import KINDS as DOCUMENT_KINDS
+from tests.fuzz.kinds import Kind, Place, Rng
+from tests.fuzz.mutations import pick
+
+_INPUTS = [kind for kind in DOCUMENT_KINDS if kind.name in ("params.yaml", "evaluation")]
+
+
+def _make_command(rng: Rng, place: Place) -> None:
+    """Two evaluations and a parameter file, one of them spoiled."""
+    for name in ("e.json", "e_scores.csv", "params.yaml"):
+        (place.case / name).write_bytes((place.good / name).read_bytes())
+    pick(rng, _INPUTS).make(rng, place)
+
+
+def _read_command(place: Place) -> None:
+    """`python -m pipeline.compare A B`: an exit code of 0, 1 or 2, and one line that says why."""
+    given = (
+        str(place.good / "e.json"),
+        str(place.case / "e.json"),
+        "--params",
+        str(place.case / "params.yaml"),
+    )
+    result = CliRunner().invoke(compare_command, [*given, "--output", str(place.outputs / "compare.json")])
+    assert result.exit_code in (0, 1, 2), result.output[-300:]
+    assert "Traceback" not in result.output
+    assert "unexpected" not in result.output, result.output[-300:]
+    if result.exit_code:
+        last = result.output.strip().splitlines()[-1]
+        assert last.startswith("error: "), last
+        raise StfError(last)
+
+
+KINDS = (Kind("compare", _make_command, _read_command),)

@@ -1,0 +1,119 @@
+"""A whole data set with something odd in it, and raw videos."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from stf.config import DataParams, SbiParams
+from stf.data.ffpp import FFPPTree, fingerprint_of, split_file, tree_folder
+from stf.data.preprocess.decode import open_video
+from stf.data.sample_load import load_one_pair
+from stf.data.verify import require_ready, verify_tree
+from stf.errors import StfError
+from tests.fuzz.kinds import Kind, Place, Rng
+from tests.fuzz.mutations import pick, spoil_bytes
+from tests.fuzz.pictures import spoiled_png
+
+_ODD_NAMES = (
+    "-1",
+    "1e3",
+    "000 (1)",
+    "0",
+    "00000000000",
+    "\u0661",
+    "..",
+    "a\nb",
+    "3.png",
+    " 4",
+    "x" * 200,
+    "nan",
+)
+
+
+def _pipe(rng: Rng, path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(rng: Rng, path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _link(rng: Rng, path: Path) -> None:
+    path.unlink()
+    path.symlink_to(pick(rng, ("/dev/zero", "/etc/passwd", "/nowhere", path.name, "..", "/dev/stdin")))
+
+
+def _rename(rng: Rng, path: Path) -> None:
+    path.rename(path.with_name(f"{pick(rng, _ODD_NAMES)}{path.suffix}"))
+
+
+def _twin(rng: Rng, path: Path) -> None:
+    shutil.copy(path, path.with_name(f"{int(path.stem) if path.stem.isdecimal() else 5}{path.suffix}"))
+
+
+def _spoil(rng: Rng, path: Path) -> None:
+    data = spoiled_png(rng) if path.suffix == ".png" else spoil_bytes(rng, path.read_bytes())
+    path.write_bytes(data)
+
+
+def _remove(rng: Rng, path: Path) -> None:
+    path.unlink()
+
+
+def _loop(rng: Rng, path: Path) -> None:
+    (path.parent / "loop").symlink_to(pick(rng, (".", "..", "../..", "../../../../..")))
+
+
+_DAMAGES = (_pipe, _folder, _link, _rename, _twin, _spoil, _spoil, _remove, _loop)
+
+
+def _make_tree(rng: Rng, place: Place) -> None:
+    root = place.case / "data"
+    shutil.copytree(place.good / "tree", root)
+    paths = sorted(path for path in tree_folder(root).rglob("*") if path.is_file() and path.suffix != ".json")
+    for _ in range(int(rng.integers(1, 4))):
+        path = pick(rng, paths)
+        if path.is_file() and not path.is_symlink():
+            pick(rng, _DAMAGES)(rng, path)
+    if rng.random() < 0.2:
+        path = split_file(root, pick(rng, ("train", "val", "test")))
+        path.write_text(
+            json.dumps(pick(rng, ([["000", "000"]], [["000", "001"]] * 3, [["999", "998"]]))), "utf-8"
+        )
+
+
+def _read_tree(place: Place) -> None:
+    root = place.case / "data"
+    data = DataParams(root=str(root), num_frames=8, img_size=32)
+    fingerprint_of(root)
+    verification = verify_tree(FFPPTree(root), data, 0)
+    loads = load_one_pair(data, SbiParams())
+    require_ready(verification)
+    assert not loads, f"verified, and yet it does not load: {loads[0].detail}"
+
+
+def _make_video(rng: Rng, place: Place) -> None:
+    data = (place.good / "video.mp4").read_bytes()
+    playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"
+    (place.case / "a.mp4").write_bytes(
+        pick(rng, playlist) if rng.random() < 0.05 else spoil_bytes(rng, data, data)
+    )
+
+
+def _read_video(place: Place) -> None:
+    with open_video(place.case / "a.mp4") as video:
+        sizes = {frame.shape for frame in video.frames(0, 50)}
+    assert len(sizes) <= 1
+    if video.problem and not sizes:
+        raise StfError(video.problem)
+
+
+KINDS = (
+    Kind("data set", _make_tree, _read_tree),
+    Kind("video", _make_video, _read_video),
+)

@@ -1,0 +1,130 @@
+"""One process that reads spoiled inputs, a line with a kind and a seed at a time, and answers with what happened.
+
+It may be killed at any moment. The address space is limited: memory without bound is a MemoryError, which no reader
+may let out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import traceback
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.fuzz.guard import Guard
+from tests.fuzz.kinds import Kind, Place
+
+MORE_MEMORY = 2 << 30  # bytes beyond what the imports have mapped
+MAX_MESSAGE = 700  # characters of an error; it names files and says what to do
+_PAGE = resource.getpagesize()
+
+
+def load_kinds(names: Collection[str]) -> dict[str, Kind]:
+    """The kinds of these names. Only what they need is imported: torch and MLflow take seconds."""
+    found: tuple[Kind, ...] = ()
+    for name in names:
+        if name in ("png", "npy"):
+            from tests.fuzz.pictures import KINDS as more
+        elif name in ("checkpoint", "face cache"):
+            from tests.fuzz.states import KINDS as more
+        elif name in ("data set", "video"):
+            from tests.fuzz.trees import KINDS as more
+        elif name == "compare":
+            from tests.fuzz.commands import KINDS as more
+        elif name.startswith("planted"):
+            from tests.fuzz.planted import KINDS as more
+        else:
+            from tests.fuzz.documents import KINDS as more
+        found += more
+    return {kind.name: kind for kind in found if kind.name in names}
+
+
+def _limit_memory() -> None:
+    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MORE_MEMORY, mapped + MORE_MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _new_place(scratch: Path) -> Place:
+    """An empty room: the input lies two levels deep, so that a way up is seen."""
+    room = scratch / "room"
+    shutil.rmtree(room, ignore_errors=True)
+    case = room / "a" / "case"
+    case.mkdir(parents=True)
+    return Place(scratch.parent / "good", case, scratch / "outputs", room / "canary")
+
+
+def one_input(kind: Kind, seed: int, scratch: Path, guard: Guard) -> dict[str, Any]:
+    """{"outcome": "refused", "accepted" or "traceback", "detail": …, "writes": [...], "runs": [...]}."""
+    from stf.errors import StfError
+
+    place = _new_place(scratch)
+    outcome, detail = "accepted", ""
+    try:
+        kind.make(np.random.default_rng([zlib.crc32(kind.name.encode()), seed]), place)
+    except Exception:  # noqa: BLE001 - the fuzzer's own fault, which is to be told like any other
+        return {"outcome": "traceback", "detail": traceback.format_exc(limit=-3), "writes": [], "runs": []}
+    with guard as seen:
+        try:
+            kind.read(place)
+        except StfError as error:
+            outcome, detail = _refusal(str(error))
+        except BaseException:  # noqa: BLE001 - what gets past a reader is what is looked for
+            outcome, detail = "traceback", traceback.format_exc(limit=-6)[-2000:]
+    return {"outcome": outcome, "detail": detail, "writes": seen.writes, "runs": seen.runs}
+
+
+def _refusal(message: str) -> tuple[str, str]:
+    first = message.partition("\n")[0]
+    table = "does not fit this network" in first  # of weights, one tensor a line
+    if (message != first and not table) or not message.strip() or len(first) > MAX_MESSAGE:
+        return "traceback", f"not one line of at most {MAX_MESSAGE} characters: {message[:1500]}"
+    return "refused", first
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """What libraries print is lost; yields the stream of the answers."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    yield answers
+
+
+def main() -> None:
+    """`python -m tests.fuzz.worker SCRATCH KIND…`, whose parent holds good/."""
+    scratch, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    outputs, store = scratch / "outputs", scratch.parent / "good" / "store"
+    (outputs / "tmp").mkdir(parents=True)
+    if store.is_dir():
+        shutil.copytree(store, outputs, dirs_exist_ok=True)
+    os.environ |= {
+        "DVC_ROOT": str(outputs),
+        "TMPDIR": str(outputs / "tmp"),
+        "MPLCONFIGDIR": str(outputs / "tmp"),
+    }
+    os.chdir(outputs)
+    with _quiet() as answers:
+        kinds = load_kinds(names)
+        place = _new_place(scratch)
+        guard = Guard(place.canary.parent, outputs, place.canary)
+        _limit_memory()
+        print("ready", file=answers, flush=True)
+        for line in sys.stdin:
+            name, _, seed = line.strip().rpartition(":")
+            print(json.dumps(one_input(kinds[name], int(seed), scratch, guard)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
