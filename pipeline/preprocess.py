@@ -166,12 +166,18 @@ def leaving_at_once() -> Iterator[None]:
 
 def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | None, console: Console) -> None:
     """Writes the split files of what holds a clip of `num_frames`; with None says which files are missing."""
+    from stf.data.ffpp import SPLITS
     from stf.data.preprocess.write_splits import drawn_splits, missing_splits, write_splits
 
+    missing = missing_splits(root)
     if num_frames is None:
-        if missing := ", ".join(f"{split}.json" for split in missing_splits(root)):
+        if missing:
+            lacks = f"{root}/FaceForensics++ lacks {', '.join(f'{split}.json' for split in missing)}"
             hint = "they come with FF++'s download; for own videos give --splits"
-            console.print(f"{root}/FaceForensics++ lacks {missing}: {hint}", markup=False, soft_wrap=True)
+            console.print(f"{lacks}: {hint}", markup=False, soft_wrap=True)
+        return
+    if len(missing) < len(SPLITS):
+        console.print("the split files are left as they are; delete them to have them written anew")
         return
     fit = {video.name for video in made if video.outcome != "failed" and video.longest_run >= num_frames}
     jobs = [job for job in found.jobs if job.name in fit]

@@ -41,19 +41,19 @@ def drawn_splits(identities: Sequence[str]) -> dict[str, str]:
 
 
 def write_splits(root: Path, split_of: Mapping[str, str], fake_ids: Sequence[str]) -> None:
-    """Writes train.json, val.json and test.json, which must not exist, with the fakes' pairs first.
+    """Writes train.json, val.json and test.json, with the fakes' pairs first.
 
-    Raises UsageError when a file exists, a split stays empty or holds a single identity.
+    Raises UsageError, and writes nothing, when a split would hold fewer than two identities.
     """
-    there = [split_file(root, split) for split in SPLITS if split not in missing_splits(root)]
-    if there:
-        raise UsageError(f"{there[0]} exists; delete it to have the splits written anew")
+    texts = {}
     for split in SPLITS:
         identities = sorted(identity for identity, own in split_of.items() if own == split)
         if len(identities) < 2:
             raise UsageError(f"the split {split!r} has {len(identities)} identities; it needs two")
-        text = json.dumps([list(pair) for pair in pairs_of(identities, fake_ids)], indent=1)
-        write_text(split_file(root, split), text + "\n")
+        pairs = [list(pair) for pair in pairs_of(identities, fake_ids)]
+        texts[split] = json.dumps(pairs, indent=1) + "\n"
+    for split, text in texts.items():
+        write_text(split_file(root, split), text)
 
 
 def pairs_of(identities: Sequence[str], fake_ids: Sequence[str]) -> list[tuple[str, str]]:
