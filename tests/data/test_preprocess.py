@@ -102,7 +102,7 @@ def test_a_short_gap_is_filled_and_a_long_one_is_a_gap(tmp_path: Path) -> None:
     found = centres(video)
     assert sorted(found) == [t for t in range(40) if t not in long]
     assert all(np.abs(found[t] - (40 + t, 60)).max() < 2.5 for t in gap)
-    assert "taken up again 1 times" in made.notes[0]
+    assert "taken up again 1×" in made.notes[0]
 
 
 def test_another_person_never_takes_over(tmp_path: Path) -> None:

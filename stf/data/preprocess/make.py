@@ -199,7 +199,7 @@ def _notes(place: Place, followed: Followed, run: Sequence[int], num_frames: int
     if len(run) < num_frames:
         notes.append(f"too short: {len(run)} frames in a row with a face, a clip needs {num_frames}")
     if followed.jumps:
-        notes.append(f"face lost and taken up again {followed.jumps} times (a cut?)")
+        notes.append(f"face lost and taken up again {followed.jumps}× (a cut?)")
     if len(run) > 1:
         track_TN2 = np.stack([followed.faces[t].landmarks_N2 for t in run])
         motion = measure_motion(_video(place, run), track_TN2)

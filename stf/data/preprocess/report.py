@@ -14,7 +14,11 @@ from stf.data.preprocess.make import Made
 from stf.data.verify_report import WIDTH
 
 MAX_ROWS = 60
-_NUMBERS = ("frames", "fps", "no face", "filled", "several", "larger", "jumps", "run")
+_NUMBERS = ("frames", "fps", "none", "fill", "2+", "big", "cut", "run")
+_CAPTION = (
+    "frames: none without the followed face, fill of it missed and filled in, 2+ with several faces, big with a\n"
+    "larger other face, which is left out; cut: times it was lost and taken up again; run: most in a row with it"
+)
 
 
 def remarks(made: Made) -> str:
@@ -24,9 +28,8 @@ def remarks(made: Made) -> str:
 
 def videos_table(videos: Sequence[Made]) -> Table:
     """One row per video, those with remarks first; at most MAX_ROWS."""
-    caption = "larger: frames in which a larger other face was left out; run: frames in a row with a face"
-    table = Table(title="Videos", caption=caption, width=WIDTH, pad_edge=False)
-    table.add_column("video", overflow="fold", min_width=14)
+    table = Table(title="Videos", caption=_CAPTION, width=WIDTH)
+    table.add_column("video", overflow="fold", min_width=26)
     for name in _NUMBERS:
         table.add_column(name, justify="right")
     table.add_column("remarks", overflow="fold")
