@@ -513,6 +513,8 @@ class Params:
             is_section = dataclasses.is_dataclass(hints[key])
             sections[key] = _section(hints[key], key, value) if is_section else coerce(key, value, hints[key])
         parsed = cls(**sections)
+        wrong = out_of_range("seed", parsed.seed)
+        _require(not wrong, f"seed{wrong}")
         for phase in get_args(PhaseName):  # a contradiction in either phase is found before anything is spent
             STFV8Config.from_params(parsed, phase)
         parsed.require_consistent()

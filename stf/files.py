@@ -19,6 +19,8 @@ MAX_JSON_BYTES = 50_000_000  # an evaluation's document of all of FF++ has 1 MB
 
 def open_regular(path: str | Path, buffering: int = -1) -> IO[bytes]:
     """The file, open for reading in binary; raises OSError, also for what is no regular file."""
+    if "\0" in os.fsdecode(path):  # Python's own error for it is no OSError
+        raise OSError(errno.EINVAL, "a NUL in its name", os.fspath(path))
     stream = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
@@ -28,10 +30,7 @@ def open_regular(path: str | Path, buffering: int = -1) -> IO[bytes]:
 
 def _open_at_once(path: str, flags: int) -> int:
     """Not waiting for the other end of a pipe."""
-    try:
-        return os.open(path, flags | os.O_NONBLOCK)
-    except ValueError as error:  # a NUL in the name
-        raise OSError(errno.EINVAL, str(error), path) from None
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_bounded(path: str | Path, max_bytes: int) -> bytes:

@@ -47,6 +47,10 @@ class _Loader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         seen: set[str] = set()
         for name in names:
+            if name == "<<":
+                raise yaml.MarkedYAMLError(
+                    None, None, "merge keys (<<) are not read; write it out", node.start_mark
+                )
             if name in seen:
                 raise yaml.MarkedYAMLError(None, None, f"the key {name[:60]!r} stands twice", node.start_mark)
             seen.add(name)
