@@ -53,7 +53,7 @@ def test_ends_of_a_range_belong_to_it() -> None:
         ({"runtime": {"threads": -1}}, "runtime.threads is -1"),
         ({"runtime": {"log_every_steps": 0}}, "runtime.log_every_steps is 0"),
         ({"runtime": {"checkpoint_minutes": 0.0}}, "runtime.checkpoint_minutes is 0"),
-        ({"runtime": {"device": "gpu"}}, "runtime.device is 'gpu'; it must be one of auto, cpu, cuda or cuda:N (did you"),
+        ({"runtime": {"device": "gpu"}}, "runtime.device is 'gpu'; it must be one of auto, cpu, cuda or cuda:N"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is a number of 64 bits"),
         ({"seed": 10**5000}, "seed is a number of"),

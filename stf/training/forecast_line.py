@@ -40,10 +40,10 @@ def stored_line(path: Path, key: str, phase: PhaseName, money: Money) -> str | N
         stored = read_json(path)
         if stored["key"] != key:
             return None
-        plan = stored["forecasts"][0]
+        plan, made = stored["forecasts"][0], datetime.fromisoformat(stored["made"])
         hours, usd = plan["phases"][phase]["hours"], plan["usd"]
         return (
-            f"forecast of {datetime.fromisoformat(stored['made']):%Y-%m-%dT%H:%M} by pipeline.forecast: phase {phase.upper()} "
+            f"forecast of {made:%Y-%m-%dT%H:%M} by pipeline.forecast: phase {phase.upper()} "
             f"{duration(hours)}, ${hours * money.cost_per_hour:.2f}; both phases ${usd:.2f} of ${money.max_budget:.2f}"
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):
