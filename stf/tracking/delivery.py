@@ -22,6 +22,9 @@ RETRY_EVERY_S = 60.0
 SEND_COMMAND = "python -m pipeline.send_runs"
 _FLUSH_EVERY_POINTS = 400  # one batch of 400 costs the SQLite store as much as a dozen single calls
 _RETRY_WAIT_S = 2.0  # for the store's answer: a training step waits for it
+_RETRY_SHARE = (
+    0.05  # of the run's time: a server that takes a request and never answers it costs 40 s each time
+)
 
 
 class Delivery:
@@ -32,7 +35,7 @@ class Delivery:
         self._start: Start | None = None  # the last that the store took: the journal must begin with one
         self._target: Target | None = None  # None while the store does not answer
         self._waiting: list[tuple[str, float, int, int]] = []  # points in the journal that were not sent yet
-        self._flushed_at_s = self._tried_at_s = time.monotonic()
+        self._flushed_at_s = self._next_try_s = time.monotonic()
         self._is_told = False
 
     def begin(self, start: Start) -> None:
@@ -63,7 +66,7 @@ class Delivery:
         self._memory.save()
         if self._target is None:
             self._journal.sync()
-            if time.monotonic() - self._tried_at_s > RETRY_EVERY_S:
+            if time.monotonic() >= self._next_try_s:
                 self._try_again(_RETRY_WAIT_S)
         elif self._waiting and self._sent(self._target, Points(self._waiting)):
             self._waiting = []
@@ -84,10 +87,10 @@ class Delivery:
             f"{self._journal.folder} holds what MLflow has yet to be told: {SEND_COMMAND}", fg="yellow"
         )
 
-    def send_all(self) -> None:
+    def send_all(self, wait_s: float = ANSWER_WAIT_S) -> None:
         """Sends the whole journal; raises TrackingError, and leaves there what was not sent, when the store fails."""
         ops, done = self._journal.read(), 0
-        target = Target(open_store(_RETRY_WAIT_S if self._is_told else ANSWER_WAIT_S), self._memory.run_id)
+        target = Target(open_store(wait_s), self._memory.run_id)
         try:
             for op in ops:
                 self._apply(op, target)
@@ -98,21 +101,22 @@ class Delivery:
         self._target, self._waiting = target, []
 
     def _try_again(self, wait_s: float) -> None:
+        began_s = time.monotonic()
         try:
-            self.send_all()
+            self.send_all(wait_s)
         except TrackingError as error:
-            self._lost(error)
+            self._lost(error, time.monotonic() - began_s)
         else:
             if self._is_told:
                 click.echo("the MLflow store answers again; what was kept for it is sent")
             self._is_told = False
-        self._tried_at_s = time.monotonic()
 
     def _sent(self, target: Target, op: Operation) -> bool:
+        began_s = time.monotonic()
         try:
             self._apply(op, target)
         except TrackingError as error:
-            self._lost(error)
+            self._lost(error, time.monotonic() - began_s)
             return False
         return True
 
@@ -139,8 +143,9 @@ class Delivery:
         starts = [self._start] if self._start is not None and not (ops and isinstance(ops[0], Start)) else []
         self._journal.replace([*starts, *ops])
 
-    def _lost(self, error: TrackingError) -> None:
-        self._target, self._waiting, self._tried_at_s = None, [], time.monotonic()
+    def _lost(self, error: TrackingError, after_s: float) -> None:
+        self._target, self._waiting = None, []
+        self._next_try_s = time.monotonic() + max(RETRY_EVERY_S, after_s / _RETRY_SHARE)
         if not self._is_told:
             self._is_told = True
             click.secho(

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from filelock import FileLock
 
@@ -31,7 +32,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "stf-mamba"
-_CREATION_WAIT_S = 120.0  # for the lock while another process creates the database, some 10 s of work
+_MAX_REASON = 200  # characters; MLflow's tell a web address three times
+_CREATION_WAIT = 12  # times as long for the lock: another process may be creating the database, some 10 s of work
 ANSWER_WAIT_S = 10.0  # for a server's answer, or for a database that another program has locked
 # Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
 _LOCATIONS = (
@@ -63,7 +65,7 @@ def named_failures(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, sqlite3.Error) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = shorten(str(error).strip().splitlines()[0], _MAX_REASON)
         raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
 
 
@@ -85,7 +87,7 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
 
     Raises TrackingError when the server does not answer, the database stays locked, or MLflow refuses.
     """
-    uri, mlruns = store_uri(), repository_root() / "mlruns"
+    uri, mlruns, lock_wait_s = store_uri(), repository_root() / "mlruns", _CREATION_WAIT * wait_s
     is_own = not os.environ.get("MLFLOW_TRACKING_URI")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Failures are told in one line by who called; these would print a traceback and every repetition.
@@ -96,7 +98,7 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
     # Two processes that create the database at once corrupt it for good, hence the lock (measured, FACTS).
     try:
         mlruns.mkdir(parents=True, exist_ok=True)
-        with FileLock(mlruns / ".lock", timeout=_CREATION_WAIT_S), named_failures(uri):
+        with FileLock(mlruns / ".lock", timeout=lock_wait_s), named_failures(uri):
             if uri.startswith("sqlite:///"):
                 _require_free(Path(uri.removeprefix("sqlite:///")), wait_s)
             artifacts = (mlruns / "artifacts").as_posix() if is_own else None
@@ -106,7 +108,7 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
             return Store(client, _experiment_id(client, artifacts), uri)
     except TimeoutError:
         raise TrackingError(
-            f"{mlruns / '.lock'} has been held for {_CREATION_WAIT_S:.0f} s; end the process that holds it"
+            f"{mlruns / '.lock'} has been held for {lock_wait_s:.0f} s; end the process that holds it"
         ) from None
     except OSError as error:
         raise TrackingError(

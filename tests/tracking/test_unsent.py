@@ -42,6 +42,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stf.tracking.delivery._RETRY_WAIT_S", 0.2)
     monkeypatch.setattr("stf.tracking.delivery.FLUSH_EVERY_S", 0.0)
     monkeypatch.setattr("stf.tracking.delivery.RETRY_EVERY_S", 0.0)
+    monkeypatch.setattr("stf.tracking.delivery._RETRY_SHARE", float("inf"))
 
 
 @contextmanager
@@ -415,6 +416,25 @@ def test_the_start_of_a_run_waits_no_longer_for_its_store_than_it_may(
     began = time.monotonic()
     with _locked(root), track("train", params=PARAMS):
         assert 0.5 < time.monotonic() - began < 8
+
+
+def test_attempts_take_a_small_share_of_a_run_however_slow_the_store_is_to_fail(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[float] = []
+
+    def slow(wait_s: float) -> None:
+        attempts.append(wait_s)
+        time.sleep(0.05)
+        raise TrackingError("no answer")
+
+    monkeypatch.setattr(delivery, "open_store", slow)
+    monkeypatch.setattr(delivery, "_RETRY_SHARE", 0.25)
+    began = time.monotonic()
+    with track("train", params=PARAMS) as run:
+        while time.monotonic() - began < 1.0:
+            run.log({"loss": 1.0})
+        assert 3 <= len(attempts) <= 6
 
 
 @pytest.fixture
