@@ -183,12 +183,13 @@ def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | No
     jobs = [job for job in found.jobs if job.name in fit]
     reals = sorted({job.video_id for job in jobs if job.method is None})
     fakes = sorted({job.video_id for job in jobs if job.method is not None})
-    given = {identity: split for identity, split in found.splits.items() if identity in reals}
-    write_splits(root, given or drawn_splits(reals), fakes)
+    targets = {fake.split("_")[0] for fake in fakes}
+    given = {i: split for i, split in found.splits.items() if i in targets.union(reals)}
+    # whoever is known by fakes alone can only be tested on
+    split_of = given or dict.fromkeys(targets, "test") | drawn_splits(reals)
+    write_splits(root, split_of, fakes)
     how = "from the table" if given else "drawn: a person in several videos may now be in several splits"
-    told = (
-        f"{len(given or reals)} identities with a clip of {num_frames} frames are in train, val and test.json"
-    )
+    told = f"{len(split_of)} identities with a clip of {num_frames} frames are in train, val and test.json"
     console.print(f"{told}, {how}", soft_wrap=True)
 
 

@@ -1,0 +1,233 @@
+"""scripts/setup_pod.sh with stubs for what a pod has: its order, and that nothing of the user's is lost.
+
+No real pod was ever set up by it here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ("bash", "basename", "cat", "cmp", "cp", "dirname", "git", "ln", "mkdir", "readlink")
+PARAMS = "data:\n  root: data/sample\n"
+PROFILE = "data:\n  root: data/ffpp\n"
+# The stubs write down how they were called; FAIL names those that fail.
+STUB = """#!/bin/bash
+call="$(basename "$0") $*"
+echo "$call" >> "$CALLS"
+IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done
+exit 0
+"""
+PYTHON = f"""#!/bin/bash
+case "$*" in *yaml.safe_load*) exec {sys.executable} "$@";; esac
+call="python $*"
+echo "$call" >> "$CALLS"
+IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done
+exit 0
+"""
+
+
+class Pod:
+    """A repository of the script, a profile and params.yaml, with a PATH of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository, self.bin, self.calls = folder / "re po", folder / "bin", folder / "calls"
+        for path in ("scripts", "profiles", ".venv/bin"):
+            (self.repository / path).mkdir(parents=True)
+        shutil.copy(ROOT / "scripts/setup_pod.sh", self.repository / "scripts")
+        (self.repository / "params.yaml").write_text(PARAMS)
+        (self.repository / "profiles/ffpp_a100.yaml").write_text(PROFILE)
+        self.bin.mkdir()
+        for name in TOOLS:
+            (self.bin / name).symlink_to(shutil.which(name) or name)
+        self.stub(self.bin / "nvidia-smi", self.bin / "make")
+        self.stub(self.repository / ".venv/bin/dvc", self.repository / ".venv/bin/uv")
+        self.stub(self.repository / ".venv/bin/python", text=PYTHON)
+        self.git("init", "-q")
+        self.git("add", "params.yaml")
+        self.git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "as delivered")
+        self.data = folder / "my data"
+        (self.data / "FaceForensics++").mkdir(parents=True)
+
+    def stub(self, *paths: Path, text: str = STUB) -> None:
+        for path in paths:
+            path.write_text(text)
+            path.chmod(0o755)
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(("git", *arguments), cwd=self.repository, check=True)
+
+    def run(
+        self, *arguments: object, fail: str = "python -c import mamba_ssm", cwd: Path | None = None
+    ) -> tuple[int, str]:
+        self.calls.write_text("")
+        environment = {
+            "PATH": str(self.bin),
+            "CALLS": str(self.calls),
+            "FAIL": fail,
+            "HOME": os.environ["HOME"],
+        }
+        done = subprocess.run(
+            ["bash", str(self.repository / "scripts/setup_pod.sh"), *map(str, arguments)],
+            cwd=cwd or self.repository, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    @property
+    def called(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+    @property
+    def params(self) -> str:
+        return (self.repository / "params.yaml").read_text()
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    return Pod(tmp_path)
+
+
+def test_help_does_nothing(pod: Pod) -> None:
+    code, text = pod.run("--help")
+    assert code == 0
+    assert text.startswith("usage: bash scripts/setup_pod.sh")
+    assert max(map(len, text.splitlines())) <= 100
+    assert pod.called == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_everything_in_its_order_from_anywhere_and_again(inside: bool, pod: Pod, tmp_path: Path) -> None:
+    given = "my data/FaceForensics++" if inside else "my data"
+    for _ in range(2):
+        code, text = pod.run(given, cwd=tmp_path)
+        assert code == 0, text
+        steps = [
+            "nvidia-smi",
+            "make install",
+            "uv pip install",
+            "dvc repro verify_data",
+            "python -m pipeline.forecast",
+        ]
+        places = [next(i for i, call in enumerate(pod.called) if call.startswith(step)) for step in steps]
+        assert places == sorted(places)
+        assert (pod.repository / "data/ffpp").resolve() == pod.data
+        assert pod.params == PROFILE
+    assert "params.yaml is profiles/ffpp_a100.yaml already" in text
+    assert [p.name for p in pod.data.iterdir()] == ["FaceForensics++"]  # no link inside the linked folder
+
+
+def test_changed_parameters_are_kept(pod: Pod) -> None:
+    mine = "data:\n  root: elsewhere\n"
+    (pod.repository / "params.yaml").write_text(mine)
+    for staged in (False, True):
+        if staged:
+            pod.git("add", "params.yaml")
+        code, text = pod.run(pod.data)
+        assert code == 0, text
+        assert pod.params == mine
+        assert "holds changes of yours and is kept" in text
+        assert "data.root is elsewhere in params.yaml, not data/ffpp" in text
+
+
+def test_parameters_that_git_does_not_know_are_kept(pod: Pod) -> None:
+    pod.git("rm", "-q", "--cached", "params.yaml")
+    pod.git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "untracked")
+    code, text = pod.run(pod.data)
+    assert (code, pod.params) == (0, PARAMS), text
+    shutil.rmtree(pod.repository / ".git")
+    code, text = pod.run(pod.data)
+    assert (code, pod.params) == (0, PARAMS), text
+
+
+def test_a_folder_in_the_links_place_is_left_alone(pod: Pod) -> None:
+    (pod.repository / "data/ffpp").mkdir(parents=True)
+    (pod.repository / "data/ffpp/precious").touch()
+    code, text = pod.run(pod.data)
+    assert code == 1
+    assert "data/ffpp exists and is no link" in text
+    assert (pod.repository / "data/ffpp/precious").exists()
+    assert pod.params == PARAMS
+
+
+def test_another_link_is_turned(pod: Pod, tmp_path: Path) -> None:
+    (pod.repository / "data").mkdir()
+    (pod.repository / "data/ffpp").symlink_to(tmp_path / "old")
+    code, text = pod.run(pod.data)
+    assert code == 0
+    assert f"linked to {tmp_path / 'old'} so far" in text
+    assert (pod.repository / "data/ffpp").resolve() == pod.data
+
+
+def test_without_data_the_sample_is_prepared(pod: Pod) -> None:
+    code, text = pod.run("--no-forecast")
+    assert code == 0, text
+    assert pod.params == PARAMS
+    assert not (pod.repository / "data").exists()
+    assert "dvc repro verify_data" in pod.called
+    assert not any("forecast" in call for call in pod.called)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_gpu_and_no_extra_are_warnings(missing: bool, pod: Pod) -> None:
+    if missing:
+        (pod.bin / "nvidia-smi").unlink()
+    code, text = pod.run(fail="nvidia-smi")
+    assert code == 0, text
+    assert "warning: no working NVIDIA GPU" in text
+    assert not any(call.startswith("uv") for call in pod.called)
+    (pod.bin / "nvidia-smi").unlink(missing_ok=True)
+    pod.stub(pod.bin / "nvidia-smi")
+    code, text = pod.run(fail="python -c import mamba_ssm,uv")
+    assert code == 0, text
+    assert "warning: mamba-ssm cannot be installed here" in text
+    assert "== ready" in text
+    code, text = pod.run("--no-cuda-extra", fail="python -c import sys; import torch")
+    assert not any("mamba" in call for call in pod.called)
+
+
+@pytest.mark.parametrize(
+    ("fail", "said", "never"),
+    [
+        ("make", "make install failed", "dvc"),
+        ("dvc", "the data are not ready", "python -m pipeline.forecast"),
+        ("python -m pipeline.forecast", "the forecast failed", "x"),
+    ],
+)
+def test_a_step_that_fails_ends_it(fail: str, said: str, never: str, pod: Pod) -> None:
+    code, text = pod.run(pod.data, fail=fail)
+    assert code == 1
+    assert said in text.splitlines()[-1]
+    assert "== ready" not in text
+    assert not any(call.startswith(never) for call in pod.called)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--unknown"], "unknown option --unknown"),
+        (["nowhere"], "nowhere is no folder"),
+        (["scripts"], "holds no FaceForensics++/"),
+        (["scripts", "profiles"], "one DATA folder, not two"),
+        (["--profile"], "--profile needs a file"),
+        (["--profile", "none.yaml"], "none.yaml does not exist"),
+    ],
+)
+def test_wrong_use_is_one_line_before_anything_runs(arguments: list[str], said: str, pod: Pod) -> None:
+    code, text = pod.run(*arguments)
+    assert code == 2
+    assert said in text
+    assert len(text.splitlines()) == 1
+    assert pod.called == []
+
+
+def test_an_own_profile_is_taken(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data:\n  root: data/ffpp\nmine: 1\n")
+    code, text = pod.run(pod.data, "--profile", "mine.yaml", cwd=tmp_path)
+    assert code == 0, text
+    assert "mine: 1" in pod.params
