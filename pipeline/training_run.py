@@ -95,8 +95,7 @@ def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
         memory=memory_of(training),
         identity=folder.identity,
     )
-    with folder.locked(click.echo):
-        budget = open_budget(phase_run)
+    with folder.locked(click.echo), open_budget(phase_run) as budget:
         prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
         progress = starting_point(training, wanted)
         with tracked as run:
@@ -198,5 +197,4 @@ def train(
         with console, leaving.answered_between_steps():
             return fit(learner, training.feeds, plan, hooks, training.folder, progress)
     finally:
-        budget.close()
         run.log({"cost_usd": budget.check().spent})

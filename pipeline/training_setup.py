@@ -27,11 +27,12 @@ from stf.models.compilation import compile_blocks
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
-from stf.training.budget_tracker import BudgetTracker, ledger_usd
+from stf.training.budget_tracker import BudgetTracker
 from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Plan
 from stf.training.forecast_line import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.training.learner import Learner, build_learner
+from stf.training.ledger import ledger_usd, process_age_s
 from stf.training.progress import config_hash
 from stf.training.state import CheckpointFolder, Origin
 
@@ -167,10 +168,11 @@ def _root() -> Path:
 
 
 def open_budget(phase_run: PhaseRun) -> BudgetTracker:
-    """The plan's budget; raises TrainingError when earlier runs have used it up."""
+    """The plan's budget, from this process's first moment; raises TrainingError when earlier runs have used it up."""
     params, ledger, other_usd = phase_run.params, None, 0.0
     if params.runtime.billing and not phase_run.dry_run:
         ledger, other_usd = _ledgers(params, phase_run.phase, phase_run.plan)
+        _require_money_left(params, ledger, other_usd)
     money = params.budget
     budget = BudgetTracker(
         money.cost_per_hour,
@@ -180,13 +182,18 @@ def open_budget(phase_run: PhaseRun) -> BudgetTracker:
         ledger_path=ledger,
         other_usd=other_usd,
     )
-    if budget.check().should_stop:
-        raise TrainingError(
-            f"no budget is left: earlier runs of this plan spent ${budget.check().spent:.2f} of "
-            f"${money.max_budget:.2f}, and training stops at {1 - money.safety_margin:.0%}; raise "
-            f"budget.max_budget, or delete {_checkpoints() / phase_run.plan}/ledger*.json to forget them"
-        )
+    budget.backdate(process_age_s())
     return budget
+
+
+def _require_money_left(params: Params, own: Path, other_usd: float) -> None:
+    money, spent = params.budget, other_usd + ledger_usd(own)
+    if spent >= money.max_budget * (1 - money.safety_margin):
+        raise TrainingError(
+            f"no budget is left: earlier runs of this plan spent ${spent:.2f} of ${money.max_budget:.2f}, and "
+            f"training stops at {1 - money.safety_margin:.0%}; raise budget.max_budget, or delete {own.parent} to "
+            "forget what they spent"
+        )
 
 
 def money_text(params: Params, phase: PhaseName, plan: str) -> str:
@@ -200,16 +207,16 @@ def money_text(params: Params, phase: PhaseName, plan: str) -> str:
 
 
 def _ledgers(params: Params, phase: PhaseName, plan: str) -> tuple[Path, float]:
-    """(ledger of this phase, what the plan's other phase has cost).
+    """(ledger of this phase, what the plan's other phase has cost); stf.training.ledger says what a ledger is.
 
     A plan is one phase A and a phase B from it. Phase A's cost counts for every phase B from it; each configuration
     of phase B has a ledger of its own, so that ablations of it can be trained, at the same time too. To phase A
     counts the dearest of them.
     """
-    folder = _checkpoints() / plan
+    folder = _checkpoints() / plan / "ledger"
     if phase == "a":
-        return folder / "ledger.json", max(map(ledger_usd, folder.glob("ledger_b_*.json")), default=0.0)
-    return folder / f"ledger_b_{config_hash(params, 'b')}.json", ledger_usd(folder / "ledger.json")
+        return folder / "a", max(map(ledger_usd, folder.glob("b_*")), default=0.0)
+    return folder / f"b_{config_hash(params, 'b')}", ledger_usd(folder / "a")
 
 
 def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> Training:

@@ -246,6 +246,8 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
     monkeypatch.setattr("pipeline.training_setup.BudgetTracker", slow)
+    monkeypatch.setattr("pipeline.training_setup.process_age_s", lambda: 0.0)  # pytest's
+    monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
     asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
     result = train(**asked)
     assert result.exit_code == 0, result.output
