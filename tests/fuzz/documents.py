@@ -13,10 +13,10 @@ from stf.data.ffpp import FFPPTree, recorded_fingerprint, split_file
 from stf.data.splits import ID_PATTERN, read_split
 from stf.evaluation.compare import Contestant, Costs, compare
 from stf.evaluation.saved import read_evaluation
-from stf.training.budget_tracker import ledger_usd
 from stf.training.forecast import Money
 from stf.training.forecast_line import stored_line
 from stf.training.gate import require_open_gate
+from stf.training.ledger import ledger_usd
 from tests.fuzz.kinds import Kind, Place, Rng
 from tests.fuzz.mutations import odd_value, pick, spoil_bytes, spoil_value, spoiled_json
 
@@ -129,7 +129,7 @@ _DOCUMENTS: dict[str, Any] = {
     "data.json": {"fingerprint": "f" * 64, "ready": True, "videos": 3},
     "gate_a.json": {"passed": True, "threshold": 0.7},
     "eval_a.json": {"quality": "c23", "qualities": {"c23": {"groups": {"overall": {"auc": 0.6}}}}},
-    "ledger.json": {"runs": [{"started": "2026-01-01T00:00:00", "seconds": 60.0, "usd": 0.02}]},
+    "ledger/a.json": {"started": "2026-01-01T00:00:00", "pid": 7, "usd_per_hour": 1.39, "seconds": 60.0},
     "forecast.json": {
         "key": "k", "made": "2026-01-01T10:11:12",
         "forecasts": [{"usd": 3.1, "phases": {"a": {"hours": 2.0}, "b": {"hours": 1.0}}}],
@@ -138,6 +138,7 @@ _DOCUMENTS: dict[str, Any] = {
 
 
 def _make_json(rng: Rng, place: Place) -> None:
+    (place.case / "ledger").mkdir()
     for name, document in _DOCUMENTS.items():
         (place.case / name).write_text(json.dumps(document), encoding="utf-8")
     name = pick(rng, list(_DOCUMENTS))
@@ -149,7 +150,7 @@ def _read_json(place: Place) -> None:
     line = stored_line(place.case / "forecast.json", "k", "a", Money(1.39, 5.0, 0.1))
     assert line is None or len(line) < 300
     assert isinstance(recorded_fingerprint(place.case / "data.json"), str)
-    assert ledger_usd(place.case / "ledger.json") >= 0
+    assert ledger_usd(place.case / "ledger") >= 0
     require_open_gate(place.case / "gate_a.json", 0.7, place.case / "eval_a.json", "No money is counted.")
 
 
