@@ -52,6 +52,17 @@ def test_the_csv_holds_the_digits_that_its_auc_needs(tmp_path):
         (lambda path: _append(path, "000,real,c23,0,000,000+001,0.5,2,"), "c23/real/000 twice"),
         (lambda path: _append(path, "900,real,c23,2,900,900+901,0.5,2,"), "neither 0 nor 1"),
         (lambda path: _append(path, "900,real,c23,0,900,900+901,high,2,"), "e_scores.csv cannot be read"),
+        (lambda path: _append(path, "900,real,c23,0.5,900,900+901,0.5,2,"), "e_scores.csv cannot be read"),
+        (lambda path: _append(path, "900,real,c23,0,900,900+901,inf,2,"), "a score that is no probability"),
+        (lambda path: _append(path, "900,real,c23,0,900,900+901,-0.1,2,"), "a score that is no probability"),
+        (lambda path: _append(path, ",real,c23,0,900,900+901,0.5,2,"), "a video without id"),
+        (lambda path: _change(path, quality=["c23"]), r"\['c23'\] stands where a short text belongs"),
+        (lambda path: _change(path, quality="\x1b[31m"), "stands where a short text belongs"),
+        (lambda path: _change(path, clips={"per_video": "two"}), "'two' stands where a number"),
+        (lambda path: _change(path, clips={"per_video": 1e999}), "inf stands where a number"),
+        (lambda path: _change(path, clips=None), "is no evaluation's document"),
+        (lambda path: path.write_text("[" * 99_999), "e.json cannot be read as JSON: it nests too deep"),
+        (lambda path: path.write_text('{"quality": "raw", "quality": "c23"}'), "'quality' stands twice"),
     ],
 )
 def test_files_that_are_no_evaluation_are_named(tmp_path, damage, message):
@@ -59,6 +70,10 @@ def test_files_that_are_no_evaluation_are_named(tmp_path, damage, message):
     damage(path)
     with pytest.raises(DataError, match=message):
         read_evaluation(path)
+
+
+def _change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def _append(path, line):

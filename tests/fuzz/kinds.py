@@ -15,6 +15,10 @@ SHARES = {
     "checkpoint": 9.0, "face cache": 5.0, "data set": 1.0, "video": 3.0, "compare": 0.5,
 }  # fmt: skip
 
+SLOW = {
+    "compare": 6.0
+}  # a whole command, with an MLflow store: so many times the time that another input may take
+
 
 @dataclass(frozen=True)
 class Place:

@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from tests.fuzz.kinds import SLOW
+
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0  # a worker imports torch, MLflow and the rest
 COLUMNS = ("inputs", "refused", "accepted", "tracebacks", "hangs", "outside writes", "code run")
@@ -58,10 +60,11 @@ class _Worker:
         assert process.stdin is not None
         process.stdin.write(f"{name}\n".encode())
         process.stdin.flush()
-        line = self._line(process, self._limit_s)
+        limit_s = self._limit_s * SLOW.get(name.rpartition(":")[0], 1.0)
+        line = self._line(process, limit_s)
         if line is None:
             self.end()
-            return _failure("hang", f"no answer within {self._limit_s:g} s")
+            return _failure("hang", f"no answer within {limit_s:g} s")
         if not line:
             code = process.wait()
             self.end()
