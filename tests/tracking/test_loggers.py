@@ -76,6 +76,21 @@ def test_foreign_file_and_foreign_columns_are_refused(tmp_path: Path) -> None:
         logger.log({key: value for key, value in ROW.items() if key != "val_auc"})
 
 
+def test_a_disk_that_refuses_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrackingError, match=r"/dev/full cannot be written: No space left on device; make room"
+    ):
+        CSVLogger("/dev/full")
+    (tmp_path / "metrics").write_text("a file where the folder should be")
+    with pytest.raises(TrackingError, match=r"metrics/log\.csv cannot be written: "):
+        CSVLogger(tmp_path / "metrics" / "log.csv")
+    logger = CSVLogger(tmp_path / "log.csv")
+    (tmp_path / "log.csv").unlink()
+    (tmp_path / "log.csv").symlink_to("/dev/full")
+    with pytest.raises(TrackingError, match=r"log\.csv cannot be written: No space left"):
+        logger.log(ROW)
+
+
 def test_off_a_terminal_there_are_a_few_plain_lines_per_epoch() -> None:
     console, text = _console(is_terminal=False)
     with ConsoleLogger("a", epochs=2, steps_per_epoch=100, cost_per_hour=1.39, console=console) as logger:

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
-from stf.errors import DataError
+from stf.errors import DataError, Interrupted, TrackingError
 from stf.tracking.baseline import OVERALL_AUC, baseline_auc
 from stf.tracking.operations import MODEL_NAME
 from stf.tracking.run import track
@@ -136,6 +136,20 @@ def test_a_run_that_raises_says_so_and_keeps_its_metrics(
     assert ended.data.tags["error"].startswith(type(raised).__name__)
 
 
+def test_what_ended_a_run_is_not_hidden_by_a_disk_that_refuses(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise TrackingError("no space")
+
+    monkeypatch.setattr("stf.tracking.delivery.Delivery.end", full)
+    with pytest.raises(Interrupted), track("train_phase_a", params=PARAMS):
+        raise Interrupted("stopped by SIGTERM", 143)
+    assert "no space" in capsys.readouterr().out
+    with pytest.raises(TrackingError, match="no space"), track("train_phase_a", params=PARAMS):
+        pass
+
+
 def test_files_folders_and_figures_are_kept(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.csv").write_text("1")
@@ -224,3 +238,10 @@ def test_baseline_of_other_data_does_not_count(root: Path) -> None:
     _evaluate(STFV8Config(), 0.77, fingerprint="data 2")
     assert baseline_auc("data 1") == 0.51
     assert baseline_auc("data 3") is None
+
+
+def test_a_store_that_fails_has_no_baseline(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _evaluate(STFV8Config(), 0.51)
+    (root / "mlruns" / "mlflow.db").write_bytes(b"this is no database " * 100)
+    assert baseline_auc() is None
+    assert "file is not a database: no baseline to compare with" in capsys.readouterr().out
