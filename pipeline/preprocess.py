@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +129,15 @@ def _make_all(
     from stf.errors import UsageError
 
     made: list[Made] = []
+    n_workers, limit_s = options["workers"] or usable_cores(), options["time_limit"]
     try:
         with (
             leaving_at_once(),
             FileLock(prepare_state(root) / "lock", timeout=LOCK_S),
             progress_bar(console, "videos") as advance,
+            closing(make_each(root, settings, jobs, n_workers, limit_s)) as entries,
         ):
-            for entry in make_each(
-                root, settings, jobs, options["workers"] or usable_cores(), options["time_limit"]
-            ):
+            for entry in entries:
                 made.append(entry)
                 advance(len(made), len(jobs))
     except Timeout:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -46,7 +46,7 @@ def orphaned(parent: int) -> bool:
 
 def run_isolated(
     function: Callable[[ItemT], ResultT], items: Sequence[ItemT], n_workers: int, limit_s: float
-) -> Iterator[ResultT | Died[ItemT]]:
+) -> Generator[ResultT | Died[ItemT]]:
     """Yields function(item), or how its process died, as they end; at most `n_workers` processes at a time.
 
     A process that takes longer than `limit_s` is killed. An StfError of the function is raised here, and those at work

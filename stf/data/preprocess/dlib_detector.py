@@ -130,7 +130,9 @@ def _load(dlib: Any, model: Path) -> tuple[Any, int]:
         n_points = predict(np.zeros((64, 64, 3), np.uint8), dlib.rectangle(8, 8, 56, 56)).num_parts
     except RuntimeError as error:
         hint = "a dlib shape predictor (.dat, unpacked) is needed"
-        raise DataError(f"{model} is no landmark model ({str(error).strip()[:80]}); {hint}") from None
+        raise DataError(
+            f"{model} is no landmark model ({' '.join(str(error).split())[:80]}); {hint}"
+        ) from None
     if n_points not in (68, N_POINTS):
         raise DataError(f"{model} finds {n_points} points; a model of 68 or {N_POINTS} is needed")
     return predict, n_points

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,7 @@ def make(root: Path, settings: Settings, parent: int, job: Job) -> Made:
 
 def make_each(
     root: Path, settings: Settings, jobs: Sequence[Job], n_workers: int, limit_s: float
-) -> Iterator[Made]:
+) -> Generator[Made]:
     """The entries of all jobs as they end, each in a process of its own: a decoder's crash costs one video."""
     for made in run_isolated(partial(make, root, settings, os.getpid()), jobs, n_workers, limit_s):
         yield failed(made.item, made.how) if isinstance(made, Died) else made
