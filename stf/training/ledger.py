@@ -129,16 +129,16 @@ def _usd(path: Path) -> float:
         seconds, usd_per_hour = _figure(record, "seconds"), _figure(record, "usd_per_hour")
     except FileNotFoundError:  # deleted just now
         return 0.0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
-            f'the budget\'s ledger {path} cannot be read ({type(error).__name__}: {error}); write {{"seconds": S, '
-            '"usd_per_hour": P}} into it, as your bill has them, or delete it to forget what that run cost'
+            f"the budget's ledger {path} cannot be read ({error}); write "
+            '{"seconds": S, "usd_per_hour": P} into it, as your bill has them, or delete it to forget that run'
         ) from None
     return seconds / 3600 * usd_per_hour
 
 
 def _figure(record: Any, name: str) -> float:
-    value = record[name]
+    value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} is no number")
     if not 0 <= value < 1e9:

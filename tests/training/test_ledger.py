@@ -176,7 +176,9 @@ def test_a_record_that_was_never_filled_costs_nothing_and_is_told(
 def test_a_damaged_record_is_an_error_that_names_it_and_the_way_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "one.json").write_text(FILLED)
     (tmp_path / "two.json").write_text(content)
-    with pytest.raises(TrainingError, match=r"two\.json cannot be read .* delete it"):
+    with pytest.raises(
+        TrainingError, match=r'two\.json cannot .* \{"seconds": S, "usd_per_hour": P\} .* delete it'
+    ):
         BudgetTracker(PRICE, 5.0, ledger_path=tmp_path)
     assert (tmp_path / "two.json").read_text() == content
     (tmp_path / "two.json").write_text('{"seconds": 3600, "usd_per_hour": 1}')  # as the message says
