@@ -21,7 +21,18 @@ from benchmarks.harness import machine
 from stf.data.outputs import write_text
 
 # What decides the price of training first, down to what is only overhead.
-NAMES = ("pairs", "h264", "sbi_transforms", "loader", "scan", "dcconv", "step", "infer", "pipeline_overhead")
+NAMES = (
+    "pairs",
+    "h264",
+    "sbi_transforms",
+    "loader",
+    "scan",
+    "dcconv",
+    "step",
+    "infer",
+    "checkpoint",
+    "pipeline_overhead",
+)
 HERE = Path(__file__).parent
 RESULTS = "benchmarks/results.md"
 HEAD = """# Benchmarks

@@ -41,5 +41,8 @@ class Interrupted(StfError):
     """A run that was asked to leave (SIGTERM, Ctrl-C, its dvc is gone) and did; exit code 128 + the signal."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(message, exit_code)  # both, or it could not be pickled for the other processes
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self.args[0]

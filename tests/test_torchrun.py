@@ -25,13 +25,18 @@ COUNTED = ("clips", "correct", "epoch", "step", "global_step", "failures", "lr")
 MEASURED = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm")
 
 
-def in_two(module: str, *arguments: str, nproc: bool = False) -> subprocess.CompletedProcess[str]:
-    """`module` in two processes, by torchrun or by STF_NPROC."""
+def two_of(module: str, *arguments: str, nproc: bool = False) -> dict[str, Any]:
+    """What subprocess needs to start `module` in two processes, by torchrun or by STF_NPROC."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"STF_NPROC": "2"} if nproc else {}
     command = (sys.executable, *(() if nproc else torchrun), "-m", module, *arguments)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    return {"args": command, "env": environment, "text": True}
+
+
+def in_two(module: str, *arguments: str, nproc: bool = False) -> subprocess.CompletedProcess[str]:
+    """`module` in two processes, until they end."""
+    return subprocess.run(**two_of(module, *arguments, nproc=nproc), capture_output=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,38 @@ def test_the_commands_in_two_processes_write_what_one_writes(
     done = in_two("pipeline.eval_a", "--output", "two.json", nproc=True)
     assert done.returncode == 0, done.stderr
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_leave_go_on_to_the_same_weights(
+    training_place: Path, quiet_params: Any
+) -> None:
+    """A SIGTERM to the starting process alone, once training runs: both keep one state, and both go on from it."""
+    many = yaml.safe_load(Path("params.yaml").read_text()) | {"phase_a": {"epochs": 12, "warmup_epochs": 1}}
+    many["model"] |= {"dropout": 0.3}
+    Path("params.yaml").write_text(yaml.safe_dump(many))
+    assert in_two("pipeline.train_phase_a", nproc=True).returncode == 0
+    wanted = Path("weights/phase_a.pt").read_bytes()
+
+    again = subprocess.Popen(
+        **two_of("pipeline.train_phase_a", "--fresh", nproc=True),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert again.stdout is not None
+    for line in again.stdout:
+        if "epoch 3/12" in line:
+            again.terminate()
+            break
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 143
+    assert "stopped by SIGTERM" in errors
+    assert "12/12" not in output
+    Path("weights/phase_a.pt").unlink()
+    last = in_two("pipeline.train_phase_a", nproc=True)
+    assert last.returncode == 0, last.stderr
+    assert "going on from" in last.stdout
+    assert Path("weights/phase_a.pt").read_bytes() == wanted
 
 
 @pytest.mark.slow

@@ -1,32 +1,50 @@
 """A checkpoint as a file: written whole or not at all, and with a checksum that tells damage.
 
-The file is torch's zip archive whose comment (the last bytes) is "sha256:" and the digest of all bytes before it.
+The file is torch's zip archive whose comment (the last bytes) is "sha256:" and the digest of the archive without it.
 torch.load reads such a file as any other; by itself it would take flipped bits for weights.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
 
 from stf.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
-_END_RECORD, _END_RECORD_BYTES = (
-    b"PK\x05\x06",
-    22,
-)  # zip's last record; its last two bytes: the comment's length
+_END_RECORD, _END_RECORD_BYTES = b"PK\x05\x06", 22  # zip's last; its last two bytes are the comment's length
 _PART = ".part"
 
 
-def sealed(archive: bytes) -> bytes:
-    """A zip archive without a comment → the same with its checksum as the comment."""
-    body = archive[:-2] + struct.pack("<H", _SEAL_BYTES)
-    return body + _SEAL + hashlib.sha256(body).hexdigest().encode()
+class _Hashing(io.BufferedIOBase):
+    """Writes on into a file and computes the digest of what went by."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Buffer, /) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+
+@contextlib.contextmanager
+def sealed(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Something to write a zip archive into; after the block the archive in `file` has its checksum as its comment."""
+    sealing = _Hashing(file)
+    yield cast(IO[bytes], sealing)
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", _SEAL_BYTES) + _SEAL + sealing.digest.hexdigest().encode())
 
 
 def require_whole(path: str | Path) -> None:
@@ -36,26 +54,34 @@ def require_whole(path: str | Path) -> None:
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(
-            max(size - _END_RECORD_BYTES - 2 * _SEAL_BYTES, 0)
-        )  # more than enough, should the end be cut off
+        # twice what is needed, should the end be cut off
+        file.seek(max(size - _END_RECORD_BYTES - 2 * _SEAL_BYTES, 0))
         tail = file.read()
         end = tail.rfind(_END_RECORD)
         if end < 0 or tail[end + 20 : end + 22] == b"\0\0":
             return
         file.seek(0)
-        digest, left = hashlib.sha256(), size - _SEAL_BYTES
+        digest, left = hashlib.sha256(), size - _SEAL_BYTES - 2
         while left > 0 and (block := file.read(min(left, 1 << 20))):
             digest.update(block)
             left -= len(block)
+        digest.update(b"\0\0")  # the length of the comment when there was none
     if tail[-_SEAL_BYTES:] != _SEAL + digest.hexdigest().encode():
         raise CheckpointError(f"{path} is damaged: its checksum does not hold; take another copy")
 
 
-def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """`content` under `path`, or nothing: a reader never sees half a file. What was there moves to `previous`.
+def write_atomically(path: Path, content: bytes) -> None:
+    """`content` under `path`, or nothing; raises CheckpointError as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)
 
-    Raises CheckpointError, and leaves what was there, when the disk is full or cannot be written.
+
+@contextlib.contextmanager
+def atomic_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file that gets the name `path` when the block ends: a reader never sees half of it.
+
+    What was there moves to `previous`. Raises CheckpointError, and leaves what was there, when the disk is full or
+    cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +90,7 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
         raise _unwritable(path, error) from None
     try:
         with open(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a server's other users

@@ -7,7 +7,6 @@ a DVC out holds weights, configuration and epoch only; the optimizer's state goe
 from __future__ import annotations
 
 import dataclasses
-import io
 import pickle
 import struct
 import textwrap
@@ -23,7 +22,7 @@ from stf.errors import CheckpointError, ConfigError
 from stf.files import open_regular
 from stf.model_size import parameters
 from stf.models.backbone_v73 import STFMambaV73
-from stf.models.checkpoint_file import require_whole, sealed, write_atomically
+from stf.models.checkpoint_file import atomic_file, require_whole, sealed
 from stf.models.checkpoint_guard import require_harmless, require_held
 from stf.models.load_report import LoadReport
 from stf.models.network import build_network
@@ -90,9 +89,9 @@ def save_checkpoint(
     payload |= {name: part.state_dict() for name, part in sorted(parts.items()) if part is not None}
     if extra is not None:
         payload["extra"] = extra
-    buffer = io.BytesIO()  # given a path instead, torch writes the file's own name into it
-    torch.save(payload, buffer)
-    write_atomically(Path(path), sealed(buffer.getvalue()), previous)
+    with atomic_file(Path(path), previous) as file, sealed(file) as archive:
+        # into a path torch would write the file's own name, and other bytes under another name
+        torch.save(payload, archive)
 
 
 def _owned(module: nn.Module) -> dict[str, Tensor]:

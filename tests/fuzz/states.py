@@ -75,7 +75,7 @@ def _rezipped(rng: Rng, data: bytes, place: Place) -> bytes:
             elif name == victim:
                 name = pick(rng, (f"../../{name}", "/tmp/x", "data.pkl", name.upper(), "a" * 3000))
             target.writestr(name, content)
-    return sealed(out.getvalue()) if rng.random() < 0.3 else out.getvalue()
+    return _with_sum(out.getvalue()) if rng.random() < 0.3 else out.getvalue()
 
 
 def _odd_tensor(rng: Rng, tensor: torch.Tensor) -> torch.Tensor:
@@ -109,7 +109,14 @@ def _respoken(rng: Rng, payload_: dict[str, Any]) -> bytes:
         spoken[part] = pick(rng, VALUES)
     buffer = io.BytesIO()
     torch.save(spoken, buffer)
-    return sealed(buffer.getvalue())
+    return _with_sum(buffer.getvalue())
+
+
+def _with_sum(archive: bytes) -> bytes:
+    out = io.BytesIO()
+    with sealed(out) as file:
+        file.write(archive)
+    return out.getvalue()
 
 
 def _make_checkpoint(rng: Rng, place: Place) -> None:

@@ -1,0 +1,69 @@
+"""Keeping a run's state and reading it again, at full size: python -m benchmarks.checkpoint [--folder DIR]
+
+The whole state of phase A's network after a step (weights, AdamW's two moments, the moving average and the best epoch's
+weights), as training keeps it after every epoch, beside plain torch.save and torch.load, which neither sync, nor add a
+checksum, nor keep the file before. What a disk takes depends on the disk: --folder names one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.harness import interleaved, print_table
+from stf.config import STFV8Config, TrainingParams
+from stf.models.network import build_network
+from stf.models.weights import read_checkpoint
+from stf.training.learner import Learner, build_learner
+from stf.training.progress import Best, Progress
+from stf.training.state import CheckpointFolder, Origin
+
+
+def full_size_learner(config: STFV8Config) -> tuple[Learner, Progress]:
+    """As after a step: every parameter has its moments."""
+    learner = build_learner(
+        build_network(config, "cpu"),
+        config,
+        TrainingParams(ema_decay=0.99),
+        epochs=10,
+        steps_per_epoch=10,
+        device="cpu",
+    )
+    for parameter in learner.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    learner.optimizer.step()
+    weights = {name: value.clone() for name, value in learner.judged.state_dict().items()}
+    return learner, Progress(1, 1, best=Best(1, 0.5, 0.7, weights))
+
+
+@click.command()
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to write; default: /tmp's disk."
+)
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1))
+def main(folder: Path | None, repeats: int) -> None:
+    """Time the keeping and the reading of a full-size training state against torch.save and torch.load."""
+    config = STFV8Config.phase_a()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        learner, progress = full_size_learner(config)
+        checkpoints = CheckpointFolder(Path(scratch) / "ours", config, Origin("config", "data", "code"))
+        checkpoints.keep_last(learner, progress)
+        payload, plain = read_checkpoint(checkpoints.path / "last.pt"), Path(scratch) / "plain.pt"
+        works = {
+            "torch.save": lambda: torch.save(payload, plain),
+            "keep_last: copy, checksum, fsync": lambda: checkpoints.keep_last(learner, progress),
+        }
+        megabytes = (checkpoints.path / "last.pt").stat().st_size / 1e6
+        print_table(f"a state of {megabytes:.0f} MB", interleaved(works, repeats), "torch.save")
+        works = {
+            "torch.load": lambda: torch.load(plain, weights_only=True),
+            "find: checksum, weights only": checkpoints.find,
+        }
+        print_table("the same, read", interleaved(works, repeats), "torch.load")
+
+
+if __name__ == "__main__":
+    main()
