@@ -116,7 +116,7 @@ class ConsoleLogger:
         self._cost_per_hour, self._epochs_left = cost_per_hour, epochs - first_epoch + 1
         self._console = console or Console()
         self._epoch_times_s: list[float] = []
-        self._epoch_started_s, self._epoch_clips = time.monotonic(), 0
+        self._start_epoch()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -139,8 +139,9 @@ class ConsoleLogger:
     def step(self, record: StepLike) -> None:
         """Moves the bar; off a terminal prints a line now and then."""
         self._epoch_clips += record.clips
+        self._epoch_steps += 1  # not record.step: a run may go on in the middle of an epoch
         elapsed_s = max(time.monotonic() - self._epoch_started_s, 1e-6)
-        remaining_s = self._remaining_s(elapsed_s / record.step, record.step)
+        remaining_s = self._remaining_s(elapsed_s / self._epoch_steps, record.step)
         figures = (
             f"loss {record.loss:.4f}  {self._epoch_clips / elapsed_s:.1f} clips/s  "
             f"{self._epoch_clips / 2 / elapsed_s:.1f} pairs/s  ETA {_duration(remaining_s)}"
@@ -153,7 +154,7 @@ class ConsoleLogger:
 
     def epoch(self, record: EpochLike) -> None:
         """Prints the epoch's line of the table, after the heading when it is the first."""
-        self._epoch_started_s, self._epoch_clips = time.monotonic(), 0
+        self._start_epoch()
         if not self._epoch_times_s:
             heading = (
                 "epoch",
@@ -184,6 +185,9 @@ class ConsoleLogger:
             _duration(eta_s),
         )
         self._console.print("".join(f"{cell:>11}" for cell in cells), soft_wrap=True, highlight=False)
+
+    def _start_epoch(self) -> None:
+        self._epoch_started_s, self._epoch_clips, self._epoch_steps = time.monotonic(), 0, 0
 
     def _remaining_s(self, step_s: float, step: int) -> float:
         """From whole epochs when one is done (they include validation), before that from the steps alone."""

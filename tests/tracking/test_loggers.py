@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_off_a_terminal_there_are_a_few_plain_lines_per_epoch() -> None:
     assert "step 100/100" in lines[3]
     assert "pairs/s" in lines[3]
     assert "ETA" in lines[3]
+
+
+def test_the_time_left_of_a_run_that_goes_on_within_an_epoch_is_taken_from_its_own_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    console, text = _console(is_terminal=False)
+    with ConsoleLogger("a", epochs=1, steps_per_epoch=100, cost_per_hour=2.0, console=console) as logger:
+        now_s[0] = 30.0
+        logger.step(Step(1, 75))
+    assert "ETA 12m 30s" in text.getvalue()  # 25 steps of 30 s
 
 
 def test_epoch_line_shows_cost_so_far_projected_cost_and_eta() -> None:
