@@ -56,7 +56,8 @@ class Start:
 
     def __post_init__(self) -> None:
         require(is_hex(self.token, 32), "token")
-        require(is_int(self.part) and is_text(self.name) and is_int(self.ms), "part, name or time")
+        require(is_text(self.name) and self.name.isprintable(), "name")  # it is shown on a terminal
+        require(is_int(self.part) and is_int(self.ms), "part or time")
         require(is_texts(self.params) and is_texts(self.tags), "params or tags")
 
     def apply(self, target: Target) -> None:

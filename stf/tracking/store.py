@@ -33,7 +33,9 @@ from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "stf-mamba"
 _MAX_REASON = 200  # characters; MLflow's tell a web address three times
-_CREATION_WAIT = 12  # times as long for the lock: another process may be creating the database, some 10 s of work
+_CREATION_WAIT = (
+    12  # times as long for the lock: another process may be creating the database, some 10 s of work
+)
 ANSWER_WAIT_S = 10.0  # for a server's answer, or for a database that another program has locked
 # Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
 _LOCATIONS = (

@@ -31,8 +31,8 @@ class TrainingReport:
         """One optimizer step (StepRecord)."""
         self._console.step(record)
         if record.global_step % self._log_every_steps == 0:
-            figures = _numbers(record) | {"pairs_failed": float(sum(record.failures.values()))}
-            shown = {f"step/{name}": value for name, value in figures.items() if name not in _PLACE}
+            figures = _numbers(record).items()
+            shown = {f"step/{name}": value for name, value in figures if name not in _PLACE}
             self._run.log(shown, step=record.global_step)
 
     def epoch(self, record: Any, details: Any) -> None:

@@ -476,8 +476,10 @@ def journal(root: Path) -> Path:
         b'{"kind": "link", "weights_sha256": "\' OR 1=1", "keys": []}',
         b'{"kind": "end", "status": "RUNNING", "ms": 1}',
         b'{"kind": "start", "token": "../x", "part": 1, "name": "", "ms": 1, "params": {}, "tags": {}}',
+        b'{"kind": "start", "token": "%032d", "part": 1, "name": "\\u001b[2J", "ms": 1, "params": {}, "tags": {}}'
+        % 0,
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_a_damaged_journal_is_named_and_nothing_of_it_is_used(line: bytes, journal: Path, runs: Runs) -> None:
     whole = journal.read_bytes().splitlines()
