@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import click
 
 from stf.config import Params, RuntimeParams
 from stf.errors import Interrupted, StfError, UsageError
+from stf.values import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 params_option = click.option(
@@ -71,8 +70,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 def tell_error(text: str) -> None:
     """`text` in red on stderr; control characters, which a file's name may hold, as escapes."""
-    shown = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
-    click.secho(f"error: {shown}", fg="red", err=True)
+    click.secho(f"error: {printable(text)}", fg="red", err=True)
 
 
 def unforeseen(error: Exception) -> str:

@@ -12,6 +12,7 @@ from stf.errors import ConfigError
 from stf.limits import LONGEST_INTEGER
 
 LONGEST_TEXT, LONGEST_NAME = 1000, 100  # characters
+_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -24,6 +25,11 @@ def nearest_name(name: str, known: list[str]) -> str:
 _shortened = reprlib.Repr()
 _shortened.maxlevel = 2
 _shortened.maxstring = _shortened.maxother = 60
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, which a file's name may hold, as escapes; lines stay lines."""
+    return _TERMINAL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stf.config import AuditParams
+from stf.values import printable
 
 if TYPE_CHECKING:  # the audit imports torch, which a command can do while the sample is generated
     from stf.data.audit_test_videos import Baseline
@@ -64,7 +65,7 @@ def defects_table(defects: Sequence[Defect]) -> Table:
             cells = (d.severity, d.what, f"… {rest} more", "all of them stand in metrics/data.json", "")
         else:
             continue
-        table.add_row(*map(escape, cells), style=_STYLES[d.severity])
+        table.add_row(*(escape(printable(cell)) for cell in cells), style=_STYLES[d.severity])
     return table
 
 

@@ -5,8 +5,10 @@ A file is read as safetensors or as plain tensors, never as code, and must hold 
 
 from __future__ import annotations
 
+import struct
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
+from stf.models.checkpoint_guard import require_harmless, require_held
 from stf.models.timm_stages import TimmStages, build_timm_network, timm_config
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -72,9 +75,16 @@ def read_timm_weights(path: Path, name: str) -> dict[str, Tensor]:
             f"spatial_weights: {path} does not exist; {advice}, or leave it empty for timm's hub"
         )
     try:
+        if path.suffix != ".safetensors":
+            require_harmless(path)
         holds = load_state_dict(str(path))  # weights_only, by timm's default too
     except (
         SafetensorError,
+        zipfile.BadZipFile,
+        AssertionError,
+        IndexError,
+        MemoryError,
+        struct.error,
         RuntimeError,
         EOFError,
         OSError,
@@ -90,6 +100,9 @@ def read_timm_weights(path: Path, name: str) -> dict[str, Tensor]:
     weights = {str(key): value for key, value in holds.items() if isinstance(value, Tensor)}
     if not weights:
         raise CheckpointError(f"{path} holds no weights; {advice}")
+    require_held(path, weights)
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise CheckpointError(f"{path} holds NaN or infinite weights; {advice}")
     return weights
 
 

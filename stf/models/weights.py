@@ -27,11 +27,13 @@ from stf.models.checkpoint_guard import require_harmless, require_held
 from stf.models.load_report import LoadReport
 from stf.models.network import build_network
 from stf.models.scan_backends import portable
+from stf.values import printable
 
 FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # where other projects keep the weights
 FOREIGN = {b"<": "a web page", b"\x93NUMPY": "a NumPy array", b"version https://git-": "a Git LFS pointer"}
+MAX_NAME = 300  # characters of a tensor's name that are looked at
 PARTS = ("optimizer", "scheduler", "scaler")
 # What torch.load and zipfile raise for a file that is none of theirs, or no longer: its reader of pickles is a plain
 # machine, which stumbles over wrong operands wherever it meets them.
@@ -144,7 +146,11 @@ def _what_it_is(path: str | Path) -> str:
 def _weights_in(payload: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The name → tensor dict of our own or a common foreign layout; DataParallel's "module." is taken off."""
     inside = next((payload[key] for key in WRAPPERS if isinstance(payload.get(key), dict)), payload)
-    weights = {str(k).removeprefix("module."): v for k, v in inside.items() if isinstance(v, Tensor)}
+    weights = {
+        printable(str(k)[:MAX_NAME]).removeprefix("module."): v
+        for k, v in inside.items()
+        if isinstance(v, Tensor)
+    }
     if not weights:
         raise CheckpointError(f"{path} holds no weights; give a checkpoint written by train_phase_a")
     return weights
@@ -187,7 +193,9 @@ def load_checkpoint_flexible(
     reshaped = tuple(name for name in common if name not in loaded)
     sizes = {name: value.numel() for name, value in (weights | own).items()}
     restored_names = tuple(name for name, _ in restored)
-    return LoadReport(tuple(loaded), new, dropped, reshaped, restored_names, sizes, payload.get("epoch"))
+    epoch = payload.get("epoch")
+    told = epoch if isinstance(epoch, int) else None  # of another project's: anything
+    return LoadReport(tuple(loaded), new, dropped, reshaped, restored_names, sizes, told)
 
 
 def _require_numbers(path: str | Path, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:

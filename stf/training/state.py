@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, TrainingError
+from stf.files import read_json
 from stf.models.checkpoint_file import sweep, write_atomically
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.training.learner import Learner
@@ -105,7 +106,7 @@ class CheckpointFolder:
 
     def _trainer(self) -> str:
         try:
-            holder = json.loads((self.path / "trainer.json").read_text(encoding="utf-8"))
+            holder = read_json(self.path / "trainer.json")
             return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
