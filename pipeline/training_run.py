@@ -33,6 +33,7 @@ from stf.training.distributed import start_alike
 from stf.training.fit import Hooks, fit
 from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord
+from stf.training.trouble import explained
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,14 @@ def follow(training: Training, wanted: Wanted, leaving: Leaving) -> None:
     progress = starting_point(training, wanted)
     hooks = Hooks(_not_here, _not_here, _not_here, leaving.asked)
     with leaving.answered_between_steps():
-        fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
+        fitted(training, hooks, progress)
+
+
+def fitted(training: Training, hooks: Hooks, progress: Progress) -> Progress:
+    """`fit`; what the machine refuses meanwhile is said with the parameters to lower."""
+    steps = training.plan.steps_per_epoch(len(training.feeds.train))
+    with explained(training.phase_run.params, training.folder.path, lambda: progress.place(steps)):
+        return fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
 
 
 def _not_here(*_: object) -> NoReturn:
@@ -173,7 +181,7 @@ def train(
     training: Training, progress: Progress, budget: BudgetTracker, run: TrackedRun, leaving: Leaving
 ) -> Progress:
     """`fit` with console, CSV log, MLflow and budget around it."""
-    params, plan, learner = training.phase_run.params, training.plan, training.learner
+    params, plan = training.phase_run.params, training.plan
     csv = CSVLogger(training.folder.path / "log.csv")
     for record in progress.history:
         csv.log(dataclasses.asdict(record))
@@ -195,6 +203,6 @@ def train(
     hooks = Hooks(report.step, on_epoch, budget.check, leaving.asked)
     try:
         with console, leaving.answered_between_steps():
-            return fit(learner, training.feeds, plan, hooks, training.folder, progress)
+            return fitted(training, hooks, progress)
     finally:
         run.log({"cost_usd": budget.check().spent})

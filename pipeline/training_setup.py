@@ -231,7 +231,14 @@ def set_up_training(phase_run: PhaseRun, model: STFMambaV73, outputs: Path) -> T
     section = params.phase_a if phase_run.phase == "a" else params.phase_b
     runtime = params.runtime
     keep_every_s = 60 * runtime.checkpoint_minutes
-    plan = Plan(phase_run.phase, section.epochs, config.grad_accum, runtime.empty_cache_every, keep_every_s)
+    plan = Plan(
+        phase_run.phase,
+        section.epochs,
+        config.grad_accum,
+        runtime.empty_cache_every,
+        keep_every_s,
+        params.data.max_failure_share,
+    )
     learner = build_learner(
         model,
         config,

@@ -24,6 +24,7 @@ class StepTold:
     data_s: float
     step_s: float
     failures: Counter[str]
+    pairs_failed: int
     should_stop: bool
     should_keep: bool
     leave: Interrupted | None
@@ -45,6 +46,7 @@ def step_record(
         lr=lr,
         backbone_lr=backbone_lr,
         failures=sum((told.failures for told in by_rank), start=Counter()),
+        pairs_failed=sum(told.pairs_failed for told in by_rank),
         data_s=last.data_s,
         step_s=last.step_s,
     )

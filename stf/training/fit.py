@@ -17,10 +17,11 @@ from stf.training.budget_tracker import BudgetStatus
 from stf.training.learner import Learner
 from stf.training.optimizer import learning_rates
 from stf.training.progress import Best, Progress
-from stf.training.records import EpochDetails, EpochRecord, StepRecord
+from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepRecord
 from stf.training.state import CheckpointFolder
 from stf.training.step import Batch, train_step
-from stf.training.validation import ValidationFigures, failures_in, validate
+from stf.training.trouble import require_few_failures
+from stf.training.validation import ValidationFigures, failures_in, pairs_failed_in, validate
 
 
 @runtime_checkable
@@ -41,7 +42,8 @@ class Feeds:
 class Plan:
     """How long, and in which steps. `empty_cache_every` counts optimizer steps; 0 is never.
 
-    The state is kept after every epoch, and within one when `keep_every_s` seconds have passed.
+    The state is kept after every epoch, and within one when `keep_every_s` seconds have passed. Training stops when
+    draws failed for more than `max_failure_share` of an epoch's pairs.
     """
 
     phase: str
@@ -49,6 +51,7 @@ class Plan:
     grad_accum: int = 1
     empty_cache_every: int = 0
     keep_every_s: float = math.inf
+    max_failure_share: float = 1.0
 
     def steps_per_epoch(self, batches: int) -> int:
         """Optimizer steps for `batches` batches; the last one may hold fewer than grad_accum."""
@@ -119,6 +122,7 @@ class _Loop:
         validation_started_s = time.monotonic()
         figures = validate(learner, self._validation(), f"epoch {epoch}")
         validation_s = time.monotonic() - validation_started_s
+        self._require_few_failures(figures, figures.pairs, f"validation in epoch {epoch}")
         _keep_if_best(learner, self._folder, progress, epoch, figures)
         status = self._world.from_main(hooks.check_budget)
         time_and_cost = (time.monotonic() - self._epoch_started_s, status.spent)
@@ -145,6 +149,8 @@ class _Loop:
             by_rank = world.exchange(self._told(batches, ready_s - waiting_since_s, ready_s))
             record = step_record(figures, (epoch, step, self._progress.global_step), rates, by_rank)
             means.add(record)
+            pairs = means.clips / 2 / means.steps * steps
+            self._require_few_failures(means, pairs, f"training epoch {epoch}")
             if world.is_main:
                 self._hooks.on_step(record)
             _empty_cache(self._learner, plan, self._progress.global_step)
@@ -154,12 +160,17 @@ class _Loop:
             waiting_since_s = time.perf_counter()
         return True
 
+    def _require_few_failures(self, seen: EpochMeans | ValidationFigures, pairs: float, where: str) -> None:
+        share = self._plan.max_failure_share
+        require_few_failures(seen.pairs_failed, pairs, share, seen.failures, where)
+
     def _told(self, batches: list[Batch], data_s: float, ready_s: float) -> StepTold:
         is_main, now_s = self._world.is_main, time.monotonic()
         return StepTold(
             data_s=data_s,
             step_s=time.perf_counter() - ready_s,
             failures=sum((failures_in(batch) for batch in batches), start=Counter()),
+            pairs_failed=sum(map(pairs_failed_in, batches)),
             should_stop=is_main and self._hooks.check_budget().should_stop,
             should_keep=is_main and now_s - self._kept_s >= self._plan.keep_every_s,
             leave=self._hooks.asked_to_leave(),

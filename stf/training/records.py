@@ -40,6 +40,7 @@ class StepRecord(StepFigures):
     lr: float
     backbone_lr: float
     failures: dict[str, int]  # cause → draws
+    pairs_failed: int  # with a failed draw
     data_s: float  # waiting for clips
     step_s: float
 
@@ -92,6 +93,7 @@ class EpochMeans:
     step_s: float = 0.0
     last_lr: float = 0.0
     failures: Counter[str] = field(default_factory=Counter)
+    pairs_failed: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STEP_FIGURES, 0.0))
 
     def add(self, record: StepRecord) -> None:
@@ -105,6 +107,7 @@ class EpochMeans:
         self.step_s += record.step_s
         self.last_lr = record.lr
         self.failures.update(record.failures)
+        self.pairs_failed += record.pairs_failed
 
     def mean(self, name: str) -> float:
         """Mean per clip of one of StepFigures' fields ('correct' gives the accuracy)."""

@@ -30,6 +30,8 @@ class ValidationFigures:
     auc: float
     f1: float
     failures: Counter[str]
+    pairs_failed: int
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class _Scored:
     score_N: np.ndarray
     label_N: np.ndarray
     failures: Counter[str]
+    pairs_failed: int
 
 
 def validate(learner: Learner, batches: Iterable[Batch], where: str) -> ValidationFigures:
@@ -63,20 +66,22 @@ def validate(learner: Learner, batches: Iterable[Batch], where: str) -> Validati
         auc=float(roc_auc_score(label_N, score_N)),
         f1=float(f1_score(label_N, called_N)),
         failures=failures,
+        pairs_failed=sum(share.pairs_failed for share in scored),
+        pairs=len(label_N) // 2,
     )
 
 
 def _scored(learner: Learner, network: nn.Module, batch: Batch, where: str) -> _Scored:
     label_N = batch["label"].numpy()
     if not len(label_N):
-        return _Scored(0.0, np.empty(0, np.float32), label_N, Counter())
+        return _Scored(0.0, np.empty(0, np.float32), label_N, Counter(), 0)
     video_BCTHW, labels_B = to_device(batch, learner.device)
     with torch.no_grad(), learner.autocast():
         out = network(video_BCTHW)
         loss = learner.loss(out, labels_B)["total"].item()
     require_finite("the validation loss", loss, where, [batch])
     score_N = out["logits"].float().softmax(1)[:, 1].cpu().numpy()
-    return _Scored(loss * len(label_N), score_N, label_N, failures_in(batch))
+    return _Scored(loss * len(label_N), score_N, label_N, failures_in(batch), pairs_failed_in(batch))
 
 
 def failures_in(batch: Batch) -> Counter[str]:
@@ -85,6 +90,11 @@ def failures_in(batch: Batch) -> Counter[str]:
     failures = count_failures(pair.failures for pair in pairs)
     failures.update("H.264 replaced by JPEG" for pair in pairs if pair.codec == "jpeg")
     return failures
+
+
+def pairs_failed_in(batch: Batch) -> int:
+    """How many of a batch's pairs had a failed draw."""
+    return sum(bool(pair.failures) for pair in dict.fromkeys(batch["provenance"]))
 
 
 class RememberedBatches:

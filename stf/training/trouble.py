@@ -1,0 +1,144 @@
+"""What ends a training from outside the network, said so that the user knows what to change."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from stf.config import Params
+from stf.errors import DataError, StfError, TrainingError
+
+_BY_CHANCE = 3  # sound pairs fail now and then: 0.8 % of the sample's, as "invisible blend"
+
+
+def require_few_failures(
+    failed: int, pairs: float, max_share: float, failures: Mapping[str, int], where: str
+) -> None:
+    """Raises DataError when `failed` pairs are more than `max_share` of `pairs`, with `failures` (cause → draws).
+
+    Asked during an epoch with all its pairs, it raises as soon as the epoch's share is certain to be above, which
+    needs no luck and depends on no order. Three pairs may fail of however few.
+    """
+    if failed <= max(max_share * pairs, _BY_CHANCE):
+        return
+    counts = ", ".join(f"{n} × {cause}" for cause, n in sorted(failures.items(), key=lambda item: -item[1]))
+    raise DataError(
+        f"{failed} of the {pairs:.0f} pairs of {where} had draws that failed ({counts}), more than "
+        f"data.max_failure_share, {max_share}; nothing was overwritten. `dvc repro -f verify_data` names the broken "
+        "files: mend them, take their videos out of the split, or raise data.max_failure_share"
+    )
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """What an error's text looks like, what it means, and which of `_remedies` help."""
+
+    pattern: str
+    what: str
+    remedies: tuple[str, ...]
+
+
+# The first that fits: torch tells all of them as RuntimeError, in words of its own or of C++'s.
+_TROUBLES = (
+    _Trouble(
+        r"killed by signal: Bus error|/dev/shm|shared memory|torch_shm_manager|</?torch_\d+",
+        "a loader worker found no room in shared memory (/dev/shm)",
+        ("shm", "workers", "batch"),
+    ),
+    _Trouble(
+        r"Too many open files|ancdata",
+        "too many files are open at once",
+        ("files", "workers"),
+    ),
+    _Trouble(
+        r"killed by signal: Killed",
+        "a loader worker was killed, as a machine or container that runs out of memory does",
+        ("workers", "batch"),
+    ),
+    _Trouble(
+        r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+        "the GPU's memory is full",
+        ("checkpointing", "batch"),
+    ),
+    _Trouble(
+        r"DefaultCPUAllocator|not enough memory|bad_alloc|[Ii]nsufficient memory|Cannot allocate memory"
+        r"|Unable to allocate|MemoryError|can't start new thread",
+        "this machine's memory is full",
+        ("workers", "checkpointing", "batch"),
+    ),
+    _Trouble(
+        r"DataLoader worker .*(exited|killed)",
+        "a loader worker ended unexpectedly",
+        ("workers",),
+    ),
+)
+_FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.\n")
+
+
+@contextlib.contextmanager
+def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterator[None]:
+    """Around `fit`: what the machine refused becomes a TrainingError of one line, with the parameters to lower.
+
+    `place` tells how far training has come ('in epoch 2, after step 3 of 10'), `folder` is where its state is kept. A
+    loader worker's error loses the traceback that torch puts into its message. Any other error goes through.
+    """
+    try:
+        yield
+    except StfError as error:
+        if not _FROM_WORKER.match(str(error)):
+            raise
+        raise type(error)(_last_line(error)) from error
+    except (RuntimeError, MemoryError, OSError, EOFError, cv2.error) as error:
+        trouble = _trouble_of(error, params.runtime.num_workers)
+        if trouble is None:
+            raise
+        can_help = [remedy for name in trouble.remedies for remedy in _remedies(params)[name]]
+        raise TrainingError(
+            f"{trouble.what}, {place()} ({_last_line(error)}). What helps: {'; or '.join(can_help)}. {_left_in(folder)}"
+        ) from error
+
+
+def _trouble_of(error: Exception, num_workers: int) -> _Trouble | None:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EMFILE:
+        return None  # a file of ours, which the error names
+    if isinstance(error, ConnectionError | EOFError) and num_workers:  # it was about to hand a batch over
+        return _TROUBLES[-1]
+    return next((each for each in _TROUBLES if re.search(each.pattern, text)), None)
+
+
+def _remedies(params: Params) -> dict[str, list[str]]:
+    """What to change, with the values of now; nothing where a value is as low as it can be."""
+    training, runtime = params.training, params.runtime
+    batch, accum, workers = training.batch_size, training.grad_accum, runtime.num_workers
+    smaller = batch // 4 * 2
+    lower = f"lower training.batch_size (now {batch}) to {smaller} with training.grad_accum {2 * accum} (now {accum})"
+    return {
+        "workers": [f"lower runtime.num_workers (now {workers})"] * (workers > 0),
+        "checkpointing": ["set runtime.activation_checkpointing: true"]
+        * (not runtime.activation_checkpointing),
+        "batch": [f"{lower}, which begins at epoch 1"] * (smaller > 0),
+        "shm": ["give the container more of it (docker run --shm-size=8g)"],
+        "files": ["raise the limit (ulimit -n)"],
+    }
+
+
+def _left_in(folder: Path) -> str:
+    last = folder / "last.pt"
+    if not last.exists():
+        return "No state was kept yet: the same command starts at epoch 1"
+    return f"{last} is untouched: the same command goes on from it"
+
+
+def _last_line(error: BaseException) -> str:
+    """An error's own words: of a worker's, which brings a traceback, without it and without the type's name."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if not _FROM_WORKER.match(str(error)):
+        return lines[0][:200]
+    return re.sub(r"^[\w.]+: ", "", lines[-1])
