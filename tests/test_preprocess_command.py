@@ -82,7 +82,9 @@ def test_own_videos_become_a_tree_that_is_fit_to_train_on(tmp_path: Path) -> Non
     assert made.exit_code == 0, made.output
     assert "too short" in made.output
     assert "6 identities with a clip of 8 frames" in made.output
-    assert max(len(line) for line in made.output.splitlines() if "│" in line) <= 100
+    rows = [line for line in made.output.splitlines() if "│" in line]
+    assert {len(row) for row in rows} == {100}
+    assert all(row.endswith("│") for row in rows)
     tree = FFPPTree(root)
     assert "p6" not in {i for split in ("train", "val", "test") for i in tree.ids(split)}
     data = dataclasses.replace(Params().data, root=str(root), quality="raw", num_frames=8, img_size=32)

@@ -46,6 +46,8 @@ def test_what_is_complete_is_kept_till_its_source_or_the_settings_change(tmp_pat
     kept = again(settings(num_frames=9, log=log))
     assert kept == Made.read({**vars(first), "outcome": "kept"})
     assert not log.exists()
+    assert again(settings(num_frames=25)).notes[0].startswith("too short: 24 frames")
+    assert again(settings(num_frames=24)).notes == ()
     os.utime(source)  # a copy has another time and the same contents
     assert again(settings(log=log)).outcome == "kept"
     assert files(tmp_path) == before

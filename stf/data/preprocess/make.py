@@ -101,7 +101,7 @@ def _make(place: Place, settings: Settings, parent: int) -> Made:
     try:
         kept = place.finished(settings.key())
         if kept is not None:
-            return Made.read(kept | {"outcome": "kept"})
+            return judged(Made.read(kept | {"outcome": "kept"}), settings.num_frames)
         if place.foreign():
             return failed(
                 job, "its folder exists and was not made by this command; move it away to have it made"
@@ -120,7 +120,7 @@ def _make(place: Place, settings: Settings, parent: int) -> Made:
     made = dataclasses.replace(made, seconds=round(time.perf_counter() - began_s, 3))
     _stay_or_leave(parent)
     place.finish(asdict(made), signature)
-    return made
+    return judged(made, settings.num_frames)
 
 
 @dataclass
@@ -178,8 +178,16 @@ def _describe(place: Place, settings: Settings, video: RawVideo, recording: _Rec
         larger_left_out=larger,
         jumps=followed.jumps,
         longest_run=len(run),
-        notes=_notes(place, followed, run, settings.num_frames),
+        notes=_notes(place, followed, run),
     )
+
+
+def judged(made: Made, num_frames: int) -> Made:
+    """With a note where no clip of `num_frames` fits into the frames with a face."""
+    if not 0 < made.longest_run < num_frames:
+        return made
+    short = f"too short: {made.longest_run} frames in a row with a face, a clip needs {num_frames}"
+    return dataclasses.replace(made, notes=(short, *made.notes))
 
 
 def longest_run(numbers: Sequence[int]) -> list[int]:
@@ -192,12 +200,10 @@ def longest_run(numbers: Sequence[int]) -> list[int]:
     return best
 
 
-def _notes(place: Place, followed: Followed, run: Sequence[int], num_frames: int) -> tuple[str, ...]:
+def _notes(place: Place, followed: Followed, run: Sequence[int]) -> tuple[str, ...]:
     if not run:
         return ("no face",)
     notes = []
-    if len(run) < num_frames:
-        notes.append(f"too short: {len(run)} frames in a row with a face, a clip needs {num_frames}")
     if followed.jumps:
         notes.append(f"face lost and taken up again {followed.jumps}× (a cut?)")
     if len(run) > 1:

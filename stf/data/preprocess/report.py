@@ -16,8 +16,8 @@ from stf.data.verify_report import WIDTH
 MAX_ROWS = 60
 _NUMBERS = ("frames", "fps", "none", "fill", "2+", "big", "cut", "run")
 _CAPTION = (
-    "frames: none without the followed face, fill of it missed and filled in, 2+ with several faces, big with a\n"
-    "larger other face, which is left out; cut: times it was lost and taken up again; run: most in a row with it"
+    "none: frames without the followed face; fill: missed and filled in; 2+: with several faces;\n"
+    "big: with a larger other face, left out; cut: lost and taken up again; run: most in a row"
 )
 
 
@@ -29,10 +29,10 @@ def remarks(made: Made) -> str:
 def videos_table(videos: Sequence[Made]) -> Table:
     """One row per video, those with remarks first; at most MAX_ROWS."""
     table = Table(title="Videos", caption=_CAPTION, width=WIDTH)
-    table.add_column("video", overflow="fold", min_width=26)
+    table.add_column("video", overflow="fold", max_width=26)
     for name in _NUMBERS:
-        table.add_column(name, justify="right")
-    table.add_column("remarks", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("remarks", overflow="fold", ratio=1)
     ordered = sorted(videos, key=lambda made: (made.outcome != "failed", not remarks(made), made.name))
     for made in ordered[:MAX_ROWS]:
         counts = (
