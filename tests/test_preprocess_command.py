@@ -152,7 +152,7 @@ def wait_for_first_video(tmp_path: Path, process: subprocess.Popen[str]) -> None
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_it_goes_on_after_what_is_complete(how: signal.Signals, tmp_path: Path) -> None:
     recordings(tmp_path / "raw", 6, 10)
-    process = start(tmp_path, 0.02)
+    process = start(tmp_path, 0.1)
     wait_for_first_video(tmp_path, process)
     process.send_signal(how)
     output = process.communicate(timeout=30)[0]
