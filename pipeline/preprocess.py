@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,10 +132,10 @@ def _make_all(
     n_workers, limit_s = options["workers"] or usable_cores(), options["time_limit"]
     try:
         with (
-            leaving_at_once(),
+            listening() as leave_if_asked,
             FileLock(prepare_state(root) / "lock", timeout=LOCK_S),
             progress_bar(console, "videos") as advance,
-            closing(make_each(root, settings, jobs, n_workers, limit_s)) as entries,
+            closing(make_each(root, settings, jobs, n_workers, limit_s, leave_if_asked)) as entries,
         ):
             for entry in entries:
                 made.append(entry)
@@ -146,19 +146,24 @@ def _make_all(
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the videos at work, which the next run makes anew."""
+def listening() -> Iterator[Callable[[], None]]:
+    """A function that raises Interrupted once Ctrl-C or SIGTERM came; the next run makes the videos at work anew."""
     import signal
 
     from stf.errors import Interrupted
 
-    def leave(signum: int, _: object) -> None:
-        what = f"stopped by {signal.Signals(signum).name}; the same command goes on after the videos that are complete"
-        raise Interrupted(what, 128 + signum)
+    asked: list[int] = []
 
-    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+    def leave_if_asked() -> None:
+        if asked:
+            by = signal.Signals(asked[0]).name
+            what = f"stopped by {by}; the same command goes on after the videos that are complete"
+            raise Interrupted(what, 128 + asked[0])
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {signum: signal.signal(signum, lambda number, _: asked.append(number)) for signum in signals}
     try:
-        yield
+        yield leave_if_asked
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -20,7 +20,7 @@ from stf.errors import StfError
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-_LOOK_S = 0.5  # how late a passed time limit may be seen
+_LOOK_S = 0.2  # how late a passed time limit, or a wish to leave, may be seen
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,24 @@ def orphaned(parent: int) -> bool:
 
 
 def run_isolated(
-    function: Callable[[ItemT], ResultT], items: Sequence[ItemT], n_workers: int, limit_s: float
+    function: Callable[[ItemT], ResultT],
+    items: Sequence[ItemT],
+    n_workers: int,
+    limit_s: float,
+    leave_if_asked: Callable[[], None] = lambda: None,
 ) -> Generator[ResultT | Died[ItemT]]:
     """Yields function(item), or how its process died, as they end; at most `n_workers` processes at a time.
 
     A process that takes longer than `limit_s` is killed. An StfError of the function is raised here, and those at work
-    are ended, as they are when the caller stops asking.
+    are ended, as they are when the caller stops asking. `leave_if_asked` is called several times a second and may
+    raise: an error that a signal's handler raises by itself would be lost inside a fork.
     """
     # fork shares what is already loaded; elsewhere than on Linux it is unsafe or does not exist
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting, running = list(reversed(items)), []
     try:
         while waiting or running:
+            leave_if_asked()
             while waiting and len(running) < max(1, n_workers):
                 running.append(_start(context, function, waiting.pop(), limit_s))
             multiprocessing.connection.wait([at_work.answer for at_work in running], _LOOK_S)

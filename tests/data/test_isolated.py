@@ -70,6 +70,20 @@ def test_who_stops_asking_leaves_no_process(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in processes(tmp_path))
 
 
+def test_a_wish_to_leave_is_heard_while_all_are_at_work(tmp_path: Path) -> None:
+    began = time.monotonic()
+
+    def leave() -> None:
+        if time.monotonic() > began + 1:
+            raise DataError("enough")
+
+    with pytest.raises(DataError, match="enough"):
+        list(run_isolated(functools.partial(act, tmp_path), ["sleeps1", "sleeps2", "never"], 2, 60, leave))
+    assert time.monotonic() < began + 10
+    assert len(processes(tmp_path)) == 2
+    assert not any(alive(pid) for pid in processes(tmp_path))
+
+
 def test_no_items_need_no_process(tmp_path: Path) -> None:
     assert list(run_isolated(functools.partial(act, tmp_path), [], 4, 60)) == []
 

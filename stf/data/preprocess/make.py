@@ -89,10 +89,16 @@ def make(root: Path, settings: Settings, parent: int, job: Job) -> Made:
 
 
 def make_each(
-    root: Path, settings: Settings, jobs: Sequence[Job], n_workers: int, limit_s: float
+    root: Path,
+    settings: Settings,
+    jobs: Sequence[Job],
+    n_workers: int,
+    limit_s: float,
+    leave_if_asked: Callable[[], None] = lambda: None,
 ) -> Generator[Made]:
     """The entries of all jobs as they end, each in a process of its own: a decoder's crash costs one video."""
-    for made in run_isolated(partial(make, root, settings, os.getpid()), jobs, n_workers, limit_s):
+    function = partial(make, root, settings, os.getpid())
+    for made in run_isolated(function, jobs, n_workers, limit_s, leave_if_asked):
         yield failed(made.item, made.how) if isinstance(made, Died) else made
 
 
