@@ -16,7 +16,7 @@ from rich.table import Table
 from tests.fuzz.kinds import SHARES
 from tests.fuzz.supervise import COLUMNS, Tally, run_inputs
 
-SHOWN_FAILURES = 40
+SHOWN_PER_KIND, MAX_NAMED = 5, 20
 
 
 def names_of(inputs: int, seed: int, shares: dict[str, float]) -> list[str]:
@@ -41,14 +41,14 @@ def report(console: Console, tallies: dict[str, Tally]) -> int:
         "all", *(f"{sum(t.counts[column] for t in tallies.values()):,}" for column in COLUMNS), style="bold"
     )
     console.print(table)
-    failures = [failure for tally in tallies.values() for failure in tally.failures]
-    for name, what, detail in failures[:SHOWN_FAILURES]:
-        console.print(
-            f"\n{what}: --only {name!r}\n{detail.rstrip()}", markup=False, highlight=False, soft_wrap=True
-        )
-    if len(failures) > SHOWN_FAILURES:
-        console.print(f"… and {len(failures) - SHOWN_FAILURES} more failures")
-    return len(failures)
+    for tally in tallies.values():
+        for name, what, detail in tally.failures[:SHOWN_PER_KIND]:
+            told = f"\n{what}: --only {name!r}\n{detail.rstrip()}"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+        if len(tally.failures) > SHOWN_PER_KIND:
+            others = " ".join(name for name, _, _ in tally.failures[SHOWN_PER_KIND:][:MAX_NAMED])
+            console.print(f"\nand {len(tally.failures) - SHOWN_PER_KIND} more: {others}", highlight=False)
+    return sum(len(tally.failures) for tally in tallies.values())
 
 
 def fuzz(names: Sequence[str], workers: int, limit_s: float, console: Console) -> dict[str, Tally]:

@@ -34,7 +34,8 @@ def prepare_good(folder: Path, with_store: bool) -> None:
     write_files(folder / "e.json", score_table(1.0))
     values = json.loads(json.dumps(dataclasses.asdict(Params())))
     (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    _write_video(folder / "video.mp4")
+    for suffix in ("mp4", "mkv", "avi"):
+        _write_video(folder / f"video.{suffix}")
     if with_store:
         _write_store(folder / "store")
 

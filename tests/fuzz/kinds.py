@@ -12,7 +12,7 @@ Rng = np.random.Generator
 # Of all inputs, each kind's weight: the more the sooner it is read, and the more a stranger can do with it.
 SHARES = {
     "png": 28.0, "npy": 16.0, "params.yaml": 18.0, "split JSON": 10.0, "other JSON": 12.0, "evaluation": 3.0,
-    "checkpoint": 9.0, "face cache": 5.0, "data set": 1.0, "video": 3.0, "compare": 0.5,
+    "checkpoint": 9.0, "face cache": 5.0, "data set": 1.0, "video": 3.0, "video table": 2.0, "compare": 0.5,
 }  # fmt: skip
 
 SLOW = {

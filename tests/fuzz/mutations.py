@@ -128,7 +128,7 @@ def odd_value(rng: Rng, value: Any) -> Any:
     if is_number and abs(value) < 1e15 and action < 0.5:  # a NaN is not either
         near = (-value, value * 2, value + 1, value * 1e6, str(value), value / 3, int(value) * 10**9)
         return pick(rng, near)
-    return [value] if action > 0.9 else pick(rng, VALUES)
+    return [value] if action > 0.9 else copy.deepcopy(pick(rng, VALUES))
 
 
 def spoiled_json(rng: Rng, document: Any, other: bytes = b"") -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from stf.config import DataParams, SbiParams
 from stf.data.ffpp import FFPPTree, fingerprint_of, split_file, tree_folder
 from stf.data.preprocess.decode import open_video
+from stf.data.preprocess.sources import Defaults, find_jobs
 from stf.data.sample_load import load_one_pair
 from stf.data.verify import require_ready, verify_tree
 from stf.errors import StfError
@@ -66,6 +67,7 @@ def _remove(rng: Rng, path: Path) -> None:
 
 
 def _loop(rng: Rng, path: Path) -> None:
+    (path.parent / "loop").unlink(missing_ok=True)
     (path.parent / "loop").symlink_to(pick(rng, (".", "..", "../..", "../../../../..")))
 
 
@@ -98,10 +100,10 @@ def _read_tree(place: Place) -> None:
 
 
 def _make_video(rng: Rng, place: Place) -> None:
-    data = (place.good / "video.mp4").read_bytes()
-    playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"
+    data = (place.good / f"video.{pick(rng, ('mp4', 'mkv', 'avi'))}").read_bytes()
+    playlists = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"
     (place.case / "a.mp4").write_bytes(
-        pick(rng, playlist) if rng.random() < 0.05 else spoil_bytes(rng, data, data)
+        pick(rng, playlists) if rng.random() < 0.05 else spoil_bytes(rng, data, data)
     )
 
 
@@ -113,7 +115,44 @@ def _read_video(place: Place) -> None:
         raise StfError(video.problem)
 
 
+_CELLS = (
+    "a.mp4",
+    "../../etc/passwd",
+    "000",
+    "000_003",
+    "../x",
+    "Deepfakes",
+    "deepfakes",
+    "c23",
+    "c99",
+    "train",
+    "x" * 99,
+)
+
+
+def _make_table(rng: Rng, place: Place) -> None:
+    """A table of videos for `pipeline.preprocess`."""
+    (place.case / "a.mp4").write_bytes(b"")
+    rows = [
+        [pick(rng, (*_CELLS, "", '"', "\0", "a\nb", "é")) for _ in range(5)]
+        for _ in range(int(rng.integers(4)))
+    ]
+    lines = ["file,id,method,quality,split", "a.mp4,000,,c23,train", *map(",".join, rows)]
+    data = "\n".join(lines).encode()
+    (place.case / "t.csv").write_bytes(spoil_bytes(rng, data) if rng.random() < 0.5 else data)
+
+
+def _read_table(place: Place) -> None:
+    found = find_jobs((place.case,), place.case / "t.csv", Defaults(None, None))
+    for job in found.jobs:
+        assert "/" not in job.video_id
+        assert job.name.count("/") == 2
+    if found.refused:
+        raise StfError(found.refused[0])
+
+
 KINDS = (
     Kind("data set", _make_tree, _read_tree),
     Kind("video", _make_video, _read_video),
+    Kind("video table", _make_table, _read_table),
 )

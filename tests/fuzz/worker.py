@@ -36,7 +36,7 @@ def load_kinds(names: Collection[str]) -> dict[str, Kind]:
             from tests.fuzz.pictures import KINDS as more
         elif name in ("checkpoint", "face cache"):
             from tests.fuzz.states import KINDS as more
-        elif name in ("data set", "video"):
+        elif name in ("data set", "video", "video table"):
             from tests.fuzz.trees import KINDS as more
         elif name == "compare":
             from tests.fuzz.commands import KINDS as more
