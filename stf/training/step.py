@@ -104,6 +104,6 @@ def require_finite(what: str, value: float, where: str, batches: Iterable[Batch]
     provenances = dict.fromkeys(provenance for batch in batches for provenance in batch["provenance"])
     clips = "; ".join(f"{p.video_id} from frame {p.start_frame}, seed {p.seed}" for p in provenances)
     raise TrainingError(
-        f"{what} became {value} at {where}; nothing was overwritten. The clips: {clips}. Look at them with "
-        "stf.data.video_sbi_dataset.replay; if they are sound, lower lr or max_grad_norm"
+        f"{what} became {value} at {where}; nothing was overwritten. The clips: {clips}. VideoSBIDataset.pair "
+        "makes one again from its seed's epoch and pair (2nd and 3rd number); are they sound, lower lr or max_grad_norm"
     )
