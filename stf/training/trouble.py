@@ -78,6 +78,7 @@ _TROUBLES = (
         ("workers",),
     ),
 )
+_BEHIND_DATA_ERROR = re.compile(r"Too many open files|Cannot allocate memory")
 _FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.\n")
 
 
@@ -90,12 +91,10 @@ def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterato
     """
     try:
         yield
-    except StfError as error:
-        if not _FROM_WORKER.match(str(error)):
-            raise
-        raise type(error)(_last_line(error)) from error
-    except (RuntimeError, MemoryError, OSError, EOFError, cv2.error) as error:
+    except (StfError, RuntimeError, MemoryError, OSError, EOFError, cv2.error) as error:
         trouble = _trouble_of(error, params.runtime.num_workers)
+        if trouble is None and isinstance(error, StfError) and _FROM_WORKER.match(str(error)):
+            raise type(error)(_last_line(error)) from error
         if trouble is None:
             raise
         can_help = [remedy for name in trouble.remedies for remedy in _remedies(params)[name]]
@@ -106,6 +105,8 @@ def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterato
 
 def _trouble_of(error: Exception, num_workers: int) -> _Trouble | None:
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, StfError) and not _BEHIND_DATA_ERROR.search(text):
+        return None
     if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EMFILE:
         return None  # a file of ours, which the error names
     if isinstance(error, ConnectionError | EOFError) and num_workers:  # it was about to hand a batch over

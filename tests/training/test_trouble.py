@@ -77,6 +77,11 @@ def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
             ("--shm-size", WORKERS),
         ),
         (OSError(errno.EMFILE, "Too many open files"), "too many files", ("ulimit -n", WORKERS)),
+        (
+            DataError("train pair 2 failed 11 times; last: 004.npy cannot be read: Too many open files"),
+            "too many files",
+            ("ulimit -n", WORKERS),
+        ),
         (RuntimeError("received 0 items of ancdata"), "too many files", ("ulimit -n", WORKERS)),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"),
@@ -137,6 +142,7 @@ def test_a_workers_own_error_is_told_without_its_traceback(tmp_path: Path) -> No
     [
         Interrupted("stopped by SIGTERM", 143),
         TrainingError("the loss became nan"),
+        DataError("/dev/shm/data/000.png is damaged"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         OSError(errno.ENOSPC, "No space left on device", "checkpoints/log.csv"),
         KeyboardInterrupt(),
