@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.drill.chain import Chain, draw_moment, run_chain
-from tests.drill.place import make_template, new_place, set_seed
+from tests.drill.scratch import make_template, new_place, set_seed
 from tests.drill.ways import STAGE, WAYS, Way
 
 KILLS_PER_CHAIN = 4

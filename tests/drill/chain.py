@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.drill.place import EPOCHS, Outcome, Place, set_seed
+from tests.drill.scratch import EPOCHS, Outcome, Place, set_seed
 from tests.drill.ways import EXPERIMENTS, Way, bring_in, kill, mend, processes, start, succeeded, trainers
 
 GONE_S = 45.0  # a trainer that is asked to leave may take 30
@@ -131,7 +131,7 @@ class _Drill:
 
     def _due(self, moment: Moment, elapsed_s: float) -> bool:
         if moment.kind == "end":
-            return self._place.finished_rows() >= EPOCHS and self._wait_on(moment.delay_s)
+            return len(self._place.rows()) >= EPOCHS and self._wait_on(moment.delay_s)
         if elapsed_s < moment.delay_s:
             return False
         return moment.kind == "any" or any(self._place.path.glob("checkpoints/*/.*.part"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.drill.place import MARK, SEED, Place
+from tests.drill.scratch import MARK, SEED, Place
 
 STAGE = "train_phase_a"
 _EXPERIMENT = ("dvc", "exp", "run", "-S", f"seed={SEED}", STAGE)
@@ -68,7 +68,7 @@ def processes(place: Place) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == place.name and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == str(place.path) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

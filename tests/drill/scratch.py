@@ -1,0 +1,144 @@
+"""Where the drill trains: a scratch clone of this repository with a small sample, copied afresh for every chain."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stf.data.ffpp import SAMPLE_ROOT, FFPPTree
+from stf.data.sample import SampleSpec, generate_sample
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "STF_DRILL"  # in the environment of everything that a chain starts
+SEED = 1  # what the experiments set; params.yaml as committed says 0
+EPOCHS = 6
+_SPEC = SampleSpec(train=8, val=2, test=2, n_frames=14, height=96, width=112)
+# Every generator counts: dropout, the moving average of the weights, batches that are put together, a loader's worker.
+# Four steps an epoch: of so few the console shows every one when it is no terminal.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "data": {"num_frames": 8, "img_size": 48, "train_pairs_per_video": 4, "val_pairs_per_video": 2},
+    "model": {"dropout": 0.1, "drop_path": 0.1},
+    "training": {"batch_size": 8, "grad_accum": 2, "ema_decay": 0.9},
+    "phase_a": {"epochs": EPOCHS},
+    "runtime": {"device": "cpu", "threads": 1, "num_workers": 1, "checkpoint_minutes": 0.02},
+}
+_TIMES = {"epoch_time", "cost_usd", "timestamp", "gpu_mem_gb"}
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves: sha256 of the weights, the summary, the CSV log without times.
+
+    Two undisturbed trainings on one machine leave equal ones.
+    """
+
+    weights: str
+    summary: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository to train in, and the environment to start commands with."""
+
+    path: Path
+    name: str
+
+    def env(self) -> dict[str, str]:
+        """This Python's commands first, a git identity, nothing shared with other repositories."""
+        ours = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        roles = [f"GIT_{role}_{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+        here = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_SITE_CACHE_DIR": str(self.path.with_name(self.path.name + "-site-cache")),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "OMP_NUM_THREADS": "1",
+            MARK: str(self.path),
+        }
+        return kept | dict.fromkeys(roles, "drill@localhost") | here
+
+    def run(self, *command: str) -> str:
+        """Runs a short command here and returns what it printed; raises CalledProcessError."""
+        done = subprocess.run(
+            command, cwd=self.path, env=self.env(), check=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return done.stdout
+
+    def outcome(self) -> Outcome:
+        """What lies in weights/ and metrics/; raises FileNotFoundError."""
+        digest = hashlib.sha256((self.path / "weights/phase_a.pt").read_bytes()).hexdigest()
+        return Outcome(digest, (self.path / "metrics/phase_a.json").read_text(), self.rows())
+
+    def rows(self) -> tuple[Row, ...]:
+        """The CSV log of the run in progress, without the columns that are times; () without one."""
+        log = next(self.path.glob("checkpoints/*/log.csv"), None)
+        if log is None:
+            return ()
+        with log.open(newline="") as file:
+            return tuple(
+                tuple(value for name, value in row.items() if name not in _TIMES)
+                for row in csv.DictReader(file)
+            )
+
+    def tracked(self) -> tuple[int, int]:
+        """(MLflow runs of phase A, metric points of them that were recorded more than once)."""
+        store = self.path / "mlruns/mlflow.db"
+        if not store.exists():
+            return 0, 0
+        of_phase_a = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'train_phase_a'"
+        per_step = "key LIKE 'step/%' OR key IN ('val_auc', 'lr')"
+        points = f"SELECT 1 FROM metrics WHERE ({per_step}) AND run_uuid IN ({of_phase_a})"
+        doubled = f"SELECT COUNT(*) FROM ({points} GROUP BY run_uuid, key, step HAVING COUNT(*) > 1)"
+        with closing(sqlite3.connect(store, timeout=30)) as db:
+            (runs,) = db.execute(f"SELECT COUNT(DISTINCT run_uuid) FROM ({of_phase_a})").fetchone()
+            return int(runs), int(db.execute(doubled).fetchone()[0])
+
+
+def make_template(folder: Path) -> Place:
+    """A clone of HEAD with the sample, its parameters and an empty MLflow store, all of it committed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = Place(folder / "template", "template")
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(place.path)], check=True)
+    params = yaml.safe_load((place.path / "params.yaml").read_text())
+    for section, values in _CHANGES.items():
+        params[section] |= values
+    (place.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    generate_sample(place.path / SAMPLE_ROOT, spec=_SPEC)
+    fingerprint = FFPPTree(place.path / SAMPLE_ROOT).fingerprint("contents")
+    (place.path / "metrics").mkdir(exist_ok=True)
+    (place.path / "metrics/data.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    (place.path / "metrics/leak_audit.json").write_text("{}")
+    place.run("dvc", "commit", "-q", "-f", "verify_data")  # its audit takes a minute and shows nothing here
+    place.run("git", "add", "-A")
+    place.run("git", "commit", "-q", "--no-verify", "-m", "drill")
+    place.run("python", "-c", "from stf.tracking.store import open_store; open_store()")
+    return place
+
+
+def new_place(template: Place, path: Path) -> Place:
+    """A fresh copy in which nothing was ever trained."""
+    shutil.copytree(template.path, path, symlinks=True)
+    return Place(path, path.name)
+
+
+def set_seed(place: Place) -> None:
+    """Edits params.yaml, as who does not use experiments does."""
+    file = place.path / "params.yaml"
+    params = yaml.safe_load(file.read_text())
+    params["seed"] = SEED
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
