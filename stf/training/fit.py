@@ -129,10 +129,11 @@ class _Loop:
         record = epoch_record(learner, self._plan.phase, progress, figures, time_and_cost)
         progress.end_epoch(record)
         progress.stopped_by_budget = status.should_stop or not complete
+        if self._world.is_main:
+            # first: what a state has behind it is not reported again by the run that goes on from it
+            hooks.on_epoch(record, epoch_details(means, figures, validation_s, complete))
         if complete:
             self._keep()
-        if self._world.is_main:
-            hooks.on_epoch(record, epoch_details(means, figures, validation_s, complete))
 
     def _train(self, epoch: int) -> bool:
         """The optimizer steps that are left of the epoch; False when the budget ended it before its last one."""

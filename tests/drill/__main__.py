@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.drill.chain import Chain, draw_moment, run_chain
-from tests.drill.scratch import make_template, new_place, set_seed
+from tests.drill.scratch import Outcome, Place, make_template, new_place, set_seed
 from tests.drill.ways import STAGE, WAYS, Way
 
 KILLS_PER_CHAIN = 4
@@ -68,14 +68,19 @@ def is_good(chain: Chain) -> bool:
     return resumed and chain.identical and chain.csv_whole and chain.runs == 1 and not chain.trouble
 
 
+def undisturbed(template: Place, path: Path) -> tuple[float, Outcome]:
+    """(seconds of a training that nobody kills, what it leaves)."""
+    place = new_place(template, path)
+    set_seed(place)
+    started_s = time.monotonic()
+    place.run("python", "-m", f"pipeline.{STAGE}")
+    return time.monotonic() - started_s, place.outcome()
+
+
 def drill(kills: int, ways: Sequence[Way], seed: int, jobs: int, folder: Path) -> list[Chain]:
     """Chains over the `ways` in turn until there are at least `kills`."""
     template = make_template(folder)
-    undisturbed = new_place(template, folder / "undisturbed")
-    set_seed(undisturbed)
-    started_s = time.monotonic()
-    undisturbed.run("python", "-m", f"pipeline.{STAGE}")
-    usual_s, expected = time.monotonic() - started_s, undisturbed.outcome()
+    usual_s, expected = undisturbed(template, folder / "undisturbed")
     click.echo(f"undisturbed training: {usual_s:.0f} s")
     numbers, chains = itertools.count(), list[Chain]()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.drill.scratch import EPOCHS, Outcome, Place, set_seed
+from tests.drill.scratch import Outcome, Place, set_seed
 from tests.drill.ways import EXPERIMENTS, Way, bring_in, kill, mend, processes, start, succeeded, trainers
 
 GONE_S = 45.0  # a trainer that is asked to leave may take 30
@@ -67,7 +67,7 @@ def run_chain(
     place: Place, way: Way, moments: list[Moment], expected: Outcome, told: Callable[[str], None]
 ) -> Chain:
     """Kills a training at each of `moments`, lets it finish and compares what it leaves with `expected`."""
-    drill = _Drill(place, way, told)
+    drill = _Drill(place, way, len(expected.rows), told)
     try:
         if not any(drill.attempt(moment) for moment in moments):
             drill.attempt(None)
@@ -81,8 +81,8 @@ def run_chain(
 class _Drill:
     """One chain while it runs."""
 
-    def __init__(self, place: Place, way: Way, told: Callable[[str], None]) -> None:
-        self.chain = Chain(way)
+    def __init__(self, place: Place, way: Way, epochs: int, told: Callable[[str], None]) -> None:
+        self.chain, self._epochs = Chain(way), epochs
         self._place, self._way, self._told = place, way, told
         self._log = place.path.with_name(place.name + ".log")
         self._read: dict[Path, int] = {}
@@ -131,7 +131,7 @@ class _Drill:
 
     def _due(self, moment: Moment, elapsed_s: float) -> bool:
         if moment.kind == "end":
-            return len(self._place.rows()) >= EPOCHS and self._wait_on(moment.delay_s)
+            return len(self._place.rows()) >= self._epochs and self._wait_on(moment.delay_s)
         if elapsed_s < moment.delay_s:
             return False
         return moment.kind == "any" or any(self._place.path.glob("checkpoints/*/.*.part"))

@@ -31,7 +31,6 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "data": {"num_frames": 8, "img_size": 48, "train_pairs_per_video": 4, "val_pairs_per_video": 2},
     "model": {"dropout": 0.1, "drop_path": 0.1},
     "training": {"batch_size": 8, "grad_accum": 2, "ema_decay": 0.9},
-    "phase_a": {"epochs": EPOCHS},
     "runtime": {"device": "cpu", "threads": 1, "num_workers": 1, "checkpoint_minutes": 0.02},
 }
 _TIMES = {"epoch_time", "cost_usd", "timestamp", "gpu_mem_gb"}
@@ -109,14 +108,15 @@ class Place:
             return int(runs), int(db.execute(doubled).fetchone()[0])
 
 
-def make_template(folder: Path) -> Place:
-    """A clone of HEAD with the sample, its parameters and an empty MLflow store, all of it committed."""
+def make_template(folder: Path, epochs: int = EPOCHS) -> Place:
+    """A clone of HEAD with a small sample, its parameters and an empty MLflow store, all of it committed."""
     folder.mkdir(parents=True, exist_ok=True)
     place = Place(folder / "template", "template")
     subprocess.run(["git", "clone", "-q", str(ROOT), str(place.path)], check=True)
     params = yaml.safe_load((place.path / "params.yaml").read_text())
     for section, values in _CHANGES.items():
         params[section] |= values
+    params["phase_a"]["epochs"] = epochs
     (place.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     generate_sample(place.path / SAMPLE_ROOT, spec=_SPEC)
     fingerprint = FFPPTree(place.path / SAMPLE_ROOT).fingerprint("contents")
