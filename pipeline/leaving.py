@@ -20,6 +20,9 @@ from stf.errors import Interrupted
 
 LEAVE_S = 25.0  # a spot machine gives 30
 _SAME_REQUEST_S = 2.0  # torchrun passes on a Ctrl-C that the terminal has sent to every process by itself
+# Read when this is imported, in the process's first second: dvc may be gone before torch is loaded, and who looks only
+# then takes whoever adopted this process for the one that started it.
+_STARTER = os.getppid()
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
@@ -30,7 +33,7 @@ class Leaving:
         self._request: Interrupted | None = None
         self._asked_s = 0.0
         self._patient = False
-        self._parent = os.getppid() if "DVC_STAGE" in os.environ else None
+        self._parent = _STARTER if "DVC_STAGE" in os.environ else None
 
     def asked(self) -> Interrupted | None:
         """The error to leave with, where somebody asked for it."""
@@ -47,6 +50,11 @@ class Leaving:
             yield
         finally:
             self._patient = False
+
+    def answer(self) -> None:
+        """Raises the error to leave with, where somebody asked for it."""
+        if (request := self.asked()) is not None:
+            raise request
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         again = self._request is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import pipeline.leaving  # noqa: F401  # early: it reads who started this process
 from pipeline.common import params_option
 
 

@@ -97,6 +97,7 @@ def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
         identity=folder.identity,
     )
     with folder.locked(click.echo), open_budget(phase_run) as budget:
+        leaving.answer()  # dvc may have gone during the imports or the wait for the lock
         prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
         progress = starting_point(training, wanted)
         with tracked as run:

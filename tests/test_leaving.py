@@ -89,3 +89,28 @@ def test_who_is_stuck_in_a_step_leaves_all_the_same() -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 143
     assert "leaving with the last state kept" in errors
+
+
+ORPHANED_EARLY = """
+import os, time, pipeline.leaving as leaving
+parent = os.getppid()
+print("imported", flush=True)
+while os.getppid() == parent:  # the seconds that importing torch takes
+    time.sleep(0.01)
+print(leaving.Leaving().asked(), flush=True)
+"""
+
+
+def test_a_dvc_that_goes_while_the_stage_still_imports_is_missed_too() -> None:
+    starter = """import subprocess, sys, time; subprocess.Popen([sys.executable, "-c", sys.argv[1]]); time.sleep(60)"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", starter, ORPHANED_EARLY],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"DVC_STAGE": "train_phase_a"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "imported\n"
+    process.kill()
+    assert "the end of dvc" in process.stdout.readline()
+    process.wait()
