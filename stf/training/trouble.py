@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterato
     loader worker's error loses the traceback that torch puts into its message. Any other error goes through.
     """
     try:
-        yield
+        with _told_once():
+            yield
     except (StfError, RuntimeError, MemoryError, OSError, EOFError, cv2.error) as error:
         trouble = _trouble_of(error, params.runtime.num_workers)
         if trouble is None and isinstance(error, StfError) and _FROM_WORKER.match(str(error)):
@@ -101,6 +103,25 @@ def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterato
         raise TrainingError(
             f"{trouble.what}, {place()} ({_last_line(error)}). What helps: {'; or '.join(can_help)}. {_left_in(folder)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """torch raises a worker's death in whatever runs at that moment, and again with the next batch.
+
+    Where Python has to ignore an exception, as in a callback of fork's, it prints a traceback: not of this one.
+    """
+    tell = sys.unraisablehook
+
+    def tell_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not re.match(r"DataLoader worker \(pid", str(unraisable.exc_value)):
+            tell(unraisable)
+
+    sys.unraisablehook = tell_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = tell
 
 
 def _trouble_of(error: Exception, num_workers: int) -> _Trouble | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ def test_other_errors_go_through_as_they_are(error: BaseException, tmp_path: Pat
     with pytest.raises(type(error)) as raised, explained(params_with(), tmp_path, str):
         raise error
     assert raised.value is error
+
+
+class _Dying:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __del__(self) -> None:
+        raise RuntimeError(self.text)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_workers_death_in_a_callback_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    with explained(params_with(), tmp_path, str):
+        _Dying("DataLoader worker (pid 77) is killed by signal: Killed. ")
+        _Dying("another")
+    _Dying("DataLoader worker (pid 78) is killed by signal: Killed. ")
+    assert told == ["another", "DataLoader worker (pid 78) is killed by signal: Killed. "]
 
 
 @pytest.mark.parametrize(
