@@ -15,7 +15,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install repro test lint check fuzz bench ui baseline grid deps lock
+.PHONY: help install repro test lint check fuzz drill bench ui baseline grid deps lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ check: lint test ## lint and test
 
 fuzz: $(INSTALLED) ## 10,000 spoiled inputs through every reader; ARGS="--seed 1 --inputs 2000" and the like
 	python -m tests.fuzz $(ARGS)
+
+drill: $(INSTALLED) ## 100 kills of trainings and of dvc, and what was lost (an hour); ARGS="--kills 20 --ways repro:dvc"
+	python -m tests.drill $(ARGS)
 
 bench: $(INSTALLED) ## all benchmarks into benchmarks/results.md; ARGS=infer: only that one
 	python -m benchmarks.all $(ARGS)

@@ -22,6 +22,7 @@ from stf.data.sample import SampleSpec, generate_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "STF_DRILL"  # in the environment of everything that a chain starts
+BRANCH = "drill"
 SEED = 1  # what the experiments set; params.yaml as committed says 0
 EPOCHS = 6
 _SPEC = SampleSpec(train=8, val=2, test=2, n_frames=14, height=96, width=112)
@@ -113,6 +114,7 @@ def make_template(folder: Path, epochs: int = EPOCHS) -> Place:
     folder.mkdir(parents=True, exist_ok=True)
     place = Place(folder / "template", "template")
     subprocess.run(["git", "clone", "-q", str(ROOT), str(place.path)], check=True)
+    place.run("git", "checkout", "--quiet", "-b", BRANCH)
     params = yaml.safe_load((place.path / "params.yaml").read_text())
     for section, values in _CHANGES.items():
         params[section] |= values

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.drill.scratch import MARK, SEED, Place
+from tests.drill.scratch import BRANCH, MARK, SEED, Place
 
 STAGE = "train_phase_a"
 _EXPERIMENT = ("dvc", "exp", "run", "-S", f"seed={SEED}", STAGE)
@@ -120,6 +120,13 @@ def succeeded(place: Place, launcher: str, code: int | None) -> bool:
 
 def mend(place: Place, launcher: str) -> None:
     """What the README tells to do when the same command is refused after a kill."""
+    if launcher not in EXPERIMENTS:
+        return
+    if place.run("git", "stash", "list"):
+        place.run("git", "checkout", "--quiet", "--force", BRANCH)
+        place.run("git", "stash", "pop")
+    else:
+        place.run("git", "checkout", "--quiet", BRANCH)
 
 
 def bring_in(place: Place, launcher: str) -> None:
