@@ -57,9 +57,9 @@ class Chain:
 
 
 def draw_moment(rng: np.random.Generator, usual_s: float) -> Moment:
-    """Half of them spread over a whole run, the rest aimed at the writing of a file and at the end."""
+    """Half of them spread over what is usually a run, the rest aimed at the writing of a file and at the end."""
     kind = str(rng.choice(["any", "writing", "end"], p=[0.55, 0.3, 0.15]))
-    longest_s = {"any": usual_s, "writing": 0.6 * usual_s, "end": 4.0}[kind]
+    longest_s = {"any": 0.8 * usual_s, "writing": 0.5 * usual_s, "end": 4.0}[kind]
     return Moment(kind, float(rng.uniform(0.3, longest_s)))
 
 
