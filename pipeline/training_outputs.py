@@ -16,7 +16,7 @@ from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
 from stf.model_size import multiply_adds
-from stf.models.checkpoint_file import write_atomically
+from stf.models.checkpoint_file import sweep, write_atomically
 from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
 from stf.training.fit import Feeds
@@ -66,6 +66,8 @@ def write_outputs(training: Training, progress: Progress) -> Best:
     name, outputs = f"phase_{phase_run.phase}", training.outputs
     if best is None:
         raise TrainingError("training ended without a validated epoch; start again without --resume")
+    for folder_of in ("weights", "metrics"):
+        sweep(outputs / folder_of, f"{name}*")
     summary = phase_summary(progress, best, phase_run.params, phase_run.config, phase_run.phase)
     if phase_run.start is not None:
         summary |= {"transfer": phase_run.start.report.counts()}

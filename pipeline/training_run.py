@@ -100,6 +100,8 @@ def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
         leaving.answer()  # dvc may have gone during the imports or the wait for the lock
         prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
         progress = starting_point(training, wanted)
+        if not phase_run.params.runtime.billing:  # there is no ledger that knows of earlier runs
+            budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
         with tracked as run:
             tell_what_is_trained(training, run)
             progress = train(training, progress, budget, run, leaving)

@@ -163,16 +163,18 @@ def test_state_of_other_code_is_not_gone_on_from(
     assert "epoch 2/2" in result.output
 
 
-@pytest.mark.parametrize("step", [1, 4, 7])  # in a step, and in the validations of both epochs
+@pytest.mark.parametrize("look", [2, 5, 8])  # after a step, and in the validations of both epochs
 def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
-    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, look: int
 ) -> None:
     random = {"model": {"dropout": 0.3, "drop_path": 0.2}, "training": {"ema_decay": 0.5}}
     assert train(**random).exit_code == 0
     wanted = {name: digest(place / name) for name in OUTPUTS[:2]}
     rows = untimed(place / OUTPUTS[2])
     looks = itertools.count(1)
-    monkeypatch.setattr(Leaving, "asked", lambda self: NOTICE if next(looks) == step else None)
+    monkeypatch.setattr(Leaving, "asked", lambda self: NOTICE if next(looks) == look else None)
+    left_over = place / "weights/.phase_a.pt.x1y2.part"  # of a run that was killed while writing its outputs
+    left_over.write_bytes(b"half")
     stopped = train("--fresh", **random)
     assert stopped.exit_code == 143, stopped.output
     assert "the same command goes on" in stopped.output
@@ -182,6 +184,10 @@ def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
     assert re.search(r"going on from .*last\.pt (after|in) epoch", result.output)
     assert {name: digest(place / name) for name in OUTPUTS[:2]} == wanted
     assert untimed(place / OUTPUTS[2]) == rows
+    assert not left_over.exists()
+    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+        costs = [float(row["cost_usd"]) for row in csv.DictReader(file)]
+    assert costs == sorted(costs)
     assert query(place, "SELECT status FROM runs") == [("FINISHED",), ("FINISHED",)]
     points = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid, step"
     assert query(place, points) == [(1,)] * 8

@@ -120,7 +120,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what processes that were killed while writing into `folder` left there; nobody may be writing now."""
-    for left_over in folder.glob(f".*{_PART}"):
+def sweep(folder: Path, names: str = "*") -> None:
+    """Removes what processes that were killed while writing `names` (a glob) into `folder` left there.
+
+    Nobody may be writing them now.
+    """
+    for left_over in folder.glob(f".{names}.*{_PART}"):
         left_over.unlink(missing_ok=True)

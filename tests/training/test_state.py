@@ -280,8 +280,10 @@ def test_what_a_kill_left_of_a_writing_is_swept(make_run: MakeRun) -> None:
     run.folder.path.mkdir()
     left_over = run.folder.path / ".last.pt.abc.part"
     left_over.write_bytes(b"half")
+    (run.folder.path / ".last.pt").write_bytes(b"somebody's own")
     with run.folder.locked():
         assert not left_over.exists()
+        assert (run.folder.path / ".last.pt").exists()
         assert json.loads((run.folder.path / "trainer.json").read_text())["pid"] == os.getpid()
 
 
