@@ -14,16 +14,40 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from stf.errors import Interrupted
 
 LEAVE_S = 25.0  # a spot machine gives 30
 _SAME_REQUEST_S = 2.0  # torchrun passes on a Ctrl-C that the terminal has sent to every process by itself
-# Read when this is imported, in the process's first second: dvc may be gone before torch is loaded, and who looks only
-# then takes whoever adopted this process for the one that started it.
-_STARTER = os.getppid()
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+
+def _starter() -> psutil.Process | None:
+    """The dvc that runs this stage, with torchrun or a shell in between perhaps; without one above, the parent."""
+    if "DVC_STAGE" not in os.environ:
+        return None
+    above = psutil.Process().parents()
+    for process in above:
+        with contextlib.suppress(psutil.Error):
+            if any(Path(word).name == "dvc" for word in process.cmdline()):
+                return process
+    return above[0] if above else None
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+# Looked up when this is imported, in the process's first second: dvc may be gone before torch is loaded, and who looks
+# only then takes whoever adopted this process for the one that started it.
+_STARTER = _starter()
 
 
 class Leaving:
@@ -33,11 +57,11 @@ class Leaving:
         self._request: Interrupted | None = None
         self._asked_s = 0.0
         self._patient = False
-        self._parent = _STARTER if "DVC_STAGE" in os.environ else None
+        self._starter = _STARTER
 
     def asked(self) -> Interrupted | None:
         """The error to leave with, where somebody asked for it."""
-        if self._request is None and self._parent is not None and os.getppid() != self._parent:
+        if self._request is None and self._starter is not None and _is_gone(self._starter):
             # nobody would take over what an orphan makes, and the next dvc repro could not start beside it
             self._request = _request("the end of dvc, which had started it", signal.SIGTERM)
         return self._request

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,22 +46,56 @@ def test_one_request_may_arrive_twice_and_a_second_one_does_not_wait(monkeypatch
             leaving._on_signal(signal.SIGINT, None)
 
 
-def test_a_stage_whose_dvc_has_gone_is_asked_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_STAGE", "train_phase_a")
-    leaving = Leaving()
-    assert leaving.asked() is None
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    request = leaving.asked()
-    assert request is not None
-    assert "dvc" in str(request)
-    assert request.exit_code == 143
+STAGE = """
+import sys, time
+from pipeline.leaving import Leaving
+print("imported", flush=True)
+sys.stdin.readline()  # the seconds that importing torch takes, in which dvc may go
+leaving = Leaving()
+print("ready", flush=True)
+while leaving.asked() is None:
+    time.sleep(0.01)
+print(leaving.asked(), leaving.asked().exit_code, flush=True)
+"""
 
 
-def test_a_command_that_nobody_else_started_survives_its_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    leaving = Leaving()
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert leaving.asked() is None
+@pytest.fixture
+def dvc(tmp_path: Path) -> Path:
+    """A program of that name, which runs its argument by way of a shell that stays, as torchrun would."""
+    program = tmp_path / "dvc"
+    program.write_text('#!/bin/bash\nbash -c "$1; true" 0<&0 & wait\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("by_dvc", [True, False])
+def test_a_stage_whose_dvc_has_gone_is_asked_to_leave(dvc: Path, by_dvc: bool, early: bool) -> None:
+    """A command that a user's own shell script started survives that."""
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment |= {"DVC_STAGE": "train_phase_a"} if by_dvc else {}
+    process = subprocess.Popen(
+        (dvc, f"{sys.executable} -c '{STAGE}'"), env=environment, start_new_session=True, bufsize=0,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"imported\n"
+    for _ in range(2):
+        if early:
+            process.kill()
+        else:
+            process.stdin.write(b"\n")
+            assert process.stdout.readline() == b"ready\n"
+        early = not early
+    time.sleep(0.5)
+    told = select.select([process.stdout], [], [], 5.0 if by_dvc else 0.0)[0]
+    line = process.stdout.readline() if told else b""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert line.startswith(b"stopped by the end of dvc") == by_dvc
+    assert line.endswith(b" 143\n") == by_dvc
 
 
 def test_handlers_are_put_back() -> None:
@@ -89,28 +126,3 @@ def test_who_is_stuck_in_a_step_leaves_all_the_same() -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 143
     assert "leaving with the last state kept" in errors
-
-
-ORPHANED_EARLY = """
-import os, time, pipeline.leaving as leaving
-parent = os.getppid()
-print("imported", flush=True)
-while os.getppid() == parent:  # the seconds that importing torch takes
-    time.sleep(0.01)
-print(leaving.Leaving().asked(), flush=True)
-"""
-
-
-def test_a_dvc_that_goes_while_the_stage_still_imports_is_missed_too() -> None:
-    starter = """import subprocess, sys, time; subprocess.Popen([sys.executable, "-c", sys.argv[1]]); time.sleep(60)"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", starter, ORPHANED_EARLY],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"DVC_STAGE": "train_phase_a"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "imported\n"
-    process.kill()
-    assert "the end of dvc" in process.stdout.readline()
-    process.wait()
