@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("target", ["repro", "test", "lint", "check", "fuzz", "bench", "ui", "baseline", "grid"])
+@pytest.mark.parametrize(
+    "target", ["repro", "test", "lint", "check", "fuzz", "bench", "ui", "baseline", "grid"]
+)
 def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
