@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    "target", ["repro", "test", "lint", "check", "fuzz", "bench", "ui", "baseline", "grid"]
+    "target", ["repro", "test", "lint", "check", "fuzz", "drill", "bench", "ui", "baseline", "grid"]
 )
 def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
