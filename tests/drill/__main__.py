@@ -62,6 +62,10 @@ def _figures(chains: Sequence[Chain]) -> list[str]:
     ]  # fmt: skip
 
 
+def _line(chain: Chain) -> str:
+    return ", ".join(f"{name} {figure}" for name, figure in zip(COLUMNS, _figures([chain]), strict=True))
+
+
 def is_good(chain: Chain) -> bool:
     """Whether nothing was lost but steps since the last state."""
     resumed = all(kill.resumed for kill in chain.kills)
@@ -95,8 +99,7 @@ def drill(kills: int, ways: Sequence[Way], seed: int, jobs: int, folder: Path) -
             wanted = min(jobs, -(-(kills - done) // KILLS_PER_CHAIN))
             for chain in pool.map(one, itertools.islice(numbers, wanted)):
                 chains.append(chain)
-                state = "good" if is_good(chain) else "BAD"
-                click.echo(f"{chain.way.name}: {state} after {len(chain.kills)} kills")
+                click.echo(f"{chain.way.name}: {'good' if is_good(chain) else 'BAD'}: {_line(chain)}")
                 for trouble in chain.trouble:
                     click.echo(trouble)
     return chains

@@ -114,13 +114,15 @@ class _Drill:
         """What an attempt prints, and whether it was killed."""
         started_s, scanned_s, text, running = time.monotonic(), -1.0, "", list[psutil.Process]()
         finest = moment is not None and moment.kind == "writing"
+        there = self._way.victim != "trainer"  # only a trainer that is there can be killed
         while True:
             now_s = time.monotonic()
-            if moment is not None and self._due(moment, now_s - started_s):
+            if moment is not None and there and self._due(moment, now_s - started_s):
                 text += self._kill(moment, now_s - started_s, running, launched)
                 return text, True
             if now_s - scanned_s > 0.5:
                 running, scanned_s = processes(self._place), now_s
+                there = there or bool(trainers(running))
                 text += self._new_text()
                 if launched.poll() is not None and not running:
                     return text + self._new_text(), False
@@ -158,7 +160,10 @@ class _Drill:
             for process in left:
                 self.chain.trouble.append(f"{self._way.name}: process {process.pid} did not leave")
                 process.kill()
-        launched.wait(GONE_S)  # the terminal's prompt is back: the same command is typed again
+        try:
+            launched.wait(LONGEST_S)  # the terminal's prompt is back: the same command is typed again
+        except subprocess.TimeoutExpired:
+            self.chain.trouble.append(f"{self._way.name}: {launched.args} went on for {LONGEST_S:.0f} s")
         self._told(f"{self._way.name:16} {moment.kind:8} at {at_s:5.1f} s")
         return self._new_text()
 
