@@ -159,4 +159,4 @@ def test_an_error_keeps_its_exit_code_and_its_single_line(training_place: Path, 
     done = in_two("pipeline.train_phase_a", "--batch-size", "3", nproc=True)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert line.startswith("error: batch_size is 3")
+    assert line.startswith("error: training.batch_size is 3")
