@@ -13,7 +13,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -26,18 +27,6 @@ _SAME_REQUEST_S = 2.0  # torchrun passes on a Ctrl-C that the terminal has sent 
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
-def _starter() -> psutil.Process | None:
-    """The dvc that runs this stage, with torchrun or a shell in between perhaps; without one above, the parent."""
-    if "DVC_STAGE" not in os.environ:
-        return None
-    above = psutil.Process().parents()
-    for process in above:
-        with contextlib.suppress(psutil.Error):
-            if any(Path(word).name == "dvc" for word in process.cmdline()):
-                return process
-    return above[0] if above else None
-
-
 def _is_gone(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
@@ -45,9 +34,35 @@ def _is_gone(process: psutil.Process) -> bool:
         return True
 
 
+def _is_adopted(parent: psutil.Process) -> bool:
+    """Whether `parent` took this process over from one that died: it belongs to another session, which no child's does
+    that leads none of its own (torchrun's do)."""
+    session = os.getsid(0)
+    try:
+        return session not in {os.getpid(), os.getsid(parent.pid)}
+    except ProcessLookupError:
+        return True
+
+
+def _watch() -> Callable[[], bool]:
+    """A function that tells whether the dvc that runs this stage has gone; never, where none runs it.
+
+    torchrun or a shell may stand between. Where nothing above is called dvc, a program that uses it as a library is
+    taken to be the parent, or dvc has gone already.
+    """
+    above = psutil.Process().parents() if "DVC_STAGE" in os.environ else []
+    if not above:
+        return lambda: False
+    for process in above:
+        with contextlib.suppress(psutil.Error):
+            if any(Path(word).name == "dvc" for word in process.cmdline()):
+                return partial(_is_gone, process)
+    return (lambda: True) if _is_adopted(above[0]) else partial(_is_gone, above[0])
+
+
 # Looked up when this is imported, in the process's first second: dvc may be gone before torch is loaded, and who looks
-# only then takes whoever adopted this process for the one that started it.
-_STARTER = _starter()
+# only then might take whoever adopted this process for the one that started it.
+_STARTER_IS_GONE = _watch()
 
 
 class Leaving:
@@ -57,11 +72,10 @@ class Leaving:
         self._request: Interrupted | None = None
         self._asked_s = 0.0
         self._patient = False
-        self._starter = _STARTER
 
     def asked(self) -> Interrupted | None:
         """The error to leave with, where somebody asked for it."""
-        if self._request is None and self._starter is not None and _is_gone(self._starter):
+        if self._request is None and _STARTER_IS_GONE():
             # nobody would take over what an orphan makes, and the next dvc repro could not start beside it
             self._request = _request("the end of dvc, which had started it", signal.SIGTERM)
         return self._request

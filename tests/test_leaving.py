@@ -98,6 +98,28 @@ def test_a_stage_whose_dvc_has_gone_is_asked_to_leave(dvc: Path, by_dvc: bool, e
     assert line.endswith(b" 143\n") == by_dvc
 
 
+def test_dvc_that_went_before_the_stage_could_look_is_noticed(tmp_path: Path) -> None:
+    """Python's own start takes a moment: who dies in it is no ancestor any more when the stage looks."""
+    program = tmp_path / "dvc"
+    program.write_text('#!/bin/bash\n"$@" 0<&0 & wait\n')
+    program.chmod(0o755)
+    stage = (
+        "import sys; print('started', flush=True); sys.stdin.readline()\n"
+        "from pipeline.leaving import Leaving; print(Leaving().asked(), flush=True)"
+    )
+    process = subprocess.Popen(
+        (program, sys.executable, "-c", stage), env=os.environ | {"DVC_STAGE": "train_phase_a"},
+        start_new_session=True, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"started\n"
+    process.kill()
+    process.wait()
+    process.stdin.write(b"\n")
+    assert process.stdout.readline().startswith(b"stopped by the end of dvc")
+
+
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
     with listening():

@@ -213,7 +213,12 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
     """Loads a checkpoint that fits `model` exactly; raises CheckpointError naming what does not."""
     report = load_checkpoint_flexible(path, model)
     if report.new or report.dropped or report.reshaped:
-        raise CheckpointError(f"{path} does not fit this network:\n{report.table()}")
+        first = (report.new + report.dropped + report.reshaped)[0]
+        raise CheckpointError(
+            f"{path} does not fit this network: {len(report.new)} tensors are missing, {len(report.dropped)} belong to "
+            f"another network and {len(report.reshaped)} have another shape (the first: {first}); take a checkpoint "
+            "trained with the same flags and sizes"
+        )
 
 
 def load_model(path: str | Path, device: str = "cpu") -> tuple[STFMambaV73, STFV8Config, int]:

@@ -85,11 +85,9 @@ def one_input(kind: Kind, seed: int, scratch: Path, guard: Guard) -> dict[str, A
 
 
 def _refusal(message: str) -> tuple[str, str]:
-    first = message.partition("\n")[0]
-    table = "does not fit this network" in first  # of weights, one tensor a line
-    if (message != first and not table) or not message.strip() or len(first) > MAX_MESSAGE:
+    if "\n" in message or not message.strip() or len(message) > MAX_MESSAGE:
         return "traceback", f"not one line of at most {MAX_MESSAGE} characters: {message[:1500]}"
-    return "refused", first
+    return "refused", message
 
 
 @contextmanager
