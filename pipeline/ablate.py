@@ -80,6 +80,8 @@ def chosen(rows: str | None, seeds: str) -> list[tuple[Row, int]]:
     from stf.config import nearest_name
     from stf.errors import UsageError
     from stf.evaluation.ablation import ROWS
+    from stf.limits import out_of_range
+    from stf.values import coerce
 
     known = {row.key: row for row in ROWS}
     keys = [key.strip() for key in rows.split(",")] if rows is not None else list(known)
@@ -90,9 +92,10 @@ def chosen(rows: str | None, seeds: str) -> list[tuple[Row, int]]:
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise UsageError(f"--seeds {seeds}: give whole numbers with commas between them") from None
-    if min(numbers) < 0:
-        raise UsageError(f"--seeds {seeds}: a seed must not be negative")
+        raise UsageError(f"--seeds {seeds[:60]}: give whole numbers with commas between them") from None
+    for number in numbers:
+        if wrong := out_of_range("seed", coerce("--seeds", number, int)):
+            raise UsageError(f"--seeds: a seed{wrong}")
     return [(known[key], seed) for seed in dict.fromkeys(numbers) for key in dict.fromkeys(keys)]
 
 

@@ -38,6 +38,7 @@ def main(runs: tuple[str, ...], grid: bool, params_path: str, output: str | None
     JSON with its scores beside it. A training run stands for its newest evaluation. Without RUN: the V7.3 baseline,
     phase A and phase B of this repository. The first is what the others are held against.
     """
+    from stf.data.outputs import require_own_json
     from stf.errors import UsageError
 
     if grid and runs:
@@ -47,10 +48,7 @@ def main(runs: tuple[str, ...], grid: bool, params_path: str, output: str | None
             f"give at least two runs to compare and at most {len(LETTERS)}, or none for the default"
         )
     path = Path(output) if output else FOLDER / ("grid.json" if grid else "compare.json")
-    if path.suffix != ".json" or path.resolve().parent == Path("metrics").resolve():
-        raise UsageError(
-            f"--output {path}: give a file that ends in .json, and not in metrics/, which is DVC's"
-        )
+    require_own_json("--output", path, "rows" if grid else "comparisons")
     params = load_params(params_path)
     if grid:
         report_grid(params, path)
@@ -72,9 +70,6 @@ def report_comparison(runs: Sequence[str], params: Params, path: Path) -> None:
     from stf.tracking.run import track
 
     picture = path.with_suffix(".png")
-    inputs = {Path(run).resolve() for run in runs if Path(run).suffix == ".json"}
-    if path.resolve() in inputs:
-        raise DataError(f"--output {path} would overwrite one of the evaluations that are compared")
     found: Sequence[str | StoredRun] = [find(run) for run in runs] if runs else repository_runs(params)
     with tempfile.TemporaryDirectory() as folder:
         contestants = [load(LETTERS[i], run, Path(folder) / LETTERS[i]) for i, run in enumerate(found)]

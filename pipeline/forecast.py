@@ -56,6 +56,7 @@ def main(
     from pathlib import Path
 
     from stf.cores import usable_cores
+    from stf.data.outputs import require_own_json
     from stf.data.verify_report import make_console
     from stf.errors import TrainingError
     from stf.training.forecast import Figure
@@ -64,6 +65,8 @@ def main(
     from stf.training.forecast_report import print_forecast
     from stf.training.forecasting import store_forecast
 
+    if output:
+        require_own_json("--output", Path(output), "forecasts")
     params, console = load_params(params_path), make_console()
     device = set_up_runtime(params.runtime)
     cores_meant = cores or usable_cores()

@@ -78,12 +78,15 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     named TARGET_SOURCE.mp4. Videos that are complete are kept: the same command goes on where it was stopped. A broken
     video is reported and never stops the others; the exit code is then 1. Needs the optional extra `preprocess`.
     """
-    from stf.data.outputs import write_json
+    from stf.data.outputs import require_own_json, write_json
     from stf.data.preprocess.report import remarks, report_json, summary, videos_table
     from stf.data.preprocess.sources import Defaults, find_jobs
     from stf.data.verify_report import make_console
     from stf.errors import DataError, UsageError
+    from stf.values import printable
 
+    if options["report"] is not None:
+        require_own_json("--report", options["report"], "refused")
     console = make_console()
     found = find_jobs(videos, options["table"], Defaults(options["quality"], options["method"]))
     if not found.jobs and not found.refused:
@@ -91,10 +94,10 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     settings = _settings(options)
     made = _make_all(root, settings, found.jobs, options, console)
     console.print(videos_table(made))
-    for line in found.refused:
-        console.print(f"not taken: {line}", style="red", markup=False, soft_wrap=True)
     report = options["report"] or root / "preprocess.json"
     write_json(report, report_json(made, found.refused))
+    for line in found.refused:
+        console.print(f"not taken: {printable(line)}", style="red", markup=False, soft_wrap=True)
     console.print(f"{summary(made, len(found.refused))}\nwritten to {report}", markup=False, soft_wrap=True)
     _splits(root, found, made, options["num_frames"] if options["splits"] else None, console)
     n_failed = len(found.refused) + sum(video.outcome == "failed" for video in made)

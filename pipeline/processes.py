@@ -13,8 +13,10 @@ from pipeline.common import set_up_runtime
 from stf.config import RuntimeParams
 from stf.distributed import World, open_world
 from stf.errors import PeerError, UsageError
+from stf.values import shown
 
 NPROC = "STF_NPROC"
+MAX_DIGITS = 4
 
 
 def in_processes(function: Callable[..., None]) -> Callable[..., None]:
@@ -28,9 +30,9 @@ def in_processes(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         wanted = os.environ.get(NPROC, "1")
-        if not wanted.isdecimal() or int(wanted) < 1:
+        if not wanted.isdecimal() or len(wanted) > MAX_DIGITS or int(wanted) < 1:
             raise UsageError(
-                f"{NPROC} is {wanted!r}; it must be the number of processes (GPUs) on this machine"
+                f"{NPROC} is {shown(wanted)}; it must be the number of processes (GPUs) on this machine"
             )
         if int(wanted) > 1 and "WORLD_SIZE" not in os.environ:
             _start_again(int(wanted))

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.training_setup import PhaseRun, Training
+from stf.atomic import sweep
 from stf.config import DCCONV
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
 from stf.model_size import multiply_adds
-from stf.models.checkpoint_file import sweep, write_atomically
+from stf.models.checkpoint_file import write_atomically
 from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
 from stf.training.fit import Feeds

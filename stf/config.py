@@ -222,6 +222,11 @@ class STFV8Config:
             raise ConfigError(re.sub(pattern, lambda found: places[found[0]], str(error))) from None
 
     @classmethod
+    def from_settings(cls, settings: dict[Any, Any]) -> STFV8Config:
+        """The configuration whose fields a checkpoint holds; raises ConfigError in a line that shows none at length."""
+        return _section(cls, "config", settings)
+
+    @classmethod
     def phase_a(cls) -> STFV8Config:
         """V7.3's network with contrastive HLL loss, H.264 augmentation, multi-scale drift, HLL normalisation."""
         return cls(**dict.fromkeys(PHASE_A_FLAGS, True))
@@ -409,9 +414,6 @@ class PhaseAParams:
     use_wss: bool = False
     use_adaptive_sdim: bool = False
 
-    def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"epochs is {self.epochs}; it must be at least 1")
-
 
 @dataclass(frozen=True)
 class PhaseBParams(PhaseAParams):
@@ -426,7 +428,6 @@ class PhaseBParams(PhaseAParams):
     min_phase_a_auc: float = 0.70
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _require(0 <= self.min_phase_a_auc <= 1, "phase_b.min_phase_a_auc must be in [0, 1]")
 
 

@@ -13,6 +13,12 @@ from stf.files import read_bounded
 
 MAX_YAML_BYTES = 200_000  # ours has 5,000; PyYAML reads a megabyte in ten seconds
 MAX_DEPTH = 20
+_PLAIN = {
+    "int": re.compile(r"[-+]?(0|[1-9]\d*)"),
+    "float": re.compile(
+        r"[-+]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    ),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,26 +46,41 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(None, None, "it nests too deep", event.start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
+        if isinstance(node, yaml.ScalarNode) and node.style is None and _reads_otherwise(node):
+            raise yaml.MarkedYAMLError(
+                None,
+                None,
+                f"the number {node.value[:60]!r} is one thing to YAML 1.1 and another to YAML 1.2, and so to DVC; "
+                "write plain digits without leading zeros, colons and underscores",
+                node.start_mark,
+            )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuses a key that stands twice."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         seen: set[str] = set()
-        for name in names:
-            if name == "<<":
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value == "<<":
                 raise yaml.MarkedYAMLError(
-                    None, None, "merge keys (<<) are not read; write it out", node.start_mark
+                    None, None, "merge keys (<<) are not read; write it out", key.start_mark
                 )
-            if name in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {name[:60]!r} stands twice", node.start_mark)
-            seen.add(name)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    None, None, f"the key {key.value[:60]!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def _reads_otherwise(node: yaml.ScalarNode) -> bool:
+    """Whether a number means something else in YAML 1.2: 010 is 8 in YAML 1.1, 1:30 is 90 and 0b11 is 3."""
+    kind = str(node.tag).rpartition(":")[2]
+    return kind in _PLAIN and _PLAIN[kind].fullmatch(node.value) is None
 
 
 def read_params_file(path: Path) -> dict[Any, Any]:

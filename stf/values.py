@@ -12,8 +12,8 @@ from stf.errors import ConfigError
 from stf.limits import LONGEST_INTEGER
 
 LONGEST_TEXT, LONGEST_NAME = 1000, 100  # characters
-_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# control characters, halves of characters, and what turns the direction of writing
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def nearest_name(name: str, known: list[str]) -> str:
@@ -28,8 +28,8 @@ _shortened.maxstring = _shortened.maxother = 60
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, which a file's name may hold, as escapes; lines stay lines."""
-    return _TERMINAL.sub(lambda found: ascii(found[0])[1:-1], text)
+    """`text` with control characters, which a file's name may hold, as escapes: one line."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def shown(value: Any) -> str:

@@ -178,7 +178,7 @@ def test_an_input_is_not_overwritten_and_data_must_have_been_verified(repository
     path = write_files(Path("one/e.json"), score_table(0.5))
     before = path.read_bytes()
     result = invoke("one/e.json", "eval_a V7.3", "--output", "one/../one/e.json")
-    assert (result.exit_code, path.read_bytes()) == (1, before)
+    assert (result.exit_code, path.read_bytes()) == (2, before)
     os.remove("metrics/data.json")
     assert "never verified" in invoke().output
 

@@ -72,7 +72,7 @@ def test_different_files_are_named_with_the_process_that_has_them() -> None:
     assert play(2, lambda world: world.require_same("the fingerprint", "a")) == [None, None]
 
 
-@pytest.mark.parametrize("wanted", ["0", "-1", "two", ""])
+@pytest.mark.parametrize("wanted", ["0", "-1", "two", "", "9" * 5000])
 def test_a_wrong_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     monkeypatch.setenv("STF_NPROC", wanted)
     with pytest.raises(UsageError, match="STF_NPROC"):

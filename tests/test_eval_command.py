@@ -195,6 +195,8 @@ def test_a_method_that_cannot_be_read_is_an_error_after_the_report(project):
         (("--params", "none.yaml"), 2, "none.yaml does not exist"),
         (("--output", "out.txt"), 2, "ends in .json"),
         (("--output", "metrics/eval_b.json", "--sbi-test"), 2, "give another path"),
+        (("--output", "metrics/data.json"), 2, "not in metrics/"),
+        (("--output", "/proc/none/e.json"), 2, "cannot be written"),
     ],
 )
 def test_errors_are_one_line_with_their_exit_code(project, arguments, code, message):

@@ -93,3 +93,12 @@ def test_a_cache_that_is_built_costs_nothing_more(forecast: Callable[..., Result
     assert hours > 0
     assert run_training(build_cache, runtime=cached).exit_code == 0
     assert told() == (0, 0)
+
+
+def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_place: Path) -> None:
+    own = training_place / "own.yaml"
+    own.write_text("seed: 1\n")
+    result = forecast("--output", "own.yaml")
+    assert result.exit_code == 2
+    assert "ends in .json" in result.output
+    assert own.read_text() == "seed: 1\n"

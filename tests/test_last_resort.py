@@ -80,3 +80,8 @@ def test_a_closed_pipe_ends_the_command_in_silence() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(20) == 1
+
+
+def test_names_cannot_steer_the_terminal_or_take_a_second_line() -> None:
+    result = run(DataError("no\nsuch\x1b[31m\u202e.pt"))
+    assert result.output == "error: no\\nsuch\\x1b[31m\\u202e.pt\n"

@@ -109,6 +109,8 @@ def test_broken_and_hostile_files_cost_a_line_each_and_never_the_rest(tmp_path: 
     for name, data in playlist(raw / "p0.mp4").items():
         (raw / f"d-{name}.mp4").write_bytes(data)
     (raw / "http:evil.mp4").write_bytes(b"x")
+    (raw / "z\n\x1b[31mred.mp4").write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(raw) + b"/\xff\xfe.mp4")).write_bytes(b"x")
     os.mkfifo(raw / "e-pipe.mp4")
     outside = set(tmp_path.iterdir())
     result = run(raw, "--root", root, "--workers", 2, "--num-frames", 8)
@@ -130,7 +132,9 @@ def test_broken_and_hostile_files_cost_a_line_each_and_never_the_rest(tmp_path: 
     ]
     assert all(text and "\n" not in text for text in problems.values())
     assert "'http:evil' is no id of a video" in report["refused"][0]
-    assert "3 made, 0 complete before, 9 failed" in result.output
+    assert "3 made, 0 complete before, 11 failed" in result.output
+    assert r"z\n\x1b[31mred.mp4" in result.output
+    assert r"\udcff\udcfe.mp4" in result.output
 
 
 def start(tmp_path: Path, delay_s: float) -> subprocess.Popen[str]:
@@ -201,6 +205,7 @@ def test_two_at_once_on_one_tree_are_refused(tmp_path: Path, monkeypatch: pytest
         (["--table", "none.csv"], 1, "none.csv cannot be read"),
         (["--quality", "c99"], 2, "c99"),
         (["--method", "../x"], 2, "../x"),
+        (["--report", "own.mp4", "own.mp4"], 2, "ends in .json"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:

@@ -51,8 +51,15 @@ class FaceCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Waits until no other process builds here; clears what an interrupted one left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w", encoding="ascii") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock_file = open(self.folder / ".lock", "w", encoding="ascii")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise DataError(
+                f"runtime.face_cache: {self.folder} cannot be written: {error.strerror or error}; give another folder, "
+                "or none, to read the PNGs"
+            ) from None
+        with lock_file as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self.folder.glob("*.part"):
                 left.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stf.data.outputs import write_text
 from stf.evaluation.baselines import SCALARS, ScalarAuc
 from stf.evaluation.bootstrap import Interval
 from stf.evaluation.gate import TEST_DATA_USE
@@ -69,9 +70,7 @@ def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict
 
 def write_document(document: dict[str, Any], path: Path) -> None:
     """Writes the JSON, keys in the document's order; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_scores(table: pd.DataFrame, path: Path) -> None:
@@ -80,8 +79,7 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
     Nine significant digits, all that a float32 has: with fewer, a network whose scores lie close together would tie
     videos that it tells apart, and the AUC of this file would not be the document's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+    write_text(path, table.to_csv(None, index=False, float_format="%.9g", lineterminator="\n"))
 
 
 def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stf.data.outputs import write_text
+
 TEST_DATA_USE = {
     "a": (
         "The decision threshold comes from self-blended validation clips alone. The gate of phase B is the one "
@@ -29,8 +31,7 @@ class Gate:
 
     def write(self, path: Path) -> None:
         """Writes verdict and threshold alone: a further figure would retrain phase B for nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self)) + "\n")
 
 
 def judge(overall_auc: float, threshold: float) -> Gate:

@@ -6,7 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from stf.data.outputs import require_own_json
 from stf.errors import UsageError
+
+DOCUMENT_KEY = "qualities"  # what tells an evaluation's document from other JSON
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,15 @@ def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> 
 
     `changed` names the options whose value is not the default. With any of them, or another `output`, the result is
     not the pipeline's: no DVC output is overwritten and no gate written; the gate is phase A's alone. Raises
-    UsageError when `output` asks for that or is no .json file.
+    UsageError when `output` asks for that, is no .json file, or would replace something else than an evaluation.
     """
     default = Path("metrics") / f"eval_{phase}.json"
     is_default = output is None or os.path.realpath(output) == os.path.realpath(default)
-    if output is not None and Path(output).suffix != ".json":
-        raise UsageError(f"--output {output}: give a file that ends in .json; CSV and plots go beside it")
     if output is not None and is_default and changed:
         what = f"{default} holds the pipeline's own result, and {', '.join(changed)} would change it"
         raise UsageError(f"--output {output}: {what}; give another path")
     if is_default and not changed:
         return Outputs.beside(default, gate=Path("metrics/gate_a.json") if phase == "a" else None)
-    aside = Path("tmp") / f"eval_{phase}" / default.name
-    return Outputs.beside(aside if output is None else Path(output))
+    aside = Path("tmp") / f"eval_{phase}" / default.name if output is None else Path(output)
+    require_own_json("--output", aside, DOCUMENT_KEY)
+    return Outputs.beside(aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from stf.data.outputs import write_bytes
 from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.results import OVERALL, REAL, Evaluation, group_rows
 
@@ -144,6 +146,7 @@ def _titles(axes: Axes, evaluation: Evaluation, what: str) -> None:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Writes the figure as PNG; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
     # matplotlib writes its own version into the PNG otherwise, and an upgrade would change every hash
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    write_bytes(path, picture.getvalue())

@@ -11,11 +11,11 @@ import hashlib
 import io
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from stf import atomic
 from stf.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
 _END_RECORD, _END_RECORD_BYTES = b"PK\x05\x06", 22  # zip's last; its last two bytes are the comment's length
-_PART = ".part"
 
 
 class _Hashing(io.BufferedIOBase):
@@ -78,30 +77,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file that gets the name `path` when the block ends: a reader never sees half of it.
-
-    What was there moves to `previous`. Raises CheckpointError, and leaves what was there, when the disk is full or
-    cannot be written.
-    """
+    """stf.atomic's, with CheckpointError for what the disk refuses."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(_PART, f".{path.name}.", path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
-        with open(descriptor, "wb") as file:
+        with atomic.atomic_file(path, previous) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a server's other users
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:
@@ -109,21 +90,3 @@ def _unwritable(path: Path, error: OSError) -> CheckpointError:
         f"{path} cannot be written: {error.strerror or error}; what was there before is untouched. Make room or "
         "give the right to write, and run the same command again"
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a renaming last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sweep(folder: Path, names: str = "*") -> None:
-    """Removes what processes that were killed while writing `names` (a glob) into `folder` left there.
-
-    Nobody may be writing them now.
-    """
-    for left_over in folder.glob(f".{names}.*{_PART}"):
-        left_over.unlink(missing_ok=True)

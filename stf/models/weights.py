@@ -10,6 +10,7 @@ import dataclasses
 import pickle
 import struct
 import textwrap
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,7 +107,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         require_harmless(path)
         require_whole(path)
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch would have a file of another pickle protocol reported to it
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; `dvc repro` or `dvc pull` brings it") from None
     except _UNREADABLE as error:
@@ -234,8 +239,8 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple[STFMambaV73, STFV
             f"{path} is not a checkpoint of STF-Mamba ({FORMAT}); give one written by train_phase_a"
         )
     try:
-        config = STFV8Config(**settings)
-    except (TypeError, ConfigError) as error:
+        config = STFV8Config.from_settings(settings)
+    except ConfigError as error:
         raise CheckpointError(
             f"{path} holds a configuration that this version cannot read: {error}"
         ) from None

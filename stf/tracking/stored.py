@@ -66,7 +66,7 @@ def find_evaluation(text: str) -> StoredRun:
     if not runs:
         raise UsageError(
             f'no run in {store.uri} has "{text}" as its id, the beginning of its id (≥ {_MIN_PREFIX} characters), its '
-            "name or its DVC experiment, and no such file exists; `make ui` lists the runs"
+            "name or its DVC experiment, and it is no evaluation's .json file; `make ui` lists the runs"
         )
     evaluations = [run for run in runs if run.stage.startswith("eval")]
     finished = [run for run in evaluations if run.status == "FINISHED"]

@@ -67,5 +67,4 @@ def store_forecast(path: Path, key: str, figures: Sequence[Figure], scenarios: S
     made = datetime.now().astimezone().isoformat(timespec="minutes")
     plans = [{"assumption": s.assumption, **as_json(s.plan)} for s in scenarios]
     inputs = [dataclasses.asdict(figure) for figure in figures]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"made": made, "key": key, "inputs": inputs, "forecasts": plans})

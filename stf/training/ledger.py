@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
+from stf.atomic import sync_folder
 from stf.errors import TrainingError
 from stf.files import read_bounded, read_json
-from stf.models.checkpoint_file import sync_folder
 
 BEAT_S = 0.5
 FSYNC_S = 30.0

@@ -25,10 +25,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from stf.atomic import sweep
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, TrainingError
 from stf.files import read_json
-from stf.models.checkpoint_file import sweep, write_atomically
+from stf.models.checkpoint_file import write_atomically
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.training.learner import Learner
 from stf.training.progress import Best, Progress

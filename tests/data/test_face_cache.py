@@ -297,3 +297,13 @@ def test_loader_workers_read_from_it(shared_tree: Path, tmp_path: Path, num_work
     plain = dataset_for(shared_tree)
     videos = torch.cat([batch["video"] for batch in loader])
     assert torch.equal(videos, torch.stack([plain[i]["video"] for i in range(len(plain))]))
+
+
+def test_a_folder_that_cannot_be_made_names_the_parameter(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = FaceCache(tmp_path / "file/cache", T, allow_strided=False)
+    with (
+        pytest.raises(DataError, match=r"runtime\.face_cache: .* give another folder, or none"),
+        cache.locked(),
+    ):
+        pass

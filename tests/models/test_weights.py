@@ -18,6 +18,7 @@ from stf.models.weights import (
     read_checkpoint,
     save_checkpoint,
 )
+from stf.values import printable
 from tests.reference import models_mamba_ssm_fake as fake
 
 
@@ -229,6 +230,9 @@ def test_weights_that_do_not_fit_exactly_are_refused_where_they_must(saved):
     [
         {"config": {"stem_dim": 8, "no_such_field": 1}},
         {"config": {"stem_dim": -8}},
+        {"config": {"stem_dim": "wide"}},
+        {"config": {3: 3}},
+        {"config": {"evil\x1b[2J\n" + "e" * 200_000: 1}},
         {"config": None},
         {"epoch": "seven"},
         {"format": "stf-mamba-99"},
@@ -237,8 +241,11 @@ def test_weights_that_do_not_fit_exactly_are_refused_where_they_must(saved):
 def test_a_config_that_cannot_be_built_is_a_checkpoint_error(saved, change):
     path = saved[0]
     torch.save(read_checkpoint(path) | change, path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         load_model(path)
+    said = printable(str(caught.value)).replace(str(path), "FILE")
+    assert len(said) < 300
+    assert "__init__" not in said
 
 
 def test_errors_are_the_users_to_mend():
