@@ -69,6 +69,9 @@ class Leaving:
     """Whether this process was asked to leave; see `listening`."""
 
     def __init__(self) -> None:
+        self.goes_on = (
+            "the same command goes on from the last state in checkpoints/"  # what is told with the request
+        )
         self._request: Interrupted | None = None
         self._asked_s = 0.0
         self._patient = False
@@ -77,7 +80,7 @@ class Leaving:
         """The error to leave with, where somebody asked for it."""
         if self._request is None and _STARTER_IS_GONE():
             # nobody would take over what an orphan makes, and the next dvc repro could not start beside it
-            self._request = _request("the end of dvc, which had started it", signal.SIGTERM)
+            self._request = self._made("the end of dvc, which had started it", signal.SIGTERM)
         return self._request
 
     @contextlib.contextmanager
@@ -100,18 +103,15 @@ class Leaving:
             return
         if not again:
             self._request, self._asked_s = (
-                _request(_SIGNALS[signal.Signals(signum)], signum),
+                self._made(_SIGNALS[signal.Signals(signum)], signum),
                 time.monotonic(),
             )
         if again or not self._patient:
             assert self._request is not None
             raise self._request
 
-
-def _request(by: str, signum: int) -> Interrupted:
-    return Interrupted(
-        f"stopped by {by}; the same command goes on from the last state in checkpoints/", 128 + signum
-    )
+    def _made(self, by: str, signum: int) -> Interrupted:
+        return Interrupted(f"stopped by {by}; {self.goes_on}", 128 + signum)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,11 @@ def main(
     from pipeline.training_run import Wanted, run_phase
     from pipeline.training_setup import from_scratch, overridden, prepared
     from stf.models.network import build_network
+    from stf.training.progress import config_hash
 
-    params = overridden(load_params(params_path), "a", epochs, batch_size, dry_run)
-    phase_run = prepared("a", params, world, dry_run=dry_run)
+    written = load_params(params_path)
+    params = overridden(written, "a", epochs, batch_size, dry_run)
+    phase_run = prepared("a", params, world, plan=config_hash(written, "a"), dry_run=dry_run)
     model = build_network(phase_run.config, phase_run.device)
     if resume_path is None:
         from_scratch(phase_run, model)

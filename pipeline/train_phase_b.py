@@ -46,9 +46,7 @@ def main(
 
     written = load_params(params_path)
     params = overridden(written, "b", epochs, batch_size, dry_run)
-    plan = config_hash(
-        written, "a"
-    )  # of the file: an option of this command does not make phase A another one
+    plan = config_hash(written, "a")
     if dry_run:
         click.echo(f"dry run: {GATE} is not asked whether phase B may start")
     else:

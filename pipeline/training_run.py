@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,7 @@ from pipeline.training_outputs import report_outputs, tell_what_is_trained, writ
 from pipeline.training_setup import (
     PhaseRun,
     Training,
+    ends_without_money,
     open_budget,
     set_up_training,
     tell_backend,
@@ -33,6 +35,7 @@ from stf.training.distributed import start_alike
 from stf.training.fit import Hooks, fit
 from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord
+from stf.training.state import Found
 from stf.training.trouble import explained
 
 
@@ -86,22 +89,25 @@ def dry_run_folder() -> Path:
 
 def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
     """The run of a single process, or of rank 0: trains, tracks and writes."""
-    phase_run, folder = training.phase_run, training.folder
-    tracked = track(
-        f"train_phase_{phase_run.phase}",
-        params=phase_run.params,
-        config=phase_run.config,
-        fingerprint=phase_run.fingerprint,
-        device=phase_run.device,
-        memory=memory_of(training),
-        identity=folder.identity,
-    )
+    phase_run, folder, epochs = training.phase_run, training.folder, training.plan.epochs
     with folder.locked(click.echo), open_budget(phase_run) as budget:
         leaving.answer()  # dvc may have gone during the imports or the wait for the lock
-        prepare_face_cache(phase_run.params, phase_run.fingerprint)  # on the budget's clock
+        if wanted.fresh:  # refused without money before the state is put aside
+            ends_without_money(phase_run, Progress(), epochs, budget.check())
         progress = starting_point(training, wanted)
+        leaving.goes_on = how_to_go_on(training, wanted)
         if not phase_run.params.runtime.billing:  # there is no ledger that knows of earlier runs
             budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
+        prepare(training, progress, lambda: ends_without_money(phase_run, progress, epochs, budget.check()))
+        tracked = track(
+            f"train_phase_{phase_run.phase}",
+            params=phase_run.params,
+            config=phase_run.config,
+            fingerprint=phase_run.fingerprint,
+            device=phase_run.device,
+            memory=memory_of(training),
+            identity=folder.identity,
+        )
         with tracked as run:
             tell_what_is_trained(training, run)
             progress = train(training, progress, budget, run, leaving)
@@ -115,11 +121,19 @@ def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
 
 def follow(training: Training, wanted: Wanted, leaving: Leaving) -> None:
     """The run of every other rank: it trains its share, and writes nothing but what a disk of its own lacks."""
-    prepare_face_cache(training.phase_run.params, training.phase_run.fingerprint)
     progress = starting_point(training, wanted)
+    prepare(training, progress, _not_here)
     hooks = Hooks(_not_here, _not_here, _not_here, leaving.asked)
     with leaving.answered_between_steps():
         fitted(training, hooks, progress)
+
+
+def prepare(training: Training, progress: Progress, ends_here: Callable[[], bool]) -> None:
+    """What comes between starting point and first clip: whether the budget ends the run here, as rank 0 tells, and the
+    face cache, on the budget's clock."""
+    progress.stopped_by_budget = training.phase_run.world.from_main(ends_here)
+    if progress.epoch < training.plan.epochs and not progress.stopped_by_budget:
+        prepare_face_cache(training.phase_run.params, training.phase_run.fingerprint)
 
 
 def fitted(training: Training, hooks: Hooks, progress: Progress) -> Progress:
@@ -151,26 +165,39 @@ def memory_of(training: Training) -> Path:
 
 def named(training: Training, path: str) -> Progress:
     """Where the file that the user names leads."""
-    progress, told = training.folder.resume(path, training.learner)
-    click.echo(told if progress.global_step == 0 else going_on(training, progress, path) + told)
+    used, progress, told = training.folder.resume(path, training.learner, warn)
+    click.echo(told if progress.global_step == 0 else going_on(training, progress, used) + told)
     return progress
+
+
+def warn(text: str) -> None:
+    """`text` in yellow."""
+    click.secho(text, fg="yellow")
 
 
 def found(training: Training, fresh: bool) -> Progress:
     """Where this run stopped, as rank 0's disk tells, or the beginning."""
     folder = training.folder
     if fresh and training.phase_run.world.is_main:
-        click.echo(folder.put_aside("is not gone on from (--fresh)"))
+        click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
         memory_of(training).unlink(missing_ok=True)  # another training is another MLflow run
-    state = training.phase_run.world.from_main(folder.find)
+    state = Found(None, None, ()) if fresh else training.phase_run.world.from_main(folder.find)
     for told in state.told:
-        click.secho(told, fg="yellow")
+        warn(told)
     if state.path is None or state.payload is None:
         click.echo("starting at epoch 1")
         return Progress()
     progress, note = folder.restore(state.path, state.payload, training.learner)
     click.echo(going_on(training, progress, state.path) + note)
     return progress
+
+
+def how_to_go_on(training: Training, wanted: Wanted) -> str:
+    """What is told to whoever stops the run. The same weights named again are gone on from; --fresh begins anew, and a
+    state that --resume names is where the run would start again."""
+    is_own = wanted.resume_path is not None and not training.folder.starts_from_weights
+    without = " without --fresh" if wanted.fresh else " without --resume" if is_own else ""
+    return f"the same command{without} goes on from the last state in checkpoints/"
 
 
 def going_on(training: Training, progress: Progress, path: str | Path) -> str:

@@ -27,13 +27,13 @@ from stf.models.compilation import compile_blocks
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.weights import LoadReport, load_checkpoint_flexible
-from stf.training.budget_tracker import BudgetTracker
+from stf.training.budget_tracker import BudgetStatus, BudgetTracker
 from stf.training.feeds import build_feeds
 from stf.training.fit import Feeds, Plan
 from stf.training.forecast_line import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.training.learner import Learner, build_learner
 from stf.training.ledger import ledger_usd, process_age_s
-from stf.training.progress import config_hash
+from stf.training.progress import Progress, config_hash
 from stf.training.state import CheckpointFolder, Origin
 
 DRY_RUN_EPOCHS = 2
@@ -97,13 +97,11 @@ def overridden(
     )
 
 
-def prepared(
-    phase: PhaseName, params: Params, world: World, *, plan: str | None = None, dry_run: bool
-) -> PhaseRun:
+def prepared(phase: PhaseName, params: Params, world: World, *, plan: str, dry_run: bool) -> PhaseRun:
     """The phase's configuration, the device, and the data's fingerprint; seeds torch.
 
-    `plan` is phase A's own hash when not given. Raises ConfigError for what this machine cannot do, DataError for
-    data that nobody verified.
+    `plan` is phase A's hash as the parameter file has it: an option of a command opens no budget of its own. Raises
+    ConfigError for what this machine cannot do, DataError for data that nobody verified.
     """
     config = STFV8Config.from_params(params, phase)
     device = set_up_process(params.runtime, world)
@@ -111,7 +109,6 @@ def prepared(
     fingerprint = require_fingerprint(params.data.root, DATA_JSON)
     world.require_same("params.yaml (the hash of what changes training)", config_hash(params, phase))
     world.require_same("the data's fingerprint", fingerprint)
-    plan = plan or config_hash(params, "a")
     return PhaseRun(phase, params, config, device, fingerprint, plan, dry_run, world)
 
 
@@ -168,11 +165,10 @@ def _root() -> Path:
 
 
 def open_budget(phase_run: PhaseRun) -> BudgetTracker:
-    """The plan's budget, from this process's first moment; raises TrainingError when earlier runs have used it up."""
+    """The plan's budget, from this process's first moment."""
     params, ledger, other_usd = phase_run.params, None, 0.0
     if params.runtime.billing and not phase_run.dry_run:
         ledger, other_usd = _ledgers(params, phase_run.phase, phase_run.plan)
-        _require_money_left(params, ledger, other_usd)
     money = params.budget
     budget = BudgetTracker(
         money.cost_per_hour,
@@ -186,14 +182,24 @@ def open_budget(phase_run: PhaseRun) -> BudgetTracker:
     return budget
 
 
-def _require_money_left(params: Params, own: Path, other_usd: float) -> None:
-    money, spent = params.budget, other_usd + ledger_usd(own)
-    if spent >= money.max_budget * (1 - money.safety_margin):
+def ends_without_money(
+    phase_run: PhaseRun, progress: Progress, planned_epochs: int, spent: BudgetStatus
+) -> bool:
+    """Whether the budget ends the run where it starts, because it has a best epoch to show already.
+
+    A finished run needs no money. One that has no validated epoch yet takes another step and gets one from the safety
+    margin. Raises TrainingError when there is nothing to show and the margin is used up, or nothing was trained.
+    """
+    if not spent.should_stop or progress.epoch >= planned_epochs:
+        return False
+    if progress.best is None and (progress.global_step == 0 or spent.remaining == 0):
+        money, ledger = phase_run.params.budget, _checkpoints() / phase_run.plan / "ledger"
         raise TrainingError(
-            f"no budget is left: earlier runs of this plan spent ${spent:.2f} of ${money.max_budget:.2f}, and "
-            f"training stops at {1 - money.safety_margin:.0%}; raise budget.max_budget, or delete {own.parent} to "
+            f"no budget is left: earlier runs of this plan spent ${spent.spent:.2f} of ${money.max_budget:.2f}, and "
+            f"training stops at {1 - money.safety_margin:.0%}; raise budget.max_budget, or delete {ledger} to "
             "forget what they spent"
         )
+    return progress.best is not None
 
 
 def money_text(params: Params, phase: PhaseName, plan: str) -> str:

@@ -239,13 +239,23 @@ def test_both_phases_of_a_plan_share_its_money(train: Train, place: Path, dear: 
     assert 4.5 <= spent_a + ledger_usd(ledger_b) < 5.5  # 90 % of $5, and a few more looks at the clock
 
     before = {name: digest(place / name) for name in OUTPUTS}
-    again = train("--batch-size", "4", phase_b={"epochs": 40}, **dear)
+    states = {path: digest(path) for path in (place / "checkpoints").glob("*/*.pt")}
+    again = train("--fresh", phase_b={"epochs": 40}, **dear)
     assert again.exit_code == 1
     assert "no budget is left: earlier runs of this plan spent $" in again.output
     assert "of $5.00" in again.output
     assert {name: digest(place / name) for name in OUTPUTS} == before
-    refused = run_training(train_a, **dear)  # and for phase A it is the same money
+    refused = run_training(train_a, "--fresh", **dear)  # and for phase A it is the same money
     assert "no budget is left" in refused.output
+    refused = run_training(train_a, "--epochs", "2", **dear)  # with an option too
+    assert "no budget is left" in refused.output
+    assert {path: digest(path) for path in states} == states
+    (place / OUTPUTS[0]).unlink()
+    finished = run_training(train_a, **dear)  # what needs no money gets its outputs
+    assert "this training had finished" in finished.output
+    assert finished.exit_code == 0
+    assert train(phase_b={"epochs": 40}, **dear).exit_code == 0
+    assert json.loads((place / OUTPUTS[1]).read_text())["stopped_by_budget"]
 
     ablation = train(phase_b={"epochs": 1, "use_contrastive_hll": False}, **dear)
     assert ablation.exit_code == 0, ablation.output

@@ -144,7 +144,7 @@ def test_fresh_trains_anew_and_loses_nothing(train: Callable[..., Result], place
     result = train("--fresh")
     assert result.exit_code == 0, result.output
     assert "starting at epoch 1" in result.output
-    assert last.with_name("other.pt").read_bytes() == before
+    assert last.with_name("before_fresh.pt").read_bytes() == before
     assert {name: outputs_of(place)[name] for name in OUTPUTS[:2]} == {n: wanted[n] for n in OUTPUTS[:2]}
     assert len(query(place, "SELECT run_uuid FROM runs")) == 2
     result = train("--fresh", "--resume", str(last))
@@ -264,10 +264,19 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     assert summary["epochs"] < summary["planned_epochs"] == 20
     assert load_model(place / OUTPUTS[0])[2] == summary["best_epoch"]
     before = outputs_of(place)
-    again = train(**asked)
-    assert again.exit_code == 1
-    assert "earlier runs of this plan spent $" in again.output
-    assert outputs_of(place) == before
+    (place / OUTPUTS[0]).unlink()
+    again = train(**asked)  # no money for a further step, but for what is there already
+    assert again.exit_code == 0, again.output
+    assert "the budget stopped training in epoch" in again.output
+    assert outputs_of(place).keys() == before.keys()
+    assert json.loads((place / OUTPUTS[1]).read_text())["stopped_by_budget"]
+    dearer = train(**asked | {"phase_a": {"epochs": 20, "lr": 1e-4}})
+    assert dearer.exit_code == 0, dearer.output  # another plan has its own money
+    for path in (place / "checkpoints").glob("*/*.pt"):
+        path.unlink()
+    refused = train(**asked)
+    assert refused.exit_code == 1
+    assert "earlier runs of this plan spent $" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,27 @@ class _Hashing(io.BufferedIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest = file, hashlib.sha256()
+        self.refused: OSError | None = None
 
     def write(self, data: Buffer, /) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:  # torch makes a RuntimeError of it, which says nothing of the disk
+            self.refused = error
+            raise
 
 
 @contextlib.contextmanager
 def sealed(file: IO[bytes]) -> Iterator[IO[bytes]]:
     """Something to write a zip archive into; after the block the archive in `file` has its checksum as its comment."""
     sealing = _Hashing(file)
-    yield cast(IO[bytes], sealing)
+    try:
+        yield cast(IO[bytes], sealing)
+    except RuntimeError:
+        if sealing.refused is None:
+            raise
+        raise sealing.refused from None
     file.seek(-2, os.SEEK_END)
     file.write(struct.pack("<H", _SEAL_BYTES) + _SEAL + sealing.digest.hexdigest().encode())
 

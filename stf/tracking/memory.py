@@ -32,13 +32,14 @@ class RunMemory:
     run_id: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
 
-    def is_new(self, key: str, step: int) -> bool:
-        """Whether that step of a metric is yet to be recorded; it counts as recorded from now on."""
+    def is_new(self, key: str, step: int, remember: bool = True) -> bool:
+        """Whether that step of a metric is yet to be recorded; with `remember` it counts as recorded from now on."""
         if self.path is None:
             return True
         if step <= self.steps.get(key, step - 1):
             return False
-        self.steps[key] = step
+        if remember:
+            self.steps[key] = step
         return True
 
     def save(self) -> None:

@@ -42,13 +42,18 @@ class TrackedRun:
         self._delivery, self._memory, self._stage = delivery, memory, stage
         self._seen: set[str] = set()
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(
+        self, metrics: Mapping[str, float], step: int | None = None, *, provisional: bool = False
+    ) -> None:
         """Records numbers, of one step (or epoch) when `step` is given. Sent in batches, at latest at the end.
 
-        A step of a metric that a continued run has recorded already is not recorded again.
+        A step of a metric that a continued run has recorded already is not recorded again, unless what was recorded
+        is `provisional`: then the later value is the one that counts.
         """
         fresh = {
-            key: value for key, value in metrics.items() if step is None or self._memory.is_new(key, step)
+            key: value
+            for key, value in metrics.items()
+            if step is None or self._memory.is_new(key, step, remember=not provisional)
         }
         self._seen.update(metrics)
         if fresh:

@@ -41,7 +41,10 @@ class TrainingReport:
         self._console.epoch(record)
         failures = {f"failures/{cause}": float(count) for cause, count in details.failures.items()}
         numbers = {name: value for name, value in _numbers(record).items() if name not in _PLACE}
-        self._run.log(numbers | _numbers(details) | failures, step=record.epoch)
+        # an epoch that the budget cut is told again when a larger budget lets it end
+        self._run.log(
+            numbers | _numbers(details) | failures, step=record.epoch, provisional=not details.complete
+        )
         if details.failures:
             causes = ", ".join(f"{count} × {cause}" for cause, count in sorted(details.failures.items()))
             click.echo(f"  draws repeated or degraded: {causes}")

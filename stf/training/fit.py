@@ -128,7 +128,9 @@ class _Loop:
         time_and_cost = (time.monotonic() - self._epoch_started_s, status.spent)
         record = epoch_record(learner, self._plan.phase, progress, figures, time_and_cost)
         progress.end_epoch(record)
-        progress.stopped_by_budget = status.should_stop or not complete
+        progress.stopped_by_budget = not complete or (
+            status.should_stop and progress.epoch < self._plan.epochs
+        )
         if self._world.is_main:
             # first: what a state has behind it is not reported again by the run that goes on from it
             hooks.on_epoch(record, epoch_details(means, figures, validation_s, complete))

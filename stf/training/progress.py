@@ -86,7 +86,7 @@ class Progress:
     @classmethod
     def from_dict(cls, epoch: int, values: dict[str, Any]) -> Progress:
         """The inverse of `as_dict`; raises KeyError, TypeError or ValueError for anything else."""
-        return cls(
+        made = cls(
             epoch,
             values["global_step"],
             EpochMeans.from_dict(values["means"]),
@@ -94,3 +94,21 @@ class Progress:
             [EpochRecord(**record) for record in values["history"]],
             None if values["best"] is None else Best(**values["best"]),
         )
+        made._require_sense()
+        return made
+
+    def _require_sense(self) -> None:
+        """Raises TypeError or ValueError for what no run leaves: a file that somebody changed."""
+        counts = (self.epoch, self.global_step, self.means.steps, self.means.clips)
+        if any(type(count) is not int or count < 0 for count in counts) or len(self.history) != self.epoch:
+            raise ValueError("its epochs and steps do not agree")
+        for record in self.history:
+            for field_ in dataclasses.fields(record):
+                wanted = str if field_.type in (str, "str") else (int, float)
+                if not isinstance(getattr(record, field_.name), wanted):
+                    raise TypeError(f"{field_.name} of an epoch is of another type")
+        if self.best is not None:
+            if self.best.epoch not in range(1, self.epoch + 1):
+                raise ValueError("its best epoch is none of its epochs")
+            if not all(isinstance(value, float) for value in (self.best.val_auc, self.best.val_loss)):
+                raise TypeError("the figures of its best epoch are of another type")

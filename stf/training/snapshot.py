@@ -17,9 +17,12 @@ def restore_learner(learner: Learner, payload: dict[str, Any], state: dict[str, 
     Raises KeyError, TypeError, ValueError or RuntimeError for the state of another network or version.
     """
     progress = Progress.from_dict(payload["epoch"], state)
+    for weights in (payload["model"], state["ema"] or {}, progress.best.weights if progress.best else {}):
+        _require_finite(weights)
     learner.model.load_state_dict(payload["model"])
     learner.loss.load_state_dict(payload["loss"])
     learner.optimizer.load_state_dict(payload["optimizer"])
+    _require_moments_that_fit(learner)
     learner.scaler.load_state_dict(payload["scaler"])
     learner.schedule.step_update(progress.global_step)
     if learner.ema is not None:
@@ -27,6 +30,19 @@ def restore_learner(learner: Learner, payload: dict[str, Any], state: dict[str, 
     if learner.world.rank < len(state["rng"]):
         _set_random_state(state["rng"][learner.world.rank], learner.device)
     return progress
+
+
+def _require_finite(weights: dict[str, Tensor]) -> None:
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite numbers")
+
+
+def _require_moments_that_fit(learner: Learner) -> None:
+    for parameter, moments in learner.optimizer.state.items():
+        for moment in moments.values():
+            if isinstance(moment, Tensor) and moment.dim() > 0 and moment.shape != parameter.shape:
+                raise ValueError("the optimizer's moments are of another network")
 
 
 def setting_of(learner: Learner) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 best.pt       weights, configuration and epoch of the best epoch so far: what becomes the DVC out
 last.pt       how far the run has come, with everything that is needed to go on from there
 previous.pt   last.pt before it was last written; what is used when last.pt is damaged
-other.pt      a last.pt of other code or data, put aside; damaged.pt one that could not be read
+other*.pt     a last.pt of other code, data or starting weights, put aside; before_fresh*.pt one that --fresh replaced
+damaged.pt    one that could not be read
 trainer.json  who holds the folder
 log.csv       a row per epoch
 and what the budget (ledger) and tracking (mlflow_run.json) remember.
@@ -11,31 +12,25 @@ and what the budget (ledger) and tracking (mlflow_run.json) remember.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import json
+import hashlib
+import itertools
 import os
-import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from stf.atomic import sweep
 from stf.config import STFV8Config
-from stf.errors import CheckpointError, TrainingError
-from stf.files import read_json
-from stf.models.checkpoint_file import write_atomically
+from stf.errors import CheckpointError
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.training.learner import Learner
+from stf.training.lock import locked
 from stf.training.progress import Best, Progress
 from stf.training.snapshot import random_state_of, restore_learner, setting_of
-
-LOCK_WAIT_S = 30.0  # as long as a trainer that was told to leave may take
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class Origin:
     config_hash: str
     fingerprint: str  # of the data
     code: str  # sha256 of the sources that training runs
+    starting_weights: str = ""  # sha256 of the file that --resume took weights from
 
 
 @dataclass(frozen=True)
@@ -65,52 +61,21 @@ class CheckpointFolder:
 
     def __init__(self, path: str | Path, config: STFV8Config, origin: Origin) -> None:
         self.path, self._config, self._origin = Path(path), config, origin
+        self._last, self._previous = self.path / "last.pt", self.path / "previous.pt"
 
     @property
     def identity(self) -> str:
         """Names the run whose state this is: the same after a restart, another one after a change."""
         return ":".join(dataclasses.astuple(self._origin))
 
-    @contextmanager
-    def locked(self, tell: Callable[[str], None] = print) -> Iterator[None]:
-        """Holds the folder. Waits LOCK_WAIT_S for another process to leave, then raises TrainingError naming it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                tell(
-                    f"waiting up to {LOCK_WAIT_S:.0f} s for {self._trainer()}, which trains this very configuration"
-                )
-                lock.acquire(timeout=LOCK_WAIT_S)
-        except Timeout:
-            raise TrainingError(
-                f"another process is training this configuration: {self._trainer()} holds {self.path}. Wait for it, or "
-                "end it (kill PID: it keeps its state first), and run this again"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path} cannot be written: {error.strerror or error}; checkpoints are kept there"
-            ) from None
-        try:
-            sweep(self.path)
-            self._sign()
-            yield
-        finally:
-            lock.release()
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether the run started from weights that --resume named."""
+        return self._origin.starting_weights != ""
 
-    def _sign(self) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder = {"pid": os.getpid(), "host": platform.node(), "started": now}
-        write_atomically(self.path / "trainer.json", json.dumps(holder).encode())
-
-    def _trainer(self) -> str:
-        try:
-            holder = read_json(self.path / "trainer.json")
-            return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
+    def locked(self, tell: Callable[[str], None] = print) -> AbstractContextManager[None]:
+        """Holds the folder, see `stf.training.lock.locked`."""
+        return locked(self.path, tell)
 
     def keep_best(self, learner: Learner, best: Best, path: str | Path | None = None) -> None:
         """Writes the best weights to best.pt, or to `path`: weights, configuration and epoch only."""
@@ -130,7 +95,7 @@ class CheckpointFolder:
         extra["ema"] = None if learner.ema is None else learner.ema.module.state_dict()
         extra["rng"] = random_states  # by rank
         save_checkpoint(
-            self.path / "last.pt",
+            self._last,
             learner.model,
             config=self._config,
             epoch=progress.epoch,
@@ -138,68 +103,109 @@ class CheckpointFolder:
             optimizer=learner.optimizer,
             scaler=learner.scaler,
             extra=extra,
-            previous=self.path / "previous.pt",
+            previous=self._previous,
         )
 
     def find(self) -> Found:
         """The newest sound state of this very run; its payload is None when there is none.
 
-        A state of other code or data is put aside, and so is a damaged one, for which the one before is taken. Raises
-        CheckpointError when all there are are damaged.
+        A state of other code, data or starting weights is put aside, and this run's own taken back that was put aside
+        for another's. A damaged one is put aside too, and the one before it taken. Raises CheckpointError when all
+        there are are damaged.
         """
         told: list[str] = []
-        last, previous = self.path / "last.pt", self.path / "previous.pt"
-        for path in filter(Path.exists, (last, previous)):
+        is_damaged = False
+        for path in filter(Path.exists, (self._last, self._previous)):
             try:
                 payload = read_checkpoint(path)
             except CheckpointError as error:
                 told.append(str(error))
+                is_damaged = True
                 continue
-            if differs := self._difference(payload):
-                return Found(None, None, (*told, self.put_aside(f"belongs to other {' and '.join(differs)}")))
-            if told:
-                os.replace(last, self.path / "damaged.pt")
-                told.append(f"using the state before it; what is damaged is now {self.path / 'damaged.pt'}")
-            return Found(path, payload, tuple(told))
+            if is_damaged:
+                told.append(f"using the state before it; what is damaged is now {self._put_damaged_aside()}")
+            differs = self._difference(payload)
+            if not differs:
+                return Found(path, payload, tuple(told))
+            told.append(self.put_aside(f"belongs to other {' and '.join(differs)}"))
+            return self._taken_back(told)
         if told:
-            raise CheckpointError(
-                f"{'; '.join(told)}. No state is left to go on from; --fresh begins again, or move {self.path} away"
-            )
-        return Found(None, None, ())
+            raise CheckpointError(f"{'; '.join(told)}. No state is left to go on from; --fresh begins again")
+        return self._taken_back(told)
 
-    def put_aside(self, why: str) -> str:
-        """Makes other.pt of the folder's state, so that it is not gone on from; returns what to tell."""
-        kept = [path for path in (self.path / "last.pt", self.path / "previous.pt") if path.exists()]
+    def _taken_back(self, told: list[str]) -> Found:
+        """The newest state of this very run among those that were put aside for another's, as last.pt again."""
+        for path in sorted(self.path.glob("other*.pt"), key=lambda path: path.stat().st_mtime, reverse=True):
+            with contextlib.suppress(CheckpointError):
+                payload = read_checkpoint(path)
+                if not self._difference(payload):
+                    os.replace(path, self._last)
+                    told = [*told, f"{path.name} is of this very code and data: it is {self._last} again"]
+                    return Found(self._last, payload, tuple(told))
+        return Found(None, None, tuple(told))
+
+    def put_aside(self, why: str, name: str = "other") -> str:
+        """Renames the folder's newest sound state, so that it is not gone on from; returns what to tell.
+
+        It becomes `name`.pt, `name`-2.pt, …: what was put aside earlier stays.
+        """
+        if self._last.exists() and self._previous.exists() and not _is_sound(self._last):
+            self._put_damaged_aside()
+        kept = [path for path in (self._last, self._previous) if path.exists()]
         if not kept:
             return f"there is no state in {self.path}"
-        other = self.path / "other.pt"
+        names = (f"{name}.pt" if n == 1 else f"{name}-{n}.pt" for n in itertools.count(1))
+        other = next(path for path in map(self.path.joinpath, names) if not path.exists())
         os.replace(kept[0], other)
         for path in kept[1:]:
             path.unlink()
         return f"the state in {self.path} {why}: put aside as {other} (--resume {other} would go on from it)"
 
-    def _difference(self, payload: dict[str, Any]) -> list[str]:
-        """In what a state differs from this run: of config_hash, fingerprint and code."""
-        extra = payload.get("extra")
-        state = extra if isinstance(extra, dict) else {}
-        return [name for name, value in dataclasses.asdict(self._origin).items() if state.get(name) != value]
+    def _put_damaged_aside(self) -> Path:
+        return self._last.replace(self.path / "damaged.pt")
 
-    def resume(self, path: str | Path, learner: Learner) -> tuple[Progress, str]:
+    def _difference(self, payload: dict[str, Any]) -> list[str]:
+        """In what a state differs from this run: of config_hash, fingerprint, code and starting weights."""
+        extra = payload.get("extra")
+        state = {"starting_weights": ""} | (extra if isinstance(extra, dict) else {})
+        wanted = dataclasses.asdict(self._origin)
+        return [name.replace("starting_", "starting ") for name in wanted if state.get(name) != wanted[name]]
+
+    def resume(
+        self, path: str | Path, learner: Learner, tell: Callable[[str], None] = print
+    ) -> tuple[Path, Progress, str]:
         """Goes on from `path` if it is a state of this configuration and data, else starts from its weights.
 
-        Returns the progress and what to tell the user. Other code is told but accepted: the user names the file.
-        Raises CheckpointError for a file that is neither.
+        Returns the file that is gone on from, the progress, and what to tell the user. Other code is told but accepted:
+        the user names the file. What starts from weights is another run than what starts from none: a state of the one
+        is not taken for one of the other, and is gone on from when the same weights are named again. Raises
+        CheckpointError for a file that is neither.
         """
         payload = read_checkpoint(path)
-        differs = self._difference(payload)
-        if {"config_hash", "fingerprint"}.isdisjoint(differs):
+        if {"config_hash", "fingerprint"}.isdisjoint(self._difference(payload)):
+            start = payload["extra"].get("starting_weights", "")
+            self._origin = dataclasses.replace(self._origin, starting_weights=start)
             progress, note = self.restore(path, payload, learner)
-            return progress, note + "".join(f" (it was written by other {name})" for name in differs)
+            differs = self._difference(payload)
+            return (
+                Path(path),
+                progress,
+                note + "".join(f" (it was written by other {name})" for name in differs),
+            )
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        self._origin = dataclasses.replace(self._origin, starting_weights=digest)
+        found = learner.world.from_main(self.find)
+        for told in found.told:
+            tell(told)
+        if found.path is not None and found.payload is not None:
+            return found.path, *self.restore(found.path, found.payload, learner)
         report = load_checkpoint_flexible(path, learner.model)
         if learner.ema is not None:
             learner.ema.set(learner.model)
+        differs = [name for name in self._difference(payload) if name != "starting weights"]
         reason = f"the state of another {' and '.join(differs)}" if "extra" in payload else "weights alone"
-        return Progress(), f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
+        told = f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
+        return Path(path), Progress(), told
 
     def restore(self, path: str | Path, payload: dict[str, Any], learner: Learner) -> tuple[Progress, str]:
         """Makes `learner` what it was when the state was written; returns the progress and a note on what differs.
@@ -211,16 +217,25 @@ class CheckpointFolder:
             state = payload["extra"]
             progress = restore_learner(learner, payload, state)
             written, here = state["setting"], setting_of(learner)
+            changed = [
+                f"{name} {written.get(name)} then, {value} now"
+                for name, value in here.items()
+                if written.get(name) != value
+            ]
+            if progress.best is not None:
+                self.keep_best(learner, progress.best)  # the file may come from another folder
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{path} holds a training state that does not fit this version ({error}); --fresh begins again"
+                f"{path} holds a training state that does not fit this version ({str(error)[:150]}); --fresh begins "
+                "again"
             ) from None
-        if progress.best is not None:
-            self.keep_best(learner, progress.best)  # the file may come from another folder
-        changed = [
-            f"{name} {written.get(name)} then, {value} now"
-            for name, value in here.items()
-            if written.get(name) != value
-        ]
         note = f" (with {', '.join(changed)}: the last bits of the weights may differ)" if changed else ""
         return progress, note
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except CheckpointError:
+        return False
+    return True

@@ -103,7 +103,7 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
             learner.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
         if until > 1:
             world.exchange("rank 0 has written it")
-            progress, _ = checkpoints.resume(folder / name / "last.pt", learner)
+            _, progress, _ = checkpoints.resume(folder / name / "last.pt", learner)
         progress = fit(
             learner,
             Feeds(train, sampler.set_epoch, val),

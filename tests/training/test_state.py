@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +83,7 @@ def test_best_is_by_auc_then_loss_then_the_earlier_epoch() -> None:
 
 def test_a_folder_has_one_trainer_at_a_time(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run().folder
-    monkeypatch.setattr("stf.training.state.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("stf.training.lock.LOCK_WAIT_S", 0.2)
     told: list[str] = []
     with (
         folder.locked(),
@@ -104,7 +106,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     resumed = make_run("resumed", epochs=3, n_batches=3, seed=5, **RANDOM)
     resumed.plan = plan
     torch.manual_seed(99)
-    progress, note = resumed.folder.resume(moved, resumed.learner)
+    _, progress, note = resumed.folder.resume(moved, resumed.learner)
     assert (note, progress.place(2)) == ("", "after epoch 1")
     assert read_checkpoint(resumed.folder.path / "best.pt")["epoch"] == 1  # no folder is without its best
     got = resumed.fit(progress)
@@ -244,11 +246,47 @@ def test_a_state_of_other_data_or_code_is_put_aside(make_run: MakeRun, other: st
     assert not {"last.pt", "previous.pt"} & {path.name for path in folder.path.iterdir()}
 
 
+def test_what_is_put_aside_is_never_overwritten_and_taken_back_by_its_own(make_run: MakeRun) -> None:
+    mine = make_run(epochs=2)
+    mine.fit()
+    wanted = (mine.folder.path / "last.pt").read_bytes()
+    for code in ("second", "third"):
+        other = make_run(epochs=1, origin=replace(ORIGIN, code=code))
+        assert other.folder.find().payload is None
+        other.fit()
+    assert (mine.folder.path / "other.pt").read_bytes() == wanted
+    assert (mine.folder.path / "other-2.pt").exists()
+    found = make_run().folder.find()
+    assert found.path == mine.folder.path / "last.pt"
+    assert found.path.read_bytes() == wanted
+    assert "put aside" in found.told[0]
+    assert "again" in found.told[1]
+    for name in ("before_fresh.pt", "before_fresh-2.pt"):
+        assert name in mine.folder.put_aside("is not gone on from", "before_fresh")
+        assert (mine.folder.path / name).exists()
+        shutil.copy(mine.folder.path / name, mine.folder.path / "last.pt")
+
+
+@pytest.mark.parametrize("how", ["other code", "--fresh"])
+def test_the_sound_state_is_put_aside_not_the_damaged_one(make_run: MakeRun, how: str) -> None:
+    run = make_run(epochs=2)
+    run.fit()
+    last, previous = run.folder.path / "last.pt", run.folder.path / "previous.pt"
+    sound = previous.read_bytes()
+    last.write_bytes(last.read_bytes()[:-1000])
+    if how == "--fresh":
+        run.folder.put_aside("is not gone on from", "other")
+    else:
+        assert make_run(origin=replace(ORIGIN, code="other")).folder.find().payload is None
+    assert (run.folder.path / "other.pt").read_bytes() == sound
+    assert (run.folder.path / "damaged.pt").exists()
+
+
 def test_a_state_of_other_code_is_gone_on_from_on_request(make_run: MakeRun) -> None:
     run = make_run(epochs=2)
     run.fit()
     folder = make_run(origin=replace(ORIGIN, code="other")).folder
-    progress, note = folder.resume(run.folder.path / "last.pt", run.learner)
+    _, progress, note = folder.resume(run.folder.path / "last.pt", run.learner)
     assert progress.epoch == 2
     assert "other code" in note
 
@@ -293,7 +331,7 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
         make_run("second", origin=replace(ORIGIN, fingerprint="other"), seed=5, ema_decay=0.9),
     )
     first.fit()
-    progress, told = second.folder.resume(first.folder.path / "last.pt", second.learner)
+    _, progress, told = second.folder.resume(first.folder.path / "last.pt", second.learner)
     assert progress == Progress()
     assert "another fingerprint" in told
     assert "from its weights" in told
@@ -305,11 +343,74 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
 def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
     first, second = make_run("first", epochs=1), make_run("second", seed=5)
     first.fit()
-    progress, told = second.folder.resume(first.folder.path / "best.pt", second.learner)
+    _, progress, told = second.folder.resume(first.folder.path / "best.pt", second.learner)
     assert progress == Progress()
     assert "weights alone" in told
     second.fit(progress)
     assert [step.global_step for step in second.steps] == [1, 2, 3, 4]
+
+
+def test_what_started_from_weights_is_another_run(make_run: MakeRun, tmp_path: Path) -> None:
+    first = make_run("first", epochs=1)
+    first.fit()
+    weights = shutil.copy(first.folder.path / "best.pt", tmp_path / "weights.pt")
+    trial = make_run("first", epochs=2, seed=5)
+    identity = trial.folder.identity
+    _, progress, _ = trial.folder.resume(weights, trial.learner)
+    assert trial.folder.identity != identity
+    assert trial.folder.starts_from_weights
+    assert (trial.folder.path / "other.pt").exists()  # the state of the run without
+    trial.fit(progress)
+    again = make_run("first", epochs=2, seed=6)
+    used, progress, _ = again.folder.resume(weights, again.learner)
+    assert (used, progress.epoch) == (trial.folder.path / "last.pt", 2)
+    plain = make_run("first", epochs=2)
+    found = plain.folder.find()
+    assert "other starting weights" in found.told[0]
+    assert found.payload is not None  # the first run's own, taken back
+    assert found.payload["epoch"] == 1
+
+
+def test_a_disk_that_fills_while_torch_writes_is_told_as_such(make_run: MakeRun) -> None:
+    run = make_run(epochs=1)
+    run.fit()
+    before = {path.name: path.read_bytes() for path in run.folder.path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["last.pt"]) // 2, limits[1]))
+        with pytest.raises(CheckpointError, match=r"last\.pt cannot be written: File too large.*untouched"):
+            run.folder.keep_last(run.learner, Progress())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in run.folder.path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: p["extra"]["best"]["weights"].clear(),
+        lambda p: p["extra"]["best"].update(val_auc=None),
+        lambda p: next(iter(p["extra"]["best"]["weights"].values())).fill_(float("nan")),
+        lambda p: next(iter(p["model"].values())).fill_(float("nan")),
+        lambda p: p.update(epoch="3"),
+        lambda p: p.update(epoch=-2),
+        lambda p: p["extra"]["means"].update(steps="two"),
+        lambda p: p["extra"].update(setting=None),
+        lambda p: p["extra"]["history"].clear(),
+        lambda p: p["extra"]["history"][0].update(val_auc="high"),
+        lambda p: p["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
+    ],
+)
+def test_a_state_that_somebody_changed_is_named(make_run: MakeRun, spoil: Callable[[dict], None]) -> None:
+    run = make_run(epochs=1)
+    run.fit()
+    path = run.folder.path / "last.pt"
+    payload = read_checkpoint(path)
+    spoil(payload)
+    with pytest.raises(CheckpointError, match=r"last\.pt holds a training state that does not fit"):
+        run.folder.restore(path, payload, run.learner)
 
 
 def test_last_pt_is_a_checkpoint_like_any_other(make_run: MakeRun) -> None:
