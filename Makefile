@@ -20,10 +20,18 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
+# The scripts in .venv begin with the folder they were installed in: a moved or copied repository gets a new .venv.
+ifneq ($(wildcard $(INSTALLED)),)
+ifeq ($(filter $(VENV),$(shell cat .venv/pyvenv.cfg 2> /dev/null)),)
+CLEAR := --clear
+.PHONY: $(INSTALLED)
+endif
+endif
+
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; try make PYTHON=python3.11" >&2; exit 1; }
-	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv .venv
+	@test -z '$(CLEAR)' -a -x $(VENV)/bin/pip || $(PYTHON) -m venv $(CLEAR) .venv
 	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet uv==$(UV_VERSION)
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock -e .
 	@touch $@

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a fresh rented GPU machine ready to train; see --help. Run it again as often as you like.
 set -euo pipefail
+unset CDPATH  # with it, cd may go elsewhere and prints where
 
 usage() {
   cat <<'TEXT'
@@ -11,7 +12,8 @@ GPU check, installation, optional CUDA extra, data, verify_data, cost forecast.
 Nothing is trained and nothing of yours is overwritten. It can be run again at any time.
 
   DATA            the folder that holds FaceForensics++/ (train.json, original_sequences/ …);
-                  data/ffpp becomes a link to it. Without DATA the built-in sample is prepared.
+                  data/ffpp becomes a link to it. Without DATA the data are prepared that
+                  params.yaml names (as delivered: the built-in sample).
   --profile FILE  the parameters to take where params.yaml is still as it was delivered
                   (default with DATA: profiles/ffpp_a100.yaml; without: none)
   --no-cuda-extra do not try to install mamba-ssm (the same network runs in plain PyTorch)
@@ -57,6 +59,18 @@ fi
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 [ -n "$profile" ] || [ -z "$data" ] || profile=profiles/ffpp_a100.yaml
 
+missing=() python=${PYTHON:-python3}
+for tool in make gcc git; do
+  command -v "$tool" > /dev/null || missing+=("$tool")
+done
+"$python" -c 'import ensurepip, venv' 2> /dev/null || missing+=("${python##*/}-venv")
+[ ${#missing[@]} = 0 ] || die "what the installation needs is missing: apt-get install ${missing[*]}"
+case $(LC_ALL=C git rev-parse --git-dir 2>&1) in
+  *safe.directory*)
+    die "git refuses this folder, for another user owns it; run this again after
+  git config --global --add safe.directory $(printf %q "$(pwd -P)")" ;;
+esac
+
 say 'GPU'
 gpu=no
 if command -v nvidia-smi > /dev/null && nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader; then
@@ -66,7 +80,6 @@ else
 fi
 
 say 'installation'
-command -v make > /dev/null || die 'make is missing: apt-get install make gcc git python3-venv'
 make install || die 'make install failed; its output is above'
 python=.venv/bin/python
 if [ $gpu = yes ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -90,9 +103,9 @@ fi
 
 say 'data'
 if [ -z "$data" ]; then
-  echo 'no folder given: the built-in sample'
-elif [ -L data/ffpp ] && [ "$(cd -- data/ffpp 2> /dev/null && pwd -P)" = "$data" ]; then
-  echo "data/ffpp links to $data"
+  echo 'no folder given: data.root in params.yaml says which'
+elif [ "$(cd -- data/ffpp 2> /dev/null && pwd -P)" = "$data" ]; then
+  if [ -L data/ffpp ]; then echo "data/ffpp links to $data"; else echo 'data/ffpp is the folder given'; fi
 elif [ -e data/ffpp ] && [ ! -L data/ffpp ]; then
   die 'data/ffpp exists and is no link; move it away, then run this again'
 else
@@ -113,10 +126,26 @@ elif git ls-files --error-unmatch params.yaml > /dev/null 2>&1 && git diff --qui
 else
   warn "params.yaml holds changes of yours and is kept; to take the profile: cp $profile params.yaml"
 fi
-root=$("$python" -c 'import sys, yaml; print(yaml.safe_load(open("params.yaml"))["data"]["root"])') ||
-  die 'params.yaml cannot be read'
+values=$("$python" -c 'import yaml
+params = yaml.safe_load(open("params.yaml"))
+print((params.get("runtime") or {}).get("face_cache") or "")
+print(params["data"]["root"])') || die 'params.yaml cannot be read'
+cache=${values%%$'\n'*} root=${values#*$'\n'}
 if [ -n "$data" ] && [ "$root" != data/ffpp ] && [ "$(cd -- "$root" 2> /dev/null && pwd -P)" != "$data" ]; then
   warn "data.root is $root in params.yaml, not data/ffpp: set it, or the data just given is not used"
+else
+  echo "data.root is $root in params.yaml"
+fi
+if [ -n "$cache" ]; then
+  disk=$cache
+  while [ ! -d "$disk" ]; do disk=$(dirname -- "$disk"); done
+  free=$(df -k --output=avail -- "$disk" 2> /dev/null) || free=''
+  there=$(du -sk -- "$cache" 2> /dev/null) || there=0
+  free=${free##*[!0-9]} there=${there%%[!0-9]*}
+  if [ -n "$free" ] && [ $(((free + there) * 1024)) -lt 187000000000 ]; then
+    warn "$((free * 1024 / 1000000000)) GB are free for the face cache ($cache); all of FF++ takes 187 GB." \
+      'What yours takes: .venv/bin/python -m pipeline.build_cache --estimate. Another place: runtime.face_cache'
+  fi
 fi
 
 say 'verify_data'

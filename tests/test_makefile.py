@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,53 @@ def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) 
     ]
     assert steps == sorted(steps)
     assert len(lines) > steps[-1] + 1  # and then the job itself
+
+
+# A real venv with stand-ins for what is installed; dvc begins with the folder's path as pip's and uv's scripts do.
+PYTHON = f"""#!/bin/bash
+[ "$1" = -c ] && exit
+echo "$*" >> "$CALLS"
+{sys.executable} -m venv --without-pip "${{@:3}}" || exit
+printf '#!/bin/bash\\necho "uv $1" >> "$CALLS"\\n' | tee .venv/bin/pip > .venv/bin/uv
+ln -s /bin/bash .venv/bin/runner
+printf '#!%s/.venv/bin/runner\\necho "dvc of $0"\\n' "$PWD" > .venv/bin/dvc
+chmod +x .venv/bin/{{pip,uv,dvc}}
+"""
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_moved_or_copied_folder_is_installed_anew_and_once(
+    how: Callable[..., object], tmp_path: Path
+) -> None:
+    old, new = tmp_path / "here" / "repository", tmp_path / "repository"
+    old.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, old)
+    calls = tmp_path / "calls"
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+
+    def make(target: str, folder: Path) -> str:
+        calls.write_text("")
+        return subprocess.run(
+            ("make", target, f"PYTHON={tmp_path / 'python'}"),
+            cwd=folder, env={**os.environ, "CALLS": str(calls)}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    make("install", old)
+    assert calls.read_text() == "-m venv .venv\nuv pip\n"
+    make("install", old)
+    assert calls.read_text() == ""
+    (old / ".venv/left").touch()
+    how(old, new)
+    assert f"dvc of {new}/.venv/bin/dvc" in make("repro", new)
+    assert calls.read_text() == "-m venv --clear .venv\nuv pip\n"
+    assert not (new / ".venv/left").exists()
+    assert f"dvc of {new}/.venv/bin/dvc" in make("repro", new)
+    assert calls.read_text() == ""
+    if old.exists():
+        make("install", old)
+        assert calls.read_text() == ""
 
 
 def test_ci_runs_the_readmes_own_commands() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ("bash", "basename", "cat", "cmp", "cp", "dirname", "git", "ln", "mkdir", "readlink")
+TOOLS = ("bash", "basename", "cat", "cmp", "cp", "df", "dirname", "du", "git", "ln", "mkdir", "readlink")
 PARAMS = "data:\n  root: data/sample\n"
 PROFILE = "data:\n  root: data/ffpp\n"
 # The stubs write down how they were called; FAIL names those that fail.
@@ -46,7 +46,7 @@ class Pod:
         self.bin.mkdir()
         for name in TOOLS:
             (self.bin / name).symlink_to(shutil.which(name) or name)
-        self.stub(self.bin / "nvidia-smi", self.bin / "make")
+        self.stub(*(self.bin / name for name in ("nvidia-smi", "make", "gcc", "python3")))
         self.stub(self.repository / ".venv/bin/dvc", self.repository / ".venv/bin/uv")
         self.stub(self.repository / ".venv/bin/python", text=PYTHON)
         self.git("init", "-q")
@@ -64,7 +64,11 @@ class Pod:
         subprocess.run(("git", *arguments), cwd=self.repository, check=True)
 
     def run(
-        self, *arguments: object, fail: str = "python -c import mamba_ssm", cwd: Path | None = None
+        self,
+        *arguments: object,
+        fail: str = "python -c import mamba_ssm",
+        cwd: Path | None = None,
+        variables: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         self.calls.write_text("")
         environment = {
@@ -72,6 +76,7 @@ class Pod:
             "CALLS": str(self.calls),
             "FAIL": fail,
             "HOME": os.environ["HOME"],
+            **(variables or {}),
         }
         done = subprocess.run(
             ["bash", str(self.repository / "scripts/setup_pod.sh"), *map(str, arguments)],
@@ -153,6 +158,82 @@ def test_a_folder_in_the_links_place_is_left_alone(pod: Pod) -> None:
     assert "data/ffpp exists and is no link" in text
     assert (pod.repository / "data/ffpp/precious").exists()
     assert pod.params == PARAMS
+
+
+@pytest.mark.parametrize("given", ["data/ffpp", "data/ffpp/FaceForensics++"])
+def test_data_that_lie_in_the_links_place_are_taken(given: str, pod: Pod) -> None:
+    (pod.repository / "data/ffpp/FaceForensics++").mkdir(parents=True)
+    for _ in range(2):
+        code, text = pod.run(given)
+        assert code == 0, text
+        assert "data/ffpp is the folder given" in text
+        assert not (pod.repository / "data/ffpp").is_symlink()
+        assert [p.name for p in (pod.repository / "data/ffpp").iterdir()] == ["FaceForensics++"]
+        assert pod.params == PROFILE
+
+
+def test_without_data_it_says_which_are_used(pod: Pod) -> None:
+    assert "data.root is data/sample in params.yaml" in pod.run()[1]
+    assert "data.root is data/ffpp in params.yaml" in pod.run(pod.data)[1]
+    code, text = pod.run()
+    assert code == 0
+    assert "data.root is data/ffpp in params.yaml" in text
+    assert "sample" not in text
+
+
+def test_another_users_repository_is_named_with_the_line_to_type(pod: Pod, tmp_path: Path) -> None:
+    owner = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
+    code, text = pod.run(pod.data, variables=owner)
+    assert code == 1
+    assert "error: git refuses this folder" in text
+    line = text.splitlines()[-1].strip()
+    assert line.startswith("git config --global --add safe.directory ")
+    assert not any(call.startswith("make") for call in pod.called)
+    subprocess.run(line, shell=True, check=True, env={**os.environ, "HOME": str(tmp_path)})
+    code, text = pod.run(pod.data, variables=owner)
+    assert code == 0, text
+    assert pod.params == PROFILE
+
+
+def test_cdpath_changes_nothing(pod: Pod, tmp_path: Path) -> None:
+    code, text = pod.run("my data", cwd=tmp_path, variables={"CDPATH": str(tmp_path)})
+    assert code == 0, text
+    assert (pod.repository / "data/ffpp").resolve() == pod.data
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (["make"], "make"),
+        (["git"], "git"),
+        (["gcc", "make"], "make gcc"),
+        (["python3"], "python3-venv"),
+        ([], "python3-venv"),
+    ],
+)
+def test_what_the_installation_needs_is_named_first(missing: list[str], said: str, pod: Pod) -> None:
+    for name in missing:
+        (pod.bin / name).unlink()
+    code, text = pod.run(pod.data, fail="" if missing else "python3 -c import ensurepip")
+    assert code == 1
+    assert text.splitlines()[-1].endswith(f": apt-get install {said}")
+    assert not any(call.startswith(("nvidia-smi", "make")) for call in pod.called)
+    assert pod.params == PARAMS
+
+
+@pytest.mark.parametrize(("free", "there", "warned"), [(100, 0, True), (188, 0, False), (100, 88, False)])
+@pytest.mark.parametrize("cache", ["cache/faces", ""])
+def test_little_space_for_the_face_cache_is_a_warning(
+    free: int, there: int, warned: bool, cache: str, pod: Pod
+) -> None:
+    (pod.repository / "profiles/ffpp_a100.yaml").write_text(f'{PROFILE}runtime:\n  face_cache: "{cache}"\n')
+    for name, said in (("df", f"  Avail\n{free * 10**9 // 1024}"), ("du", f"{there * 10**9 // 1024}\t.")):
+        (pod.bin / name).unlink()
+        pod.stub(pod.bin / name, text=f"#!/bin/bash\necho '{said}'\n")
+    code, text = pod.run(pod.data)
+    assert code == 0, text
+    assert ("for the face cache (cache/faces); all of FF++ takes 187 GB" in text) == (warned and cache != "")
+    assert ("warning: 100 GB are free" in text) == (warned and cache != "")
 
 
 def test_another_link_is_turned(pod: Pod, tmp_path: Path) -> None:
