@@ -2,6 +2,7 @@
 
 journal.jsonl  an operation per line, in order (stf/tracking/operations.py); the first is the start of the run
 files/         copies of the files that it names
+store          the address of the store that is to be told, without a password
 lock           held by the run, or by the command that sends the journal
 
 A process that is killed while it writes leaves half a line at the end, which is dropped. Everything else that is not as
@@ -21,13 +22,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from stf.atomic import atomic_file
 from stf.errors import TrackingError
+from stf.files import read_bounded
 from stf.tracking.disk import refusals_told
 from stf.tracking.operations import Keep, Operation, Points, Register, Start, operation
 from stf.tracking.plain import is_inner_path
 from stf.tracking.store import repository_root
 
-_NAME, _FILES = "journal.jsonl", "files"
+_NAME, _FILES, _STORE = "journal.jsonl", "files", "store"
+_MAX_ADDRESS = 2000  # bytes
 _MAX_LINE = 16 << 20
 _LOCK_WAIT_S = 30.0
 
@@ -45,7 +49,7 @@ class Journal:
         self.folder = folder
         links = [
             path
-            for path in (folder, *(folder / name for name in (_NAME, _FILES, "lock")))
+            for path in (folder, *(folder / name for name in (_NAME, _FILES, _STORE, "lock")))
             if path.is_symlink()
         ]
         if links:  # what is written would land elsewhere
@@ -55,6 +59,29 @@ class Journal:
         self._lock.acquire(timeout=wait_s)
         self._file = (folder / _NAME).open("ab", buffering=0)
         self._drop_half_a_line()
+
+    def name_store(self, address: str) -> None:
+        """Writes down whose journal it is, unless that is known; raises OSError."""
+        if not (self.folder / _STORE).exists():
+            with atomic_file(self.folder / _STORE) as file:
+                file.write(address.encode())
+
+    def require_store(self, address: str) -> None:
+        """Raises TrackingError when the journal is for another store than that at `address`."""
+        try:
+            named = read_bounded(self.folder / _STORE, _MAX_ADDRESS).decode()
+        except FileNotFoundError:
+            return  # of an earlier version
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrackingError(
+                f"{self.folder / _STORE} cannot be read ({error}); move the folder away"
+            ) from None
+        if named != address:
+            local = "unset it" if named.startswith("sqlite:///mlruns/") else f"set it to {named}"
+            raise TrackingError(
+                f"{self.folder} is for the store at {named}, not for {address}; MLFLOW_TRACKING_URI names the store: "
+                f"{local}, or send it --here"
+            )
 
     def append(self, op: Operation) -> None:
         """Writes an operation down, with a copy of the file it names; raises TrackingError when the disk refuses."""
@@ -155,12 +182,14 @@ class Journal:
         self._file.truncate(content.rfind(b"\n") + 1)
 
 
-def open_journal(token: str) -> Journal:
-    """The journal of a run, where there is one already or else the first place that can be written."""
+def open_journal(token: str, store: str) -> Journal:
+    """The journal of a run in the store at this address: the old one, or one in the first place that can be written."""
     reasons = []
     for home in sorted(homes(), key=lambda home: not (home / token).exists()):
         try:
-            return Journal(home / token)
+            journal = Journal(home / token)
+            journal.name_store(store)
+            return journal
         except TimeoutError:
             raise TrackingError(
                 f"{home / token} is in use by another process; wait for it or end it"

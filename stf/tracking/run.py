@@ -162,14 +162,14 @@ def track(
 def _open(path: Path | None, identity: str) -> tuple[RunMemory, Delivery]:
     """The run that the file remembers, or a new one; its journal is whole and nobody else's."""
     memory, news = recall(path, identity, shown_address(store_uri()))
-    journal = open_journal(memory.token)
+    journal = open_journal(memory.token, memory.store)
     try:
         journal.read()
     except TrackingError as error:
         news = str(error)
         journal.close()
         memory = RunMemory(path, identity, memory.store)
-        journal = open_journal(memory.token)
+        journal = open_journal(memory.token, memory.store)
     if news:
         click.echo(f"{news}: a new MLflow run is started")
     memory.part += 1

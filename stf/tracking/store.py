@@ -7,6 +7,7 @@ points it at a server instead.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import re
@@ -30,12 +31,14 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 EXPERIMENT = "stf-mamba"
 _MAX_REASON = 200  # characters; MLflow's tell a web address three times
 _CREATION_WAIT = (
     12  # times as long for the lock: another process may be creating the database, some 10 s of work
 )
+_PASSWORD = re.compile(r"//[^/@\s]*@")  # and the user's name before it
 ANSWER_WAIT_S = 10.0  # for a server's answer, or for a database that another program has locked
 # Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
 _LOCATIONS = (
@@ -54,7 +57,7 @@ def repository_root() -> Path:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store: MLflow's client, the id of the experiment, and the address for messages."""
+    """An open store: MLflow's client, the id of the experiment, and the address for messages, without a password."""
 
     client: MlflowClient
     experiment_id: str
@@ -66,8 +69,14 @@ def named_failures(uri: str) -> Iterator[None]:
     """Turns what MLflow raises inside the block into a TrackingError that names the store."""
     try:
         yield
-    except (MlflowException, sqlite3.Error) as error:
-        reason = shorten(str(error).strip().splitlines()[0], _MAX_REASON)
+    except (
+        MlflowException,
+        sqlite3.Error,
+        SQLAlchemyError,
+        ImportError,
+    ) as error:  # the latter: no such database
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = shorten(_PASSWORD.sub("//", first), _MAX_REASON)
         raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
 
 
@@ -76,7 +85,7 @@ def shown_address(uri: str) -> str:
     root = f"sqlite:///{repository_root()}/"
     if uri.startswith(root):
         return "sqlite:///" + uri.removeprefix(root)
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return _PASSWORD.sub("//", uri)
 
 
 def store_uri() -> str:
@@ -100,14 +109,14 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
     # Two processes that create the database at once corrupt it for good, hence the lock (measured, FACTS).
     try:
         mlruns.mkdir(parents=True, exist_ok=True)
-        with FileLock(mlruns / ".lock", timeout=lock_wait_s), named_failures(uri):
+        with FileLock(mlruns / ".lock", timeout=lock_wait_s), named_failures(shown_address(uri)):
             if uri.startswith("sqlite:///"):
                 _require_free(Path(uri.removeprefix("sqlite:///")), wait_s)
             artifacts = (mlruns / "artifacts").as_posix() if is_own else None
             if artifacts:
                 _mend_locations(mlruns / "mlflow.db", artifacts)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            return Store(client, _experiment_id(client, artifacts), uri)
+            return Store(client, _experiment_id(client, artifacts), shown_address(uri))
     except TimeoutError:
         raise TrackingError(
             f"{mlruns / '.lock'} has been held for {lock_wait_s:.0f} s; end the process that holds it"
@@ -130,12 +139,13 @@ def _require_free(database: Path, wait_s: float) -> None:
 def _require_answer(uri: str, wait_s: float) -> None:
     """Raises TrackingError within seconds where MLflow itself would retry for minutes."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=wait_s).close()
+        urllib.request.urlopen(f"{shown_address(uri).rstrip('/')}/health", timeout=wait_s).close()
     except urllib.error.HTTPError:
         return  # it answers, perhaps asking for credentials: MLflow's business
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise TrackingError(
-            f"no MLflow server answers at {uri} ({error}); start it, or unset MLFLOW_TRACKING_URI to log into mlruns/"
+            f"no MLflow server answers at {shown_address(uri)} ({error}); start it, or unset MLFLOW_TRACKING_URI to "
+            "log into mlruns/"
         ) from None
 
 

@@ -10,6 +10,7 @@ from stf.tracking.delivery import Delivery
 from stf.tracking.journal import Journal, homes
 from stf.tracking.memory import RunMemory
 from stf.tracking.operations import End, Start
+from stf.tracking.store import shown_address, store_uri
 
 
 def unsent_runs() -> list[Path]:
@@ -21,11 +22,12 @@ def unsent_runs() -> list[Path]:
     )
 
 
-def send_run(folder: Path) -> str:
+def send_run(folder: Path, anywhere: bool = False) -> str:
     """Sends a journal and deletes it; returns the run's name and id, or "" when a running process still uses it.
 
-    A run that was killed before it could say how it ended is KILLED. Raises TrackingError when the journal is damaged
-    or the store fails; what was not sent stays.
+    With `anywhere` it is sent to the present store, whichever it is for. A run that was killed before it could say how
+    it ended is KILLED. Raises TrackingError when the journal is damaged or for another store, or the store fails; what
+    was not sent stays.
     """
     try:
         journal = Journal(folder, wait_s=0)
@@ -36,6 +38,8 @@ def send_run(folder: Path) -> str:
             f"{folder} cannot be written: {error.strerror or error}; give the right to write"
         ) from None
     try:
+        if not anywhere:
+            journal.require_store(shown_address(store_uri()))
         ops = journal.read()
         starts = [op for op in ops if isinstance(op, Start)]
         if starts and starts[0].token != folder.name:
