@@ -79,7 +79,7 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     video is reported and never stops the others; the exit code is then 1. Needs the optional extra `preprocess`.
     """
     from stf.data.outputs import require_own_json, write_json
-    from stf.data.preprocess.report import remarks, report_json, summary, videos_table
+    from stf.data.preprocess.report import damaged, remarks, report_json, summary, videos_table
     from stf.data.preprocess.sources import Defaults, find_jobs
     from stf.data.verify_report import make_console
     from stf.errors import DataError, UsageError
@@ -95,17 +95,26 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     made = _make_all(root, settings, found.jobs, options, console)
     console.print(videos_table(made))
     report = options["report"] or root / "preprocess.json"
-    write_json(report, report_json(made, found.refused))
+    everything = _with_earlier(root, made)
+    write_json(report, report_json(everything, found.refused))
     for line in found.refused:
         console.print(f"not taken: {printable(line)}", style="red", markup=False, soft_wrap=True)
     console.print(f"{summary(made, len(found.refused))}\nwritten to {report}", markup=False, soft_wrap=True)
-    _splits(root, found, made, options["num_frames"] if options["splits"] else None, console)
-    n_failed = len(found.refused) + sum(video.outcome == "failed" for video in made)
-    if n_failed:
-        first = next(
-            (f"{v.name}: {remarks(v)}" for v in made if v.outcome == "failed"), (found.refused or [""])[0]
-        )
-        raise DataError(f"{n_failed} of {len(made) + len(found.refused)} videos were not made, first {first}")
+    _splits(root, found, everything, options["num_frames"] if options["splits"] else None, console)
+    wrong = [video for video in made if video.outcome == "failed"] + damaged(made)
+    if found.refused or wrong:
+        first = found.refused[0] if not wrong else f"{wrong[0].name}: {remarks(wrong[0])}"
+        n_wrong, n_all = len(found.refused) + len(wrong), len(made) + len(found.refused)
+        raise DataError(f"{n_wrong} of {n_all} videos were not made or not to their end, first {first}")
+
+
+def _with_earlier(root: Path, made: Sequence[Made]) -> list[Made]:
+    """This command's videos, and what earlier ones made in the same tree."""
+    from stf.data.preprocess.make import Made
+    from stf.data.preprocess.store import complete_entries
+
+    earlier = (Made.read(entry | {"outcome": "kept"}) for entry in complete_entries(root))
+    return list(({video.name: video for video in earlier} | {video.name: video for video in made}).values())
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -187,14 +196,16 @@ def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | No
     if len(missing) < len(SPLITS):
         console.print("the split files are left as they are; delete them to have them written anew")
         return
-    fit = {video.name for video in made if video.outcome != "failed" and video.longest_run >= num_frames}
-    jobs = [job for job in found.jobs if job.name in fit]
-    reals = sorted({job.video_id for job in jobs if job.method is None})
-    fakes = sorted({job.video_id for job in jobs if job.method is not None})
-    targets = {fake.split("_")[0] for fake in fakes}
-    given = {i: split for i, split in found.splits.items() if i in targets.union(reals)}
-    # whoever is known by fakes alone can only be tested on
-    split_of = given or dict.fromkeys(targets, "test") | drawn_splits(reals)
+    fit = [
+        video.name.split("/")
+        for video in made
+        if video.outcome != "failed" and video.longest_run >= num_frames
+    ]
+    reals = sorted({video_id for group, _, video_id in fit if group == "real"})
+    fakes = sorted({video_id for group, _, video_id in fit if group != "real"})
+    people = {person for fake in fakes for person in fake.split("_")}
+    given = {i: split for i, split in found.splits.items() if i in people.union(reals)}
+    split_of = given or drawn_splits(reals, fakes)
     write_splits(root, split_of, fakes)
     how = "from the table" if given else "drawn: a person in several videos may now be in several splits"
     told = f"{len(split_of)} identities with a clip of {num_frames} frames are in train, val and test.json"

@@ -92,7 +92,8 @@ def test_own_videos_become_a_tree_that_is_fit_to_train_on(tmp_path: Path) -> Non
     require_ready(verification)
     assert [d for d in verification.defects if d.what not in ("missing videos", "unknown ids")] == []
     report = json.loads((root / "preprocess.json").read_text())
-    assert [video["name"] for video in report["videos"]] == [f"real/raw/p{i}" for i in range(7)]
+    names = [video["name"] for video in report["videos"]]
+    assert names == ["FaceSwap/raw/p0_p1", "FaceSwap/raw/p1_p0", *(f"real/raw/p{i}" for i in range(7))]
     before = fingerprint_of(root)
     again = run(raw, "--root", root, "--workers", 2, "--num-frames", 8, "--splits")
     assert again.exit_code == 0, again.output
@@ -222,3 +223,50 @@ def test_a_file_in_the_trees_place_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "raw", "--root", tmp_path / "data")
     assert result.exit_code == 1
     assert "cannot be written" in result.output
+
+
+def test_what_is_damaged_half_way_is_made_that_far_and_an_error(tmp_path: Path) -> None:
+    raw, root = recordings(tmp_path / "raw", 2, 40), tmp_path / "data"
+    path = raw / "p0.mp4"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat")
+    middle = at + (len(data) - at) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    for _ in range(2):
+        result = run(raw, "--root", root, "--workers", 1, "--num-frames", 8)
+        assert result.exit_code == 1, result.output
+        assert ", 1 damaged" in result.output
+        assert "real/raw/p0: damaged from frame" in result.output
+    assert FFPPTree(root).video_ids(None, "raw") == ["p0", "p1"]
+
+
+def test_a_video_that_lost_files_is_made_anew_and_one_named_twice_once(tmp_path: Path) -> None:
+    raw, root = recordings(tmp_path / "raw", 2), tmp_path / "data"
+    assert run(raw, "--root", root, "--workers", 1, "--num-frames", 8).exit_code == 0
+    before = snapshot(root)
+    tree = root / "FaceForensics++"
+    next(tree.rglob("p0/*.npy")).unlink()
+    next(tree.rglob("p1/*.png")).unlink()
+    result = run(raw, raw / "p0.mp4", "--root", root, "--workers", 1, "--num-frames", 8)
+    assert result.exit_code == 0, result.output
+    assert "2 made, 0 complete before" in result.output
+    assert snapshot(root) == before
+
+
+def test_splits_and_report_know_what_earlier_commands_made(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    options = ("--root", root, "--workers", 2, "--num-frames", 8)
+    assert run(recordings(tmp_path / "raw", 6), *options).exit_code == 0
+    speaking(tmp_path / "more/p6.mp4", 6)
+    for a, b in ((0, 1), (2, 3)):
+        speaking(tmp_path / f"fakes/p{a}_p{b}.mp4", a)
+    assert run(tmp_path / "more", *options).exit_code == 0
+    result = run(tmp_path / "fakes", *options, "--method", "FaceSwap", "--splits")
+    assert result.exit_code == 0, result.output
+    splits = {split: set(FFPPTree(root).ids(split)) for split in ("train", "val", "test")}
+    assert sorted(i for ids in splits.values() for i in ids) == [f"p{i}" for i in range(7)]
+    for pair in ({"p0", "p1"}, {"p2", "p3"}):
+        assert any(pair <= ids for ids in splits.values())
+    assert splits["test"] >= {"p0", "p1"} or splits["test"] >= {"p2", "p3"}
+    assert len(json.loads((root / "preprocess.json").read_text())["videos"]) == 9

@@ -15,7 +15,7 @@ from stf.errors import TrackingError
 from stf.tracking.journal import Journal
 from stf.tracking.memory import RunMemory
 from stf.tracking.operations import End, Operation, Points, Start, Target
-from stf.tracking.store import ANSWER_WAIT_S, named_failures, open_store
+from stf.tracking.store import ANSWER_WAIT_S, failure, named_failures, open_store
 
 FLUSH_EVERY_S = 5.0
 RETRY_EVERY_S = 60.0
@@ -84,7 +84,9 @@ class Delivery:
         self._journal.sync()
         self._journal.close()
         click.secho(
-            f"{self._journal.folder} holds what MLflow has yet to be told: {SEND_COMMAND}", fg="yellow"
+            f"{self._journal.folder} holds what the MLflow store at {self._memory.store} has yet to be told: "
+            f"{SEND_COMMAND}",
+            fg="yellow",
         )
 
     def send_all(self, wait_s: float = ANSWER_WAIT_S) -> None:
@@ -126,7 +128,7 @@ class Delivery:
             with named_failures(target.store.uri):
                 op.apply(target)
         except OSError as error:  # of the folder of the artifacts, or of the connection to it
-            raise TrackingError(f"the MLflow store at {target.store.uri} failed: {error}") from error
+            raise failure(target.store.uri, error) from error
         if isinstance(op, Start):
             self._start = op
             if target.run_id != self._memory.run_id:

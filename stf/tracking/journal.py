@@ -77,7 +77,7 @@ class Journal:
                 f"{self.folder / _STORE} cannot be read ({error}); move the folder away"
             ) from None
         if named != address:
-            local = "unset it" if named.startswith("sqlite:///mlruns/") else f"set it to {named}"
+            local = "unset it" if named == "sqlite:///mlruns/mlflow.db" else f"set it to {named}"
             raise TrackingError(
                 f"{self.folder} is for the store at {named}, not for {address}; MLFLOW_TRACKING_URI names the store: "
                 f"{local}, or send it --here"

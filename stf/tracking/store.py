@@ -38,7 +38,8 @@ _MAX_REASON = 200  # characters; MLflow's tell a web address three times
 _CREATION_WAIT = (
     12  # times as long for the lock: another process may be creating the database, some 10 s of work
 )
-_PASSWORD = re.compile(r"//[^/@\s]*@")  # and the user's name before it
+# With the user's name before it. A database's may hold / ? # as they are, which in a server's end the host.
+_PASSWORD = re.compile(r"(?<=://)(?:[^/?#\s]*|[^:/\s]*:(?!\d+/)[^@\s]*)@")
 ANSWER_WAIT_S = 10.0  # for a server's answer, or for a database that another program has locked
 # Columns of MLflow's schema that hold an absolute artifact location, which goes stale when the folder moves.
 _LOCATIONS = (
@@ -75,17 +76,23 @@ def named_failures(uri: str) -> Iterator[None]:
         SQLAlchemyError,
         ImportError,
     ) as error:  # the latter: no such database
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        reason = shorten(_PASSWORD.sub("//", first), _MAX_REASON)
-        raise TrackingError(f"the MLflow store at {uri} failed: {reason}") from error
+        raise failure(uri, error) from error
+
+
+def failure(uri: str, error: Exception) -> TrackingError:
+    """What to raise for an error of the store: one short line, without a password."""
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return TrackingError(
+        f"the MLflow store at {uri} failed: {shorten(_PASSWORD.sub('', first), _MAX_REASON)}"
+    )
 
 
 def shown_address(uri: str) -> str:
-    """The store's address as it may be kept in a file: without a password, and the same after the folder moved."""
+    """The store's address as a file and a terminal may hold it: without a password, the same after the folder moved."""
     root = f"sqlite:///{repository_root()}/"
     if uri.startswith(root):
-        return "sqlite:///" + uri.removeprefix(root)
-    return _PASSWORD.sub("//", uri)
+        uri = "sqlite:///" + uri.removeprefix(root)
+    return "".join(char if char.isprintable() else "\ufffd" for char in _PASSWORD.sub("", uri))
 
 
 def store_uri() -> str:
@@ -121,6 +128,8 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
         raise TrackingError(
             f"{mlruns / '.lock'} has been held for {lock_wait_s:.0f} s; end the process that holds it"
         ) from None
+    except ValueError as error:  # of an address with a port that is no number, or with bytes that are no text
+        raise failure(shown_address(uri), error) from error
     except OSError as error:
         raise TrackingError(
             f"the MLflow store in {mlruns} cannot be written: {error.strerror or error}; make room or give the "

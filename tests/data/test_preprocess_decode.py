@@ -137,3 +137,20 @@ def test_another_size_ends_the_run(tmp_path: Path) -> None:
     decoded, problem = frames(tmp_path / "both.ts")
     assert {frame.shape for frame in decoded} == {(120, 160, 3)}
     assert problem
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
+    """A video trimmed without encoding it anew: its first 10 frames are in the file and not shown."""
+    data = bytearray(encode(tmp_path / "whole.mp4", CLIP).read_bytes())
+    at = (
+        data.index(b"elst") + 4 + 4 + 4
+    )  # version and flags, count; then how long is shown, in ms, and from where
+    data[at : at + 4] = (14 * 40).to_bytes(4, "big")
+    at += 4
+    with av.open(str(tmp_path / "whole.mp4")) as container:
+        ticks = round(1 / container.streams.video[0].time_base / 25)
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 10 * ticks).to_bytes(4, "big")
+    (tmp_path / "trimmed.mp4").write_bytes(data)
+    decoded, problem = frames(tmp_path / "trimmed.mp4")
+    assert (len(decoded), problem) == (14, "")
+    assert np.abs(np.stack(decoded).astype(int) - CLIP[10:]).mean() < 6

@@ -158,3 +158,19 @@ def test_splits_are_written_whole_and_readable(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the split 'test' has 1 identities"):
         write_splits(tmp_path / "other", {k: v for k, v in split_of.items() if k not in "fg"}, [])
     assert not (tmp_path / "other").exists()
+
+
+def test_both_people_of_a_fake_are_in_one_split() -> None:
+    ids = [f"p{i}" for i in range(20)]
+    fakes = ["p0_p1", "p1_p2", "p5_p6", "p8_new", "p11_p12", "p13_p14"]
+    drawn = drawn_splits(ids, fakes)
+    assert drawn == drawn_splits(ids[::-1], fakes[::-1])
+    for target, source in (fake.split("_") for fake in fakes):
+        assert drawn[target] == drawn[source]
+    assert drawn.keys() == {*ids, "new"}
+    sizes = [sum(drawn[i] == split for i in ids) for split in ("train", "val", "test")]
+    assert sizes == [14, 3, 3]
+    assert {drawn[fake.split("_")[0]] for fake in fakes} == {"test", "train"}
+    ring = [f"p{i}_p{(i + 1) % 20}" for i in range(20)]
+    with pytest.raises(UsageError, match="link too many people"):
+        drawn_splits(ids, ring)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def drill(kills: int, ways: Sequence[Way], seed: int, jobs: int, folder: Path) -
 @click.option("--keep", type=click.Path(file_okay=False), help="Work in this folder and leave it.")
 def main(kills: int, seed: int, jobs: int, ways: tuple[str, ...], keep: str | None) -> None:
     """Kill trainings on the sample at random moments, start them again, and compare with an undisturbed one."""
+    # a script's background job ignores Ctrl-C, and would have all that it starts ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = [way for way in WAYS if not ways or way.name in ways]
     with tempfile.TemporaryDirectory(prefix="stf-drill-") as folder:
         chains = drill(kills, chosen, seed, jobs, Path(keep or folder))

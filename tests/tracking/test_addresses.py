@@ -13,6 +13,7 @@ from pipeline.send_runs import main
 from stf.config import Params
 from stf.tracking.journal import homes
 from stf.tracking.run import track
+from stf.tracking.store import shown_address
 
 AWAY = "http://ann:sEcret@127.0.0.1:1"  # nobody listens on port 1
 
@@ -26,7 +27,16 @@ def told_by_a_run(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     "address",
-    [AWAY, "http://127.0.0.1:notaport", "postgresql://ann:sEcret@h/db", "nosuch+driver://ann:sEcret@h"],
+    [
+        AWAY,
+        "http://127.0.0.1:notaport",
+        "http://ann:x@sEcret@127.0.0.1:1",
+        "http://\udcff:9",
+        "postgresql://ann:sEcret@h/db",
+        "postgresql://ann:sEcret@h:notaport/db",
+        "postgresql://ann:/sEcret@h/db",
+        "nosuch+driver://ann:sEcret@h",
+    ],
 )
 def test_no_address_stops_a_run_or_shows_its_password(
     address: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -35,6 +45,7 @@ def test_no_address_stops_a_run_or_shows_its_password(
     said = told_by_a_run(capsys)
     assert "what MLflow is to be told is kept in" in said
     assert "sEcret" not in said
+    assert f"holds what the MLflow store at {shown_address(address)} has yet to be told: python -m" in said
     result = CliRunner().invoke(main)
     assert result.exit_code == 1
     assert "still unsent" in result.output

@@ -44,7 +44,12 @@ class RawVideo:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream, self.problem = container, stream, ""
-        self.head = VideoHead(float(stream.average_rate or 0), stream.frames)
+        rate, n_frames = float(stream.average_rate or 0), stream.frames
+        if (
+            stream.duration and stream.time_base
+        ):  # shorter where an edit list trims the video without encoding it anew
+            n_frames = min(n_frames, int(float(stream.duration * stream.time_base) * rate + 0.01))
+        self.head = VideoHead(rate, n_frames)
 
     def frames(self, start: int, limit: int) -> Iterator[NDArray[np.uint8]]:
         """(H, W, 3), upright, in the order they are shown: at most `limit` (0: all) from frame `start` on.

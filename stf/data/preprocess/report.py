@@ -58,10 +58,17 @@ def summary(videos: Sequence[Made], n_refused: int) -> str:
     faceless = sum(made.faceless for made in videos)
     share = f"; a face in {1 - faceless / frames:.2%} of {frames:,} frames" if frames else ""
     counts = f"{outcomes['made']} made, {outcomes['kept']} complete before, {outcomes['failed'] + n_refused} failed"
+    if n_damaged := len(damaged(videos)):
+        counts += f", {n_damaged} damaged"
     new = [made for made in videos if made.outcome == "made"]
     seconds, new_frames = sum(made.seconds for made in new), sum(made.frames for made in new)
     rate = f"; {1000 * seconds / new_frames:.0f} ms a frame and process" if new_frames else ""
     return counts + share + rate
+
+
+def damaged(videos: Sequence[Made]) -> list[Made]:
+    """Those of which only the part before some damage could be made."""
+    return [made for made in videos if made.outcome != "failed" and made.problem]
 
 
 def report_json(videos: Sequence[Made], refused: Sequence[str]) -> dict[str, Any]:

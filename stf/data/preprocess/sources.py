@@ -60,6 +60,8 @@ class Found:
         """Enters a job, unless its id cannot stand in the tree or another file has its place."""
         problem = _name_problem(job)
         taken = next((other for other in self.jobs if other.name == job.name), None)
+        if taken and taken.source.resolve() == job.source.resolve():
+            return  # named twice
         if not problem and taken:
             problem = f"{taken.source} comes to the same place, {job.name}"
         if problem:

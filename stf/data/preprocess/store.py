@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Place:
     def finished(self, settings: str) -> dict[str, Any] | None:
         """The report entry of a video that is complete and was made from this file with these settings."""
         marker = self._read_marker()
-        if marker is None or not marker["complete"] or not self.folders["frames"].is_dir():
+        if marker is None or not marker["complete"] or not self._is_whole(marker["entry"]):
             return None
         made = Signature(**marker["signature"])
         stat = _stat(self.job.source)
@@ -78,6 +79,15 @@ class Place:
             return None
         same = made.mtime_ns == stat.st_mtime_ns or made.sha256 == sha256_of(self.job.source)
         return marker["entry"] if same else None
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        """Whether all files are there that were made."""
+        n_faces = entry["frames"] - entry["faceless"]
+        wanted = {"frames": entry["frames"], "landmarks": n_faces, "retina": n_faces}
+        return all(
+            folder.is_dir() and sum(1 for _ in folder.iterdir()) == wanted[kind]
+            for kind, folder in self.folders.items()
+        )
 
     def foreign(self) -> bool:
         """Whether something that this command did not write is in the video's place."""
@@ -132,7 +142,10 @@ class Place:
         try:
             marker = read_json(self._marker)
             Signature(**marker["signature"])
-            return {"complete": bool(marker["complete"]), **marker, "entry": dict(marker["entry"])}
+            entry = dict(marker["entry"])
+            if type(entry["frames"]) is not int or type(entry["faceless"]) is not int:
+                raise TypeError
+            return {"complete": bool(marker["complete"]), **marker, "entry": entry}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -142,6 +155,17 @@ class Place:
 def state_folder(root: Path) -> Path:
     """Beside the tree, on the disk that holds it: moving a video in is then one step."""
     return tree_folder(root).resolve().parent / ".preprocess"
+
+
+def complete_entries(root: Path) -> Iterator[dict[str, Any]]:
+    """The report entries of all complete videos of the tree, of this and of earlier commands."""
+    for path in sorted((state_folder(root) / "done").rglob("*.json")):
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError
+        ):  # a damaged one is told by its own video
+            marker = read_json(path)
+            if marker["complete"] is True:
+                yield dict(marker["entry"])
 
 
 def prepare_state(root: Path) -> Path:

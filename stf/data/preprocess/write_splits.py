@@ -21,23 +21,48 @@ def missing_splits(root: Path) -> list[str]:
     return [split for split in SPLITS if not split_file(root, split).exists()]
 
 
-def drawn_splits(identities: Sequence[str]) -> dict[str, str]:
-    """{identity: split}, 72/14/14 and at least two in each, the same for the same identities.
+def drawn_splits(identities: Sequence[str], fake_ids: Sequence[str] = ()) -> dict[str, str]:
+    """{person: split}, 72/14/14 of `identities` and at least two in each, the same for the same input.
 
-    Raises UsageError for fewer than six. An identity must be one person: who is filmed in two videos would be in two
-    splits, which nothing here can see.
+    `identities` have a real video, `fake_ids` are TARGET_SOURCE. Whoever fakes link is in one split: those groups come
+    first into test, as far as there is room, because fakes are tested on alone. Raises UsageError for fewer than six
+    identities, or when fakes link so many that no split is left for the others. An identity must be one person: who is
+    filmed in two videos would be in two splits, which nothing here can see.
     """
     if len(identities) < 2 * len(SPLITS):
         raise UsageError(
             f"{len(identities)} videos cannot be split: every split needs two; give at least six"
         )
     order = np.random.default_rng(0).permutation(sorted(identities)).tolist()
-    n_held = {split: max(2, round(SHARES[split] * len(order))) for split in ("val", "test")}
-    bounds = {"val": (0, n_held["val"]), "test": (n_held["val"], n_held["val"] + n_held["test"])}
-    split_of = dict.fromkeys(order, "train")
-    for split, (start, stop) in bounds.items():
-        split_of |= dict.fromkeys(order[start:stop], split)
+    room = {split: max(2, round(SHARES[split] * len(order))) for split in ("val", "test")}
+    split_of: dict[str, str] = {}
+    n_of: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    for group, n_real in _groups(order, fake_ids):
+        wanted = ("val", "test") if len(group) == 1 else ("test",)
+        fits = next((split for split in wanted if n_of[split] + n_real <= room[split]), "train")
+        split = "test" if n_real == 0 or (len(group) > 1 and n_of["test"] == 0) else fits
+        split_of |= dict.fromkeys(group, split)
+        n_of[split] += n_real
+    if min(n_of.values()) < 2:
+        raise UsageError(
+            "the fakes link too many people to draw splits that share nobody; name the splits in a --table"
+        )
     return split_of
+
+
+def _groups(order: Sequence[str], fake_ids: Sequence[str]) -> list[tuple[list[str], int]]:
+    """People whom fakes link, directly or by others, and how many of them are in `order`; linked ones first, the small
+    before the large."""
+    pairs = [tuple(fake_id.split("_")) for fake_id in sorted(fake_ids)]
+    others = sorted({person for pair in pairs for person in pair}.difference(order))
+    group_of = {person: [person] for person in (*order, *others)}
+    for target, source in pairs:
+        if group_of[target] is not group_of[source]:
+            group_of[target] += group_of[source]
+            group_of |= dict.fromkeys(group_of[source], group_of[target])
+    known = set(order)
+    groups = {id(group): (group, len(known.intersection(group))) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda found: (len(found[0]) == 1, found[1]))
 
 
 def write_splits(root: Path, split_of: Mapping[str, str], fake_ids: Sequence[str]) -> None:
