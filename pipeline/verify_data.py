@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,7 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     from stf.data.audit_test_videos import describe, measure_test_videos
     from stf.data.ffpp import is_sample
     from stf.data.leak_audit import require_no_leak, run_audit
-    from stf.data.outputs import write_bytes, write_json
+    from stf.data.outputs import write_json, write_png
     from stf.data.sample_load import sample_pairs
     from stf.data.verify_report import audit_json, audit_metrics, audit_table, baselines_table
     from stf.tracking.pictures import pairs_figure
@@ -115,10 +114,7 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     baselines = describe(measure_test_videos(tree, params.data, n_workers))
     console.print(baselines_table(baselines, synthetic=is_sample(params.data.root)))
     write_json(AUDIT_JSON, audit_json(report, baselines, params.audit))
-    figure = pairs_figure(sample_pairs(params.data, params.sbi, N_PICTURED_PAIRS))
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    write_bytes(PAIRS_PNG, picture.getvalue())
+    write_png(PAIRS_PNG, pairs_figure(sample_pairs(params.data, params.sbi, N_PICTURED_PAIRS)))
     run.log(audit_metrics(report))
     run.artifact(AUDIT_JSON)
     run.artifact(PAIRS_PNG, "plots")

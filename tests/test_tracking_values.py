@@ -67,7 +67,7 @@ class _Values(ast.NodeVisitor):
         is_given_name = isinstance(parent, ast.Assign)
         misplaced = (
             (name in WRITERS and not (is_given_name or isinstance(parent, ast.withitem)))
-            or (name in self._pictures and not (is_given_name or self._is_kept(node)))
+            or (name in self._pictures and not (is_given_name or self._is_kept(node) or self._is_saved(node)))
             or (name in CONSOLE_ONLY and "print" not in taker)
         )
         if misplaced:
@@ -79,9 +79,9 @@ class _Values(ast.NodeVisitor):
         return isinstance(parent, ast.Return) or _called(parent).rpartition(".")[0] in self._holders
 
     def _is_saved(self, node: ast.expr) -> bool:
-        """`figure.savefig(PATH)` where PATH is a constant of the module that names no output of a stage."""
-        call = self._parents[self._parents[node]]
-        if not (isinstance(call, ast.Call) and _called(call).endswith(".savefig")):
+        """`write_png(PATH, figure)` where PATH is a constant of the module that names no output of a stage."""
+        call = self._parents[node]
+        if not (isinstance(call, ast.Call) and _called(call) == "write_png" and node in call.args[1:]):
             return False
         path = self._constants.get(ast.unparse(call.args[0]))
         return path is not None and path not in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
@@ -155,7 +155,10 @@ def test_every_method_of_a_writer_returns_none(writer: type) -> None:
         "save(pairs_figure([]))",
         "def f():\n    return pairs_figure([])\nsave(f())",
         "figure = pairs_figure([])\nwrite(figure)",
-        "PATH = 'metrics/eval_a.json'\nfigure = pairs_figure([])\nfigure.savefig(PATH)",
+        "PATH = 'metrics/eval_a.json'\nfigure = pairs_figure([])\nwrite_png(PATH, figure)",
+        "PATH = 'metrics/eval_a.json'\nwrite_png(PATH, pairs_figure([]))",
+        "def f(path):\n    write_png(path, pairs_figure([]))",
+        "figure = pairs_figure([])\nfigure.savefig('a.png')",
     ],
 )
 def test_a_use_of_a_value_is_found(leak: str) -> None:
@@ -170,7 +173,8 @@ def test_a_use_of_a_value_is_found(leak: str) -> None:
         "print_report(console, baseline_auc(fingerprint))",
         "with track('a') as run:\n    run.figure(pairs_figure([]), 'pairs.png')",
         "def f():\n    return hll_figure([])\nwith track('a') as run:\n    run.figure(f(), 'hll.png')",
-        "PATH = 'metrics/plots/sample_pairs.png'\nfigure = pairs_figure([])\nfigure.savefig(PATH, dpi=120)",
+        "PATH = 'metrics/plots/sample_pairs.png'\nfigure = pairs_figure([])\nwrite_png(PATH, figure)",
+        "PATH = 'metrics/plots/sample_pairs.png'\nwrite_png(PATH, pairs_figure([]))",
     ],
 )
 def test_fair_use_is_not(fair: str) -> None:

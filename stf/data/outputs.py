@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stf.atomic import atomic_file
 from stf.errors import DataError, UsageError
 from stf.files import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DVC_FOLDER = Path("metrics")
 
@@ -32,6 +36,16 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         raise DataError(
             f"{path} cannot be written: {error.strerror or error}; what was there before is untouched"
         ) from None
+
+
+def write_png(path: str | Path, figure: Figure) -> None:
+    """`figure` as a PNG of its own dots per inch under `path`, see `write_bytes`; equal pixels are equal bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    picture = io.BytesIO()
+    # matplotlib writes its own version into the PNG otherwise, and an upgrade would change every hash
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    write_bytes(path, picture.getvalue())
 
 
 def require_own_json(option: str, path: Path, key: str) -> None:

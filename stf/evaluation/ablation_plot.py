@@ -9,9 +9,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stf.data.outputs import write_png
 from stf.evaluation.ablation import RowResult
 from stf.evaluation.compare_plots import MARKERS, SYNTHETIC_TITLE
-from stf.evaluation.plots import DPI, GRID, STYLE, save_png
+from stf.evaluation.plots import DPI, GRID, STYLE
 from stf.evaluation.results import OVERALL
 
 _BASE, _FIX, _UPGRADE = "#222222", "#D55E00", "#0072B2"
@@ -38,7 +39,7 @@ def save_grid_plot(results: Sequence[RowResult], synthetic: bool, path: Path) ->
         _seed_legend(axes, results)
         title = "Ablation grid, one flag at a time"
         axes.set_title(f"{title}\n{SYNTHETIC_TITLE}" if synthetic else title, fontsize=10.5, loc="left")
-        save_png(figure, path)
+        write_png(path, figure)
 
 
 def _limits(results: Sequence[RowResult]) -> tuple[float, float]:

@@ -9,9 +9,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stf.data.outputs import write_png
 from stf.evaluation.compare import Comparison, Contestant, interval_of, is_synthetic
 from stf.evaluation.compare_console import p_value_text
-from stf.evaluation.plots import DPI, GRID, STYLE, save_png
+from stf.evaluation.plots import DPI, GRID, STYLE
 from stf.evaluation.results import OVERALL
 
 # Okabe and Ito's palette again; the first is what the others are held against
@@ -45,7 +46,7 @@ def save_comparison_plot(
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, color="#222222")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
-        save_png(figure, path)
+        write_png(path, figure)
 
 
 def _title(name: str) -> str:

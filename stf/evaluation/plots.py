@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from stf.data.outputs import write_bytes
+from stf.data.outputs import write_png
 from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.results import OVERALL, REAL, Evaluation, group_rows
 
@@ -59,7 +57,7 @@ def save_roc_plot(evaluation: Evaluation, path: Path) -> None:
         axes.plot([], [], linestyle="none", **ring, label="at the validation threshold")
         axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="#dddddd", fontsize=8.5)
         _titles(axes, evaluation, "ROC on test videos")
-        save_png(figure, path)
+        write_png(path, figure)
 
 
 def _roc_line(axes: Axes, evaluation: Evaluation, name: str, metrics: GroupMetrics) -> None:
@@ -104,7 +102,7 @@ def save_scores_plot(evaluation: Evaluation, path: Path) -> None:
         axes.set(xlim=(limits[0] - margin, limits[1] + margin), ylim=(-0.42, len(names) - 0.02))
         axes.set_xlabel("score = mean p(fake) over the video's clips")
         _titles(axes, evaluation, "Scores of the test videos")
-        save_png(figure, path)
+        write_png(path, figure)
 
 
 def _score_limits(scores_N: np.ndarray) -> tuple[float, float]:
@@ -142,11 +140,3 @@ def _titles(axes: Axes, evaluation: Evaluation, what: str) -> None:
     axes.set_title(
         title, fontsize=10.5, loc="left", color="#222222", pad=18 if what.startswith("Scores") else 10
     )
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure as PNG; makes the folder."""
-    picture = io.BytesIO()
-    # matplotlib writes its own version into the PNG otherwise, and an upgrade would change every hash
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-    write_bytes(path, picture.getvalue())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _INCH = 1.9
 _DIFFERENCE_GAIN = 4.0
+_DPI = 120
 
 
 class PairLike(Protocol):
@@ -31,7 +32,7 @@ class PairLike(Protocol):
 
 def pairs_figure(pairs: Sequence[PairLike]) -> Figure:
     """A row per pair: real, fake, mask and |difference| × 4 of the middle frame."""
-    figure = Figure(figsize=(4 * _INCH, len(pairs) * _INCH), layout="constrained")
+    figure = Figure(figsize=(4 * _INCH, len(pairs) * _INCH), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(pairs), 4, squeeze=False)
     for row, pair in zip(axes, pairs, strict=True):
         t = pair.mask.shape[0] // 2

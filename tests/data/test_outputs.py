@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from stf.data.outputs import require_own_json, write_bytes, write_text
+from stf.data.outputs import require_own_json, write_bytes, write_png, write_text
+from stf.data.png import read_header
 from stf.errors import DataError, UsageError
 
 
@@ -60,3 +62,15 @@ def test_what_cannot_be_written_leaves_what_was_there(
     with pytest.raises(DataError, match=r"e\.json cannot be written: No space left on device; .* untouched"):
         write_bytes(path, b"after")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_picture_is_written_whole_and_names_no_version(tmp_path: Path) -> None:
+    figure = Figure(figsize=(2, 1), dpi=50)
+    figure.subplots().plot([0, 1])
+    for name in ("a.png", "b.png"):
+        write_png(tmp_path / "plots" / name, figure)
+    pictures = [(tmp_path / "plots" / name).read_bytes() for name in ("a.png", "b.png")]
+    header = read_header(tmp_path / "plots/a.png")
+    assert (header.width, header.height) == (100, 50)
+    assert pictures[0] == pictures[1]
+    assert b"Software" not in pictures[0]
