@@ -74,9 +74,14 @@ _TROUBLES = (
         ("workers", "checkpointing", "batch"),
     ),
     _Trouble(
-        r"DataLoader worker .*(exited|killed)",
+        r"DataLoader worker .*killed",
         "a loader worker ended unexpectedly",
         ("workers",),
+    ),
+    _Trouble(  # reaped by who waited for its batch, before torch's handler could ask what killed it
+        r"DataLoader worker .*exited",
+        "a loader worker ended, killed perhaps, as by a machine or container that runs out of memory",
+        ("workers", "batch"),
     ),
 )
 _BEHIND_DATA_ERROR = re.compile(r"Too many open files|Cannot allocate memory")

@@ -59,11 +59,19 @@ def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
         ),
         (
             RuntimeError("DataLoader worker (pid(s) 77, 78) exited unexpectedly"),
+            "ended, killed perhaps",
+            (WORKERS, BATCH),
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Aborted. "),
             "ended unexpectedly",
             (WORKERS,),
         ),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Aborted. "), "ended", (WORKERS,)),
-        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "ended", (WORKERS,)),
+        (
+            ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+            "ended, killed perhaps",
+            (WORKERS, BATCH),
+        ),
         (
             RuntimeError(
                 "DataLoader worker (pid 77) is killed by signal: Bus error. It is possible that dataloader's workers "
