@@ -421,20 +421,22 @@ def test_the_start_of_a_run_waits_no_longer_for_its_store_than_it_may(
 def test_attempts_take_a_small_share_of_a_run_however_slow_the_store_is_to_fail(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempts: list[float] = []
+    now_s, attempts_s = 0.0, []
 
     def slow(wait_s: float) -> None:
-        attempts.append(wait_s)
-        time.sleep(0.05)
+        nonlocal now_s
+        attempts_s.append(now_s)
+        now_s += 0.5
         raise TrackingError("no answer")
 
     monkeypatch.setattr(delivery, "open_store", slow)
     monkeypatch.setattr(delivery, "_RETRY_SHARE", 0.25)
-    began = time.monotonic()
+    monkeypatch.setattr("stf.tracking.delivery.time.monotonic", lambda: now_s)
     with track("train", params=PARAMS) as run:
-        while time.monotonic() - began < 1.0:
+        while now_s < 20.0:
             run.log({"loss": 1.0})
-        assert 3 <= len(attempts) <= 6
+            now_s += 0.125
+        assert attempts_s == [2.5 * attempt for attempt in range(8)]  # 0.5 s of trying, then 2 s without
 
 
 @pytest.fixture
