@@ -56,7 +56,7 @@ check: lint test ## lint and test
 fuzz: $(INSTALLED) ## 10,000 spoiled inputs through every reader; ARGS="--seed 1 --inputs 2000" and the like
 	python -m tests.fuzz $(ARGS)
 
-drill: $(INSTALLED) ## 100 kills of trainings and of dvc, and what was lost (an hour); ARGS="--kills 20 --ways repro:dvc"
+drill: $(INSTALLED) ## 100 kills of trainings and of dvc, and what was lost (half an hour); ARGS="--kills 20 --ways repro:dvc"
 	python -m tests.drill $(ARGS)
 
 bench: $(INSTALLED) ## all benchmarks into benchmarks/results.md; ARGS=infer: only that one
