@@ -53,10 +53,10 @@ lint: $(INSTALLED) ## format, lint, types, and who may import whom
 
 check: lint test ## lint and test
 
-fuzz: $(INSTALLED) ## 10,000 spoiled inputs through every reader; ARGS="--seed 1 --inputs 2000" and the like
+fuzz: $(INSTALLED) ## 10,000 spoiled inputs through every reader; ARGS="--seed 1 --inputs 2000"
 	python -m tests.fuzz $(ARGS)
 
-drill: $(INSTALLED) ## 100 kills of trainings and of dvc, and what was lost (half an hour); ARGS="--kills 20 --ways repro:dvc"
+drill: $(INSTALLED) ## 100 kills of trainings and dvc: what is lost (half an hour); ARGS="--kills 20"
 	python -m tests.drill $(ARGS)
 
 bench: $(INSTALLED) ## all benchmarks into benchmarks/results.md; ARGS=infer: only that one
@@ -82,7 +82,7 @@ baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in 
 	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
 
 JOBS ?= 1
-grid: $(INSTALLED) ## the ablations, one flag at a time with three seeds (JOBS=2: two at once), and their table
+grid: $(INSTALLED) ## the ablations, one flag at a time, three seeds each; JOBS=2: two at once
 	@python -m pipeline.ablate --jobs $(JOBS); status=$$?; python -m pipeline.compare --grid; exit $$status
 
 deps: $(INSTALLED) ## write the stages' import closures into dvc.yaml

@@ -32,6 +32,15 @@ def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) 
     assert len(lines) > steps[-1] + 1  # and then the job itself
 
 
+def test_the_list_of_targets_fits_the_terminal() -> None:
+    done = subprocess.run(
+        ("make", "--no-print-directory", "help"), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert {"repro", "test", "fuzz", "drill"} <= {line.split()[1] for line in lines}
+    assert max(map(len, lines)) <= 100
+
+
 # A real venv with stand-ins for what is installed; dvc begins with the folder's path as pip's and uv's scripts do.
 PYTHON = f"""#!/bin/bash
 [ "$1" = -c ] && exit
