@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from benchmarks.harness import machine
-from stf.data.outputs import write_text
+from stf.io.outputs import write_text
 
 # What decides the price of training first, down to what is only overhead.
 NAMES = (

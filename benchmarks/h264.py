@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from benchmarks.harness import interleaved, print_table
-from stf.data.codec import Yuv420, decode_h264, encode_h264, h264_bits, h264_round_trip
+from stf.data.augment.codec import Yuv420, decode_h264, encode_h264, h264_bits, h264_round_trip
 from tests.reference.data_codec_plain import round_trip
 
 FILE = "through an .mp4 file"

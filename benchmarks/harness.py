@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from stf.cores import processor_name, usable_cores
+from stf.io.cores import processor_name, usable_cores
 
 WIDTH = 100  # columns
 COLUMNS = ((14, "CPU median"), (14, "wall median"), (18, "by CPU time"), (13, "peak memory"))  # right-aligned

@@ -1,6 +1,6 @@
 """Made-up 1280×720 videos in the FF++ layout, to time what FF++ itself would cost: python -m benchmarks.hd_videos OUT
 
-What they are is told in stf/data/synthetic/hd.py.
+What they are is told in stf/sample/hd.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from stf.config import QUALITIES
-from stf.data.synthetic.hd import FACE_PX, SPLITS, write_tree
+from stf.sample.hd import FACE_PX, SPLITS, write_tree
 
 __all__ = ["main", "write_tree"]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as pipeline.common does, before numpy is loaded
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as pipeline.cli does, before numpy is loaded
 
 import click
 import cv2
@@ -23,8 +23,8 @@ import torch
 from benchmarks.harness import interleaved, machine, peak_mb, print_table
 from benchmarks.hd_videos import write_tree
 from stf.config import QUALITIES, DataParams, SbiParams, STFV8Config
-from stf.data.face_cache import FaceCache
-from stf.data.face_cache_build import build_video, estimate
+from stf.data.cache.build import build_video, estimate
+from stf.data.cache.face_cache import FaceCache
 from stf.data.face_clip import Reader, read_face_clip
 from stf.data.pairs import PairBatchSampler, as_floats, make_loader
 from stf.data.video_sbi_dataset import VideoSBIDataset

@@ -25,11 +25,11 @@ from benchmarks.harness import Measured, interleaved, print_table
 from benchmarks.hd_videos import write_tree
 from stf.config import QUALITIES, DataParams, SbiParams, STFV8Config
 from stf.data import video_sbi, video_sbi_dataset
+from stf.data.augment.colour import TrainTransform
 from stf.data.augmentations import ElasticMask, affine_masks
 from stf.data.blend import hull_mask, soften
-from stf.data.colour import TrainTransform
-from stf.data.face_cache import FaceCache
-from stf.data.face_cache_build import build_video
+from stf.data.cache.build import build_video
+from stf.data.cache.face_cache import FaceCache
 from stf.data.face_clip import FaceClip, Reader, read_face_clip
 from stf.data.faces import draw_side_factors, final_crop_window
 from stf.data.video_sbi import Recipe, SbiDraw, draw_sbi, streams

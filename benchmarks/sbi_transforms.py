@@ -15,6 +15,9 @@ import numpy as np
 
 from benchmarks.h264 import moving_clip
 from benchmarks.harness import WIDTH, interleaved, machine, ratio_text, row
+from stf.data.augment.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
+from stf.data.augment.region import bounding_window, view
+from stf.data.augment.soft_masks import MaskDraw, soft_masks
 from stf.data.augmentations import (
     AffineDraw,
     ElasticMask,
@@ -23,9 +26,6 @@ from stf.data.augmentations import (
     affine_masks,
 )
 from stf.data.blend import BlendDraw, hull_mask, mix, mix_into, soften
-from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
-from stf.data.region import bounding_window, view
-from stf.data.soft_masks import MaskDraw, soft_masks
 from tests.reference import data_colour_plain
 
 Timed = Callable[[], object]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.common import command, load_params
+from pipeline.cli import command, load_params
 
 if TYPE_CHECKING:
     from stf.config import Params
@@ -80,8 +80,8 @@ def chosen(rows: str | None, seeds: str) -> list[tuple[Row, int]]:
     from stf.config import nearest_name
     from stf.errors import UsageError
     from stf.evaluation.ablation import ROWS
-    from stf.limits import out_of_range
-    from stf.values import coerce
+    from stf.io.limits import out_of_range
+    from stf.io.values import coerce
 
     known = {row.key: row for row in ROWS}
     keys = [key.strip() for key in rows.split(",")] if rows is not None else list(known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.common import command, load_params, params_option
+from pipeline.cli import command, load_params, params_option
 
 DATA_JSON = "metrics/data.json"
 
@@ -23,10 +23,10 @@ def main(params_path: str, estimate: bool) -> None:
     """
     import cv2
 
-    from pipeline.face_cache import cost_text, face_cache, fill, measure, training_videos
+    from stf.console.tables import make_console
     from stf.data.ffpp import require_fingerprint
-    from stf.data.verify_report import make_console
     from stf.errors import ConfigError
+    from stf.training.face_cache import cost_text, face_cache, fill, measure, training_videos
 
     params, console = load_params(params_path), make_console()
     if not params.runtime.face_cache:

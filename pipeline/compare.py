@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.common import command, load_params, params_option
+from pipeline.cli import command, load_params, params_option
 
 if TYPE_CHECKING:
     from stf.config import Params, PhaseName
@@ -38,8 +38,8 @@ def main(runs: tuple[str, ...], grid: bool, params_path: str, output: str | None
     JSON with its scores beside it. A training run stands for its newest evaluation. Without RUN: the V7.3 baseline,
     phase A and phase B of this repository. The first is what the others are held against.
     """
-    from stf.data.outputs import require_own_json
     from stf.errors import UsageError
+    from stf.io.outputs import require_own_json
 
     if grid and runs:
         raise UsageError("--grid takes no RUN: it collects its own")

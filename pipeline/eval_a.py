@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.common import command, load_params
-from pipeline.evaluation_options import evaluation_options
-from pipeline.processes import in_processes
-from stf.distributed import World
+from pipeline.cli import command, load_params, params_option
+from stf.evaluation.options import evaluation_options
+from stf.io.distributed import World
+from stf.io.processes import in_processes
 
 
 @command
+@params_option
 @evaluation_options("a")
 @in_processes
 def main(
@@ -25,7 +26,7 @@ def main(
     validation alone. The plain command writes the pipeline's outputs under metrics/ and the gate of phase B; with
     any other --checkpoint, --params, --methods or with --sbi-test those are left alone.
     """
-    from pipeline.evaluation_run import Request, run_evaluation
+    from stf.evaluation.run import Request, run_evaluation
 
     request = Request("a", checkpoint, params_path, methods, output, sbi_test)
     params = load_params(params_path)

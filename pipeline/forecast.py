@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.common import command, load_params, params_option, set_up_runtime
-from stf.training.forecast import GPUS, UTILISATION
+from pipeline.cli import command, load_params, params_option
+from stf.forecast.forecast import GPUS, UTILISATION
 
 DATA_JSON = "metrics/data.json"
 
 if TYPE_CHECKING:
     from stf.config import Params, PhaseName
-    from stf.training.forecast import Figure
-    from stf.training.forecast_data import DataFigures
-    from stf.training.forecasting import Scenario
+    from stf.forecast.data import DataFigures
+    from stf.forecast.forecast import Figure
+    from stf.forecast.plan import Scenario
 
 
 @command
@@ -55,15 +55,16 @@ def main(
     import tempfile
     from pathlib import Path
 
-    from stf.cores import usable_cores
-    from stf.data.outputs import require_own_json
-    from stf.data.verify_report import make_console
+    from stf.console.tables import make_console
     from stf.errors import TrainingError
-    from stf.training.forecast import Figure
-    from stf.training.forecast_data import has_data, measure_data
-    from stf.training.forecast_line import STORED, machine_key
-    from stf.training.forecast_report import print_forecast
-    from stf.training.forecasting import store_forecast
+    from stf.forecast.data import has_data, measure_data
+    from stf.forecast.forecast import Figure
+    from stf.forecast.line import STORED, machine_key
+    from stf.forecast.plan import store_forecast
+    from stf.forecast.report import print_forecast
+    from stf.io.cores import usable_cores
+    from stf.io.outputs import require_own_json
+    from stf.io.processes import set_up_runtime
 
     if output:
         require_own_json("--output", Path(output), "forecasts")
@@ -101,10 +102,10 @@ def forecasts(
 ) -> tuple[list[Figure], list[Scenario]]:
     """(the network's figures, a forecast with them): one from what was timed here, or three shares of a GPU's peak."""
     from stf.config import STFV8Config
+    from stf.forecast.forecast import Figure, gpu_rates
+    from stf.forecast.measure import step_rates
+    from stf.forecast.plan import PHASES, CoreSeconds, Scenario, plan_of
     from stf.model_size import multiply_adds
-    from stf.training.forecast import Figure, gpu_rates
-    from stf.training.forecast_measure import step_rates
-    from stf.training.forecasting import PHASES, CoreSeconds, Scenario, plan_of
 
     configs: dict[PhaseName, STFV8Config] = {p: STFV8Config.from_params(params, p) for p in PHASES}
     cached = Figure("frames to cache", frames_to_cache(params, data.train_frames), "", "computed")
@@ -146,10 +147,10 @@ def forecasts(
 
 def frames_to_cache(params: Params, train_frames: int) -> int:
     """Frames that runtime.face_cache still lacks: all of them where the data is not here or was never verified."""
-    from pipeline.face_cache import face_cache, training_videos
     from stf.data.ffpp import require_fingerprint
     from stf.errors import DataError
-    from stf.training.forecast_data import has_data
+    from stf.forecast.data import has_data
+    from stf.training.face_cache import face_cache, training_videos
 
     if not params.runtime.face_cache:
         return 0

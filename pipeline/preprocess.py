@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.common import command, progress_bar
+from pipeline.cli import command
 from stf.config import METHODS, QUALITIES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stf.data.preprocess.make import Made, Settings
-    from stf.data.preprocess.sources import Found
-    from stf.data.preprocess.store import Job
+    from stf.preprocess.make import Made, Settings
+    from stf.preprocess.sources import Found
+    from stf.preprocess.store import Job
 
 
 LOCK_S = 30.0  # a killed run's processes leave within a frame
@@ -78,12 +78,13 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     named TARGET_SOURCE.mp4. Videos that are complete are kept: the same command goes on where it was stopped. A broken
     video is reported and never stops the others; the exit code is then 1. Needs the optional extra `preprocess`.
     """
-    from stf.data.outputs import require_own_json, write_json
-    from stf.data.preprocess.report import damaged, remarks, report_json, summary, videos_table
-    from stf.data.preprocess.sources import Defaults, find_jobs
-    from stf.data.verify_report import make_console
+    from stf.console.preprocess import summary, videos_table
+    from stf.console.tables import make_console
     from stf.errors import DataError, UsageError
-    from stf.values import printable
+    from stf.io.outputs import require_own_json, write_json
+    from stf.io.values import printable
+    from stf.preprocess.report import damaged, remarks, report_json
+    from stf.preprocess.sources import Defaults, find_jobs
 
     if options["report"] is not None:
         require_own_json("--report", options["report"], "refused")
@@ -110,8 +111,8 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
 
 def _with_earlier(root: Path, made: Sequence[Made]) -> list[Made]:
     """This command's videos, and what earlier ones made in the same tree."""
-    from stf.data.preprocess.make import Made
-    from stf.data.preprocess.store import complete_entries
+    from stf.preprocess.make import Made
+    from stf.preprocess.store import complete_entries
 
     earlier = (Made.read(entry | {"outcome": "kept"}) for entry in complete_entries(root))
     return list(({video.name: video for video in earlier} | {video.name: video for video in made}).values())
@@ -121,8 +122,8 @@ def _settings(options: dict[str, Any]) -> Settings:
     """With the detector loaded, so that a missing extra is said at once and the processes share the model."""
     from functools import partial
 
-    from stf.data.preprocess.dlib_detector import dlib_detector
-    from stf.data.preprocess.make import Settings
+    from stf.preprocess.dlib_detector import dlib_detector
+    from stf.preprocess.make import Settings
 
     detector = partial(dlib_detector, options["predictor"], options["detect_size"])
     detector()
@@ -135,10 +136,11 @@ def _make_all(
     """The entries of all videos, made several at a time; one process at a time may work on a tree."""
     from filelock import FileLock, Timeout
 
-    from stf.cores import usable_cores
-    from stf.data.preprocess.make import make_each
-    from stf.data.preprocess.store import prepare_state
+    from stf.console.progress import progress_bar
     from stf.errors import UsageError
+    from stf.io.cores import usable_cores
+    from stf.preprocess.make import make_each
+    from stf.preprocess.store import prepare_state
 
     made: list[Made] = []
     n_workers, limit_s = options["workers"] or usable_cores(), options["time_limit"]
@@ -184,7 +186,7 @@ def listening() -> Iterator[Callable[[], None]]:
 def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | None, console: Console) -> None:
     """Writes the split files of what holds a clip of `num_frames`; with None says which files are missing."""
     from stf.data.ffpp import SPLITS
-    from stf.data.preprocess.write_splits import drawn_splits, missing_splits, write_splits
+    from stf.preprocess.write_splits import drawn_splits, missing_splits, write_splits
 
     missing = missing_splits(root)
     if num_frames is None:

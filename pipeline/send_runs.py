@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.common import command, progress_bar
+from pipeline.cli import command
 
 
 @command
@@ -21,6 +21,7 @@ def main(here: bool) -> None:
     """
     from rich.console import Console
 
+    from stf.console.progress import progress_bar
     from stf.errors import TrackingError
     from stf.tracking.unsent import send_run, unsent_runs
 

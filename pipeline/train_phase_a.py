@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.common import command, load_params
-from pipeline.processes import in_processes
-from pipeline.training_options import training_options
-from stf.distributed import World
+from pipeline.cli import command, load_params, params_option
+from stf.io.distributed import World
+from stf.io.processes import in_processes
+from stf.training.options import training_options
 
 
 @command
+@params_option
 @training_options("phase_a")
 @in_processes
 def main(
@@ -26,10 +27,10 @@ def main(
     metrics/phase_a_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
     same command goes on from it.
     """
-    from pipeline.training_run import Wanted, run_phase
-    from pipeline.training_setup import from_scratch, overridden, prepared
     from stf.models.network import build_network
     from stf.training.progress import config_hash
+    from stf.training.run import Wanted, run_phase
+    from stf.training.setup import from_scratch, overridden, prepared
 
     written = load_params(params_path)
     params = overridden(written, "a", epochs, batch_size, dry_run)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from pipeline.common import command, load_params
-from pipeline.processes import in_processes
-from pipeline.training_options import training_options
-from stf.distributed import World
+from pipeline.cli import command, load_params, params_option
+from stf.io.distributed import World
+from stf.io.processes import in_processes
+from stf.training.options import training_options
 
 START = "weights/phase_a.pt"
 GATE = "metrics/gate_a.json"
@@ -15,6 +15,7 @@ REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
 
 
 @command
+@params_option
 @training_options("phase_b")
 @in_processes
 def main(
@@ -38,11 +39,11 @@ def main(
     """
     from pathlib import Path
 
-    from pipeline.training_run import Wanted, run_phase
-    from pipeline.training_setup import from_scratch, money_text, overridden, prepared, start_from
     from stf.models.network import build_network
     from stf.training.gate import require_open_gate
     from stf.training.progress import config_hash
+    from stf.training.run import Wanted, run_phase
+    from stf.training.setup import from_scratch, money_text, overridden, prepared, start_from
 
     written = load_params(params_path)
     params = overridden(written, "b", epochs, batch_size, dry_run)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common import command, load_params, params_option, progress_bar
+from pipeline.cli import command, load_params, params_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stf.audit.verify import Verification
     from stf.config import Params
     from stf.data.ffpp import FFPPTree
-    from stf.data.verify import Verification
     from stf.tracking.run import TrackedRun
 
 DATA_JSON = "metrics/data.json"
@@ -32,10 +32,11 @@ def main(params_path: str) -> None:
     """
     import cv2
 
+    from stf.audit.report import data_json
+    from stf.audit.verify import require_ready
+    from stf.console.tables import make_console
     from stf.data.ffpp import FFPPTree, fingerprint_of
-    from stf.data.outputs import write_json
-    from stf.data.verify import require_ready
-    from stf.data.verify_report import data_json, make_console
+    from stf.io.outputs import write_json
     from stf.tracking.run import track
 
     cv2.setNumThreads(0)  # the work is spread over processes
@@ -61,8 +62,9 @@ def main(params_path: str) -> None:
 def prepare_root(root: str, console: Console) -> None:
     """Generates the sample where it is the root and missing; for another root an empty folder stands in for it."""
     from stf.config import SAMPLE_ROOT
+    from stf.console.progress import progress_bar
     from stf.data.ffpp import is_sample, tree_folder
-    from stf.data.sample import generate_sample
+    from stf.sample.build import generate_sample
 
     if not is_sample(root):
         Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out, whatever data.root is
@@ -76,9 +78,10 @@ def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     """Everything short of the audit, printed and recorded."""
     import dataclasses
 
-    from stf.data.sample_load import load_one_pair
-    from stf.data.verify import verify_tree
-    from stf.data.verify_report import counts_table, defects_table
+    from stf.audit.sample_load import load_one_pair
+    from stf.audit.verify import verify_tree
+    from stf.console.progress import progress_bar
+    from stf.console.verification import counts_table, defects_table
 
     with progress_bar(console, "checking videos") as advance:
         verification = verify_tree(tree, params.data, params.runtime.num_workers, advance)
@@ -99,12 +102,14 @@ def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
 
 def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> None:
     """The leak audit and its pictures, printed and recorded; raises DataError when a probe tells the label."""
-    from stf.data.audit_test_videos import describe, measure_test_videos
+    from stf.audit.leak_audit import require_no_leak, run_audit
+    from stf.audit.report import audit_json, audit_metrics
+    from stf.audit.sample_load import sample_pairs
+    from stf.audit.test_set_baselines import describe, measure_test_videos
+    from stf.console.progress import progress_bar
+    from stf.console.verification import audit_table, baselines_table
     from stf.data.ffpp import is_sample
-    from stf.data.leak_audit import require_no_leak, run_audit
-    from stf.data.outputs import write_json, write_png
-    from stf.data.sample_load import sample_pairs
-    from stf.data.verify_report import audit_json, audit_metrics, audit_table, baselines_table
+    from stf.io.outputs import write_json, write_png
     from stf.tracking.pictures import pairs_figure
 
     n_workers = params.runtime.num_workers

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from stf.errors import ConfigError
-from stf.limits import MAX_PARAMETERS, out_of_range
+from stf.io.limits import MAX_PARAMETERS, out_of_range
+from stf.io.params_file import read_params_file
+from stf.io.values import coerce, nearest_name, shown
 from stf.mixer_size import FEWEST_STATE_SIZES, state_sizes
 from stf.model_size import DCCONV, parameters, size_text
-from stf.params_file import read_params_file
-from stf.values import coerce, nearest_name, shown
 
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]

@@ -1,7 +1,7 @@
 """Video-SBI's transforms (SPEC section 4): each samples its draws once per clip, then applies them.
 
 Drift, TPS, elastic and affine live in files of their own and are given out here; colour is in
-stf.data.colour.
+stf.data.augment.colour.
 Shape legend: T frames, H, W pixels, C = 3 channels.
 """
 
@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.data.codec import PixelFormat, h264_round_trip
-from stf.data.drift import DriftPath, MultiScaleBrownianDrift
-from stf.data.tps import TPSDraw, TPSMaskDeformation
-from stf.data.warps import AffineDraw, ElasticDraw, ElasticMask, affine_frames, affine_masks
+from stf.data.augment.codec import PixelFormat, h264_round_trip
+from stf.data.augment.drift import DriftPath, MultiScaleBrownianDrift
+from stf.data.augment.tps import TPSDraw, TPSMaskDeformation
+from stf.data.augment.warps import AffineDraw, ElasticDraw, ElasticMask, affine_frames, affine_masks
 from stf.errors import ConfigError
 
 __all__ = [

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.errors import DataError
-from stf.files import read_bounded
+from stf.io.files import read_bounded
 
 Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]
@@ -239,3 +239,19 @@ def crop_face(  # noqa: PLR0913 - SBI's public signature
     moved = [None if g is None else np.asarray(g, dtype=np.float64) - (x0, y0) for g in (landmark, bbox)]
     edges = (face[1] - y0, face[0] - x0, y1 - face[3], x1 - face[2])
     return (crop, *moved, edges, *window) if abs_coord else (crop, *moved, edges)
+
+
+def stored_order(landmarks: Points) -> Points:
+    """(..., 81, 2) with the forehead numbered as in the files, so that `reorder_landmark` undoes it."""
+    stored = np.array(landmarks)
+    stored[..., FOREHEAD_ORDER, :] = landmarks[..., 68:, :]
+    return stored
+
+
+def face_box(landmarks_81: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """(7, 2) as a RetinaFace file holds: [x0 y0], [x1 y1], eyes, nose tip, corners of the mouth."""
+    jaw, brows, forehead = landmarks_81[:17], landmarks_81[17:27], landmarks_81[68:]
+    x0, x1, y1 = jaw[:, 0].min(), jaw[:, 0].max(), jaw[:, 1].max()
+    y0 = 0.45 * brows[:, 1].min() + 0.55 * forehead[:, 1].min()
+    eyes = [landmarks_81[36:42].mean(0), landmarks_81[42:48].mean(0)]
+    return np.array([[x0, y0], [x1, y1], *eyes, landmarks_81[30], landmarks_81[48], landmarks_81[54]])

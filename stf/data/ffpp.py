@@ -19,7 +19,7 @@ from stf.data.fingerprint import Kind, fingerprint_of_folder
 from stf.data.splits import ID_PATTERN, read_split
 from stf.data.video import Video, folders_in, frame_fields, numbered_files
 from stf.errors import DataError
-from stf.files import read_json
+from stf.io.files import read_json
 
 SPLITS = ("train", "val", "test")
 KINDS = ("frames", "landmarks", "retina")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from stf.errors import DataError
-from stf.files import open_regular
+from stf.io.files import open_regular
 
 BLOCK_BYTES = 1 << 22
 Kind = Literal["mtimes", "contents"]

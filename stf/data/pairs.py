@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from stf.data.workers import settle_worker
 from stf.errors import ConfigError
+from stf.io.workers import settle_worker
 
 EpochIndex = tuple[int, int]
 

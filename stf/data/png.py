@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.errors import DataError
-from stf.files import open_regular, read_bounded
+from stf.io.files import open_regular, read_bounded
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000

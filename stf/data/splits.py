@@ -7,7 +7,7 @@ import reprlib
 from pathlib import Path
 
 from stf.errors import DataError
-from stf.files import read_json
+from stf.io.files import read_json
 
 MAX_SPLIT_BYTES = 10_000_000
 ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id can never leave its folder

@@ -16,19 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.config import SbiParams, STFV8Config
-from stf.data.augmentations import (
-    AffineDraw,
-    CompressionAugmentation,
-    ElasticMask,
-    MultiScaleBrownianDrift,
-    TPSMaskDeformation,
-)
-from stf.data.blend import BlendDraw, mix_into
-from stf.data.codec import h264_round_trip
-from stf.data.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
-from stf.data.face_clip import FaceClip
-from stf.data.faces import Window
-from stf.data.region import (
+from stf.data.augment.codec import h264_round_trip
+from stf.data.augment.colour import SourceDraw, SourceTransform, TrainDraw, TrainTransform
+from stf.data.augment.region import (
     BLOCK,
     CHROMA_REACH,
     block_aligned,
@@ -39,8 +29,18 @@ from stf.data.region import (
     overlap,
     view,
 )
-from stf.data.soft_masks import MaskDraw, soft_masks
-from stf.data.warps import affine_reach, affine_window
+from stf.data.augment.soft_masks import MaskDraw, soft_masks
+from stf.data.augment.warps import affine_reach, affine_window
+from stf.data.augmentations import (
+    AffineDraw,
+    CompressionAugmentation,
+    ElasticMask,
+    MultiScaleBrownianDrift,
+    TPSMaskDeformation,
+)
+from stf.data.blend import BlendDraw, mix_into
+from stf.data.face_clip import FaceClip
+from stf.data.faces import Window
 
 Frames = NDArray[np.uint8]
 V73_DRIFT_PX = (2.0, 2.0)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from stf.config import DataParams, SbiParams, STFV8Config
+from stf.data.augment.codec import encoder_works
+from stf.data.augment.region import inside
 from stf.data.clips import possible_starts
-from stf.data.codec import encoder_works
 from stf.data.face_clip import Reader, read_face_clip, resize_window, to_model_input, to_planes
 from stf.data.faces import Window, draw_side_factors, final_crop_window
 from stf.data.ffpp import FFPPTree, Video
 from stf.data.pairs import PairBatchSampler, collate_clips, make_loader
-from stf.data.region import inside
 from stf.data.video_sbi import (
     Members,
     Recipe,

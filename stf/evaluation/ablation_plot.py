@@ -9,11 +9,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stf.data.outputs import write_png
 from stf.evaluation.ablation import RowResult
 from stf.evaluation.compare_plots import MARKERS, SYNTHETIC_TITLE
 from stf.evaluation.plots import DPI, GRID, STYLE
 from stf.evaluation.results import OVERALL
+from stf.io.outputs import write_png
 
 _BASE, _FIX, _UPGRADE = "#222222", "#D55E00", "#0072B2"
 _MARGIN = 2.0  # points

@@ -17,14 +17,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, Dataset
 
+from stf.data.augment.codec import h264_bits
 from stf.data.clips import read_clip, read_geometry, video_clip_starts
-from stf.data.codec import h264_bits
 from stf.data.pairs import start_loader_worker
 from stf.data.video import Video
-from stf.distributed import ALONE, World
 from stf.errors import DataError
 from stf.evaluation.bootstrap import Interval, auc_interval
 from stf.evaluation.predict import Watch, unwatched
+from stf.io.distributed import ALONE, World
 
 BITRATE_QP = 23
 SCALARS = {  # name → what it measures, on the video's middle clip

@@ -9,11 +9,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stf.data.outputs import write_png
 from stf.evaluation.compare import Comparison, Contestant, interval_of, is_synthetic
 from stf.evaluation.compare_console import p_value_text
 from stf.evaluation.plots import DPI, GRID, STYLE
 from stf.evaluation.results import OVERALL
+from stf.io.outputs import write_png
 
 # Okabe and Ito's palette again; the first is what the others are held against
 RUN_COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

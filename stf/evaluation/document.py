@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stf.data.outputs import write_text
 from stf.evaluation.baselines import SCALARS, ScalarAuc
 from stf.evaluation.bootstrap import Interval
 from stf.evaluation.gate import TEST_DATA_USE
 from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.results import OVERALL, REAL, Evaluation
 from stf.evaluation.videos import SPLIT, VideoGroup
+from stf.io.outputs import write_text
 
 DIGITS = 6
 SYNTHETIC_NOTE = (

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stf.data.outputs import write_text
+from stf.io.outputs import write_text
 
 TEST_DATA_USE = {
     "a": (

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stf.config import Params
-from stf.data.codec import h264_round_trip
+from stf.data.augment.codec import h264_round_trip
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.evaluation.predict import ClipScorer, Watch, unwatched
 from stf.models.backbone_v8 import STFMambaV8

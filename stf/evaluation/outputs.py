@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stf.data.outputs import require_own_json
 from stf.errors import UsageError
+from stf.io.outputs import require_own_json
 
 DOCUMENT_KEY = "qualities"  # what tells an evaluation's document from other JSON
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from stf.data.outputs import write_png
 from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.results import OVERALL, REAL, Evaluation, group_rows
+from stf.io.outputs import write_png
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from stf.config import STFV8Config
-from stf.data.evaluation_clips import EvaluationClips, collate_evaluation
 from stf.data.pairs import as_floats, start_loader_worker
 from stf.data.video import Video
-from stf.distributed import ALONE, World
 from stf.errors import CheckpointError
+from stf.evaluation.clips import EvaluationClips, collate_evaluation
+from stf.io.distributed import ALONE, World
 
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (batches, what they are, how many) → the batches
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from stf.errors import DataError
 from stf.evaluation.outputs import Outputs
-from stf.files import read_bounded, read_json
+from stf.io.files import read_bounded, read_json
 
 MAX_SCORES_BYTES = 200_000_000  # FF++'s 700 videos in three qualities take 200 kB
 MAX_TEXT, MAX_COUNT = 200, 1_000_000_000

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from stf import atomic
 from stf.errors import CheckpointError
+from stf.io import atomic
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -87,7 +87,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
-    """stf.atomic's, with CheckpointError for what the disk refuses."""
+    """stf.io.atomic's, with CheckpointError for what the disk refuses."""
     try:
         with atomic.atomic_file(path, previous) as file:
             yield file

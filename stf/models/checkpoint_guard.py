@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stf.errors import CheckpointError
-from stf.files import open_regular
+from stf.io.files import open_regular
 
 MAX_PICKLE_BYTES = 100_000_000  # of names and plain values; ours have 0.3 MB
 _NEEDLESS = ("bytearray",)  # torch reads it, no checkpoint of weights holds one

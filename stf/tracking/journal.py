@@ -22,9 +22,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from stf.atomic import atomic_file
 from stf.errors import TrackingError
-from stf.files import read_bounded
+from stf.io.atomic import atomic_file
+from stf.io.files import read_bounded
 from stf.tracking.disk import refusals_told
 from stf.tracking.operations import Keep, Operation, Points, Register, Start, operation
 from stf.tracking.plain import is_inner_path

@@ -9,7 +9,7 @@ import subprocess
 import psutil
 import torch
 
-from stf.cores import processor_name
+from stf.io.cores import processor_name
 
 # What the stages themselves rewrite, and params.yaml, which the run records in full, do not make a commit dirty.
 _WRITTEN_BY_STAGES = (":!metrics", ":!dvc.lock", ":!params.yaml")

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stf.data.pairs import collate_clips
-from stf.distributed import World
+from stf.io.distributed import World
 
 _BUCKET_ELEMENTS = 25 << 18  # 25 MiB of float32: the first is on its way while the next is packed
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from stf.config import Params, STFV8Config
 from stf.data.face_clip import Reader, read_face_clip
 from stf.data.video_sbi_dataset import PairBatchSampler, VideoSBIDataset, make_loader
-from stf.distributed import ALONE, World
 from stf.errors import DataError
+from stf.io.distributed import ALONE, World
 from stf.training.distributed import RankShare, collate_share
-from stf.training.fit import Batches, Feeds
+from stf.training.loop import Batches, Feeds
 from stf.training.step import Batch
 from stf.training.validation import RememberedBatches
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stf.errors import TrainingError
-from stf.files import read_json
+from stf.io.files import read_json
 
 RENEW = "`dvc repro eval_a` writes it"
 

@@ -12,7 +12,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from stf.config import STFV8Config, TrainingParams
-from stf.distributed import ALONE, World
+from stf.io.distributed import ALONE, World
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.losses import STFV8Loss
 from stf.training.optimizer import build_optimizer, build_schedule

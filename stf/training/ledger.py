@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
-from stf.atomic import sync_folder
 from stf.errors import TrainingError
-from stf.files import read_bounded, read_json
+from stf.io.atomic import sync_folder
+from stf.io.files import read_bounded, read_json
 
 BEAT_S = 0.5
 FSYNC_S = 30.0

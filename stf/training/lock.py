@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from stf.atomic import sweep
 from stf.errors import CheckpointError, TrainingError
-from stf.files import read_json
+from stf.io.atomic import sweep
+from stf.io.files import read_json
 from stf.models.checkpoint_file import write_atomically
 
 LOCK_WAIT_S = 30.0  # as long as a trainer that was told to leave may take

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stf.audit.stride import Motion, image_pairs, stride_of_numbers, suspected_data_set, suspected_stride
 from stf.data.clips import (
     clip_starts,
     possible_starts,
@@ -23,7 +24,6 @@ from stf.data.clips import (
 )
 from stf.data.faces import reorder_landmark
 from stf.data.ffpp import FFPPTree, Video
-from stf.data.stride import Motion, image_pairs, stride_of_numbers, suspected_data_set, suspected_stride
 from stf.errors import DataError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

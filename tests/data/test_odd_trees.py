@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from stf.audit.verify import Verification, verify_tree
+from stf.audit.video_check import Defect
 from stf.config import DataParams
 from stf.data.ffpp import (
     FFPPTree,
@@ -22,8 +24,6 @@ from stf.data.ffpp import (
     tree_folder,
     video_folder,
 )
-from stf.data.verify import Verification, verify_tree
-from stf.data.video_check import Defect
 from stf.errors import DataError
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from stf.config import SbiParams, STFV8Config
 from stf.data import video_sbi as recipe_module
+from stf.data.augment.region import CHROMA_REACH
+from stf.data.augment.soft_masks import soft_masks
 from stf.data.face_clip import FaceClip
 from stf.data.faces import draw_side_factors, final_crop_window
-from stf.data.region import CHROMA_REACH
-from stf.data.soft_masks import soft_masks
 from stf.data.video_sbi import (
     Blend,
     Recipe,

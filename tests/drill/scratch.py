@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from stf.data.ffpp import SAMPLE_ROOT, FFPPTree
-from stf.data.sample import SampleSpec, generate_sample
+from stf.sample.build import SampleSpec, generate_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "STF_DRILL"  # in the environment of everything that a chain starts

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from stf.config import FLAGS, STFV8Config
-from stf.distributed import World
 from stf.evaluation.predict import ClipScorer
 from stf.evaluation.results import Evaluation, evaluate
+from stf.io.distributed import World
 from stf.models.network import build_network
 from tests.reference.evaluation_sets import params_for
 from tests.reference.worlds import play

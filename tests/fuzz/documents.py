@@ -13,8 +13,8 @@ from stf.data.ffpp import FFPPTree, recorded_fingerprint, split_file
 from stf.data.splits import ID_PATTERN, read_split
 from stf.evaluation.compare import Contestant, Costs, compare
 from stf.evaluation.saved import read_evaluation
-from stf.training.forecast import Money
-from stf.training.forecast_line import stored_line
+from stf.forecast.forecast import Money
+from stf.forecast.line import stored_line
 from stf.training.gate import require_open_gate
 from stf.training.ledger import ledger_usd
 from tests.fuzz.kinds import Kind, Place, Rng

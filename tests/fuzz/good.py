@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from stf.config import DataParams, Params, STFV8Config
-from stf.data.face_cache import FaceCache
-from stf.data.face_cache_build import build_video
+from stf.data.cache.build import build_video
+from stf.data.cache.face_cache import FaceCache
 from stf.data.ffpp import FFPPTree
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.weights import save_checkpoint

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from stf.config import STFV8Config
-from stf.data.face_cache_file import HEADER, OpenedFile, check_file
+from stf.data.cache.file import HEADER, OpenedFile, check_file
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.checkpoint_file import sealed
 from stf.models.weights import load_checkpoint_flexible, load_model

@@ -7,13 +7,13 @@ import os
 import shutil
 from pathlib import Path
 
+from stf.audit.sample_load import load_one_pair
+from stf.audit.verify import require_ready, verify_tree
 from stf.config import DataParams, SbiParams
 from stf.data.ffpp import FFPPTree, fingerprint_of, split_file, tree_folder
-from stf.data.preprocess.decode import open_video
-from stf.data.preprocess.sources import Defaults, find_jobs
-from stf.data.sample_load import load_one_pair
-from stf.data.verify import require_ready, verify_tree
 from stf.errors import StfError
+from stf.preprocess.decode import open_video
+from stf.preprocess.sources import Defaults, find_jobs
 from tests.fuzz.kinds import Kind, Place, Rng
 from tests.fuzz.mutations import pick, spoil_bytes
 from tests.fuzz.pictures import spoiled_png

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stf.config import STFV8Config
-from stf.data.codec import h264_round_trip
+from stf.data.augment.codec import h264_round_trip
 from stf.errors import ConfigError
 from stf.mixer_size import N_HLL_STATISTICS, state_sizes
 from stf.models.adaptive_state import STATISTICS, AdaptiveStateGate, hll_statistics

@@ -7,6 +7,7 @@ import torch
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, StfError
+from stf.io.values import printable
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
@@ -18,7 +19,6 @@ from stf.models.weights import (
     read_checkpoint,
     save_checkpoint,
 )
-from stf.values import printable
 from tests.reference import models_mamba_ssm_fake as fake
 
 

@@ -1,4 +1,4 @@
-"""Slow plain twin of stf.data.codec: a whole .mp4 in memory, muxed, demuxed and decoded by the container API."""
+"""Slow plain twin of augment.codec: a whole .mp4 in memory, muxed, demuxed and decoded by the container API."""
 
 import io
 from collections.abc import Iterable

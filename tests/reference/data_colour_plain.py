@@ -1,4 +1,4 @@
-"""Slow plain twins of stf.data.colour: the library called on each frame by itself, seeded anew, as SBI's code does."""
+"""Slow plain twins of augment.colour: the library called on each frame by itself, seeded anew, as SBI's code does."""
 
 import functools
 
@@ -6,7 +6,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from stf.data.colour import SourceDraw, TrainDraw
+from stf.data.augment.colour import SourceDraw, TrainDraw
 
 
 @functools.cache

@@ -5,13 +5,13 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import map_coordinates
 
+from stf.data.augment.codec import h264_round_trip
+from stf.data.augment.colour import SourceTransform, TrainTransform
+from stf.data.augment.tps import control_points
 from stf.data.augmentations import affine_frames
 from stf.data.blend import hull_mask, mix
 from stf.data.clips import read_clip, read_geometry
-from stf.data.codec import h264_round_trip
-from stf.data.colour import SourceTransform, TrainTransform
 from stf.data.faces import crop_face, flip_geometry
-from stf.data.tps import control_points
 from tests.reference import data_blend_plain
 from tests.reference.data_warps_plain import sampled
 

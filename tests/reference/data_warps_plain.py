@@ -4,8 +4,8 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from stf.data.tps import TPSDraw, control_points
-from stf.data.warps import AffineDraw
+from stf.data.augment.tps import TPSDraw, control_points
+from stf.data.augment.warps import AffineDraw
 
 
 def sampled(image_HW: np.ndarray, x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 
-from stf.data.preprocess.faces import Face
+from stf.preprocess.faces import Face
 from tests.conftest import unit_face
 
 SIZE = (120, 160)  # H, W

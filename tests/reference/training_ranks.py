@@ -17,17 +17,17 @@ from typing import Any
 import click
 import torch
 
-from pipeline.common import command
-from pipeline.processes import in_processes
+from pipeline.cli import command
 from stf.config import STFV8Config, TrainingParams
 from stf.data.pairs import PairBatchSampler
 from stf.data.video_sbi_dataset import Provenance
-from stf.distributed import World
+from stf.io.distributed import World
+from stf.io.processes import in_processes
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
 from stf.training.distributed import RankShare, collate_share
-from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
+from stf.training.loop import Feeds, Hooks, Plan, fit
 from stf.training.progress import Progress
 from stf.training.state import CheckpointFolder, Origin
 

@@ -1,4 +1,4 @@
-"""Several processes played by threads: everything of stf.distributed but torch's own transport.
+"""Several processes played by threads: everything of stf.io.distributed but torch's own transport.
 
 Only one plays at a time, till it waits for the others: code that processes share nothing of need not be thread-safe.
 """
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from stf.distributed import World
+from stf.io.distributed import World
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from stf.data.video_sbi_dataset import Provenance
 from stf.errors import Interrupted
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
-from stf.training.fit import Feeds, Hooks, Plan, fit
 from stf.training.learner import Learner, build_learner
+from stf.training.loop import Feeds, Hooks, Plan, fit
 from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord, StepRecord
 from stf.training.state import CheckpointFolder, Origin

@@ -1,0 +1,102 @@
+"""From light to files: lens, exposure, mains flicker, sensor noise, tone curve, H.264. T frames, H, W, C = RGB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+
+from stf.sample.performance import FPS
+
+Frames = NDArray[np.uint8]
+LENS_BLUR_px = (0.85, 1.1)  # standard deviation, from the best lens to the worst
+CHROMA_BLUR_px = 4.0  # every camera smooths colour noise away, where the eye does not look
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One device: the same for every frame of a take."""
+
+    lens_blur_px: float
+    vignette: float
+    shot_noise: float
+    read_noise: float
+    grain_px: float
+    black: float  # grey levels of the darkest and brightest the picture holds: a flat, hazy profile
+    white: float
+    gains: NDArray[np.float32]
+    flicker: float
+    flicker_phase: float
+    flicker_step: float  # radians per frame: mains frequency against frame rate
+    flicker_tilt: float  # radians per row: rolling shutter
+    crf: int  # of the recording
+
+
+def draw_camera(rng: np.random.Generator) -> Camera:
+    """A camera, its settings and the mains it hangs on."""
+    noise = float(np.exp(rng.uniform(np.log(0.2), np.log(0.7))))
+    return Camera(
+        lens_blur_px=float(rng.uniform(*LENS_BLUR_px)),
+        vignette=float(rng.uniform(0.0, 0.22)),
+        shot_noise=0.00022 * noise,
+        read_noise=0.0012 * noise,
+        grain_px=float(rng.uniform(0.45, 0.7)),
+        black=float(rng.uniform(30, 44)),
+        white=float(rng.uniform(188, 202)),
+        gains=(1 + rng.normal(0, 0.025, 3)).astype(np.float32),
+        flicker=float(rng.uniform(0.003, 0.03)),
+        flicker_phase=float(rng.uniform(0, 2 * np.pi)),
+        flicker_step=float(rng.normal(0, 0.5)),
+        flicker_tilt=float(rng.uniform(0.005, 0.03)),
+        crf=int(rng.integers(18, 22)),
+    )
+
+
+def expose(camera: Camera, light_HWC: NDArray[np.float32], t: int, rng: np.random.Generator) -> Frames:
+    """One 8-bit picture (H, W, 3) of linear light; the noise grows with the signal, as photons do."""
+    height, width = light_HWC.shape[:2]
+    picture = cv2.GaussianBlur(light_HWC, (0, 0), camera.lens_blur_px)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    x = np.arange(width, dtype=np.float32)[None]
+    mains = np.sin(camera.flicker_phase + camera.flicker_step * t + camera.flicker_tilt * y)
+    corner = ((x / width - 0.5) ** 2 + (y / height - 0.5) ** 2) * 2
+    gain = (1 + camera.flicker * mains) * (1 - camera.vignette * corner)
+    picture = np.clip(picture * gain[..., None].astype(np.float32) * camera.gains, 0, None)
+    deviation = np.sqrt(camera.shot_noise * picture + camera.read_noise**2)
+    grain = cv2.GaussianBlur(rng.standard_normal(picture.shape, dtype=np.float32), (0, 0), camera.grain_px)
+    picture = np.clip(picture + deviation * grain, 0, 1)
+    coded = np.power(picture, np.float32(1 / 2.2))
+    levels = np.round(camera.black + coded * (camera.white - camera.black)).astype(np.uint8)
+    luma_chroma = cv2.cvtColor(levels, cv2.COLOR_RGB2YCrCb)
+    luma_chroma[..., 1:] = cv2.GaussianBlur(luma_chroma[..., 1:], (0, 0), CHROMA_BLUR_px)
+    return np.asarray(cv2.cvtColor(luma_chroma, cv2.COLOR_YCrCb2RGB), np.uint8)
+
+
+def h264(frames_THWC: Frames, crf: int) -> Frames:
+    """The frames after libx264 at constant rate factor `crf` (23 is FF++'s c23), 4:2:0, one thread; even sizes."""
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = frames_THWC.shape[2], frames_THWC.shape[1], "yuv420p"
+    encoder.framerate, encoder.time_base = Fraction(FPS), Fraction(1, FPS)
+    encoder.thread_count = 1
+    # Without mbtree: libx264's macroblock tree reads memory it never wrote, so equal clips gave unequal bytes.
+    encoder.options = {"preset": "medium", "crf": str(crf), "mbtree": "0"}
+    packets: list[av.Packet] = []
+    for t, frame in enumerate(frames_THWC):
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", threads=1)
+        picture.pts = t
+        packets += encoder.encode(picture)
+    packets += encoder.encode(None)
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.thread_count = 1
+    decoded = [frame for packet in packets for frame in decoder.decode(packet)] + decoder.decode(None)
+    out = np.empty_like(frames_THWC)
+    for t, frame in enumerate(decoded):
+        out[t] = frame.to_ndarray(format="rgb24", threads=1)
+    return out

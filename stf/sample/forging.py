@@ -1,0 +1,99 @@
+"""Tools that every forgery uses: where it may touch the picture, colour matching, warps. H, W pixels, C = RGB.
+
+Forgeries change an already recorded frame inside the hull of the target's landmarks and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stf.sample.face import Rendering
+from stf.sample.take import Take
+
+Picture = NDArray[np.floating[Any]]
+Mask = NDArray[np.floating[Any]]
+Points = NDArray[np.floating[Any]]
+
+
+def hull(points_N2: Points, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) of 0 and 1: the pixels strictly inside the points' convex hull."""
+    mask = np.zeros(size, np.uint8)
+    corners = cv2.convexHull(points_N2.astype(np.float32))[:, 0]
+    cv2.fillConvexPoly(mask, np.round(corners * 16).astype(np.int32), 1, cv2.LINE_8, 4)
+    return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0), np.uint8)
+
+
+def feathered(inside: NDArray[np.uint8], width_px: float) -> Mask:
+    """A mask that rises from 0 at the edge of `inside` to 1 `width_px` further in; exactly 0 outside."""
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    ramp = np.clip(distance / width_px, 0, 1).astype(np.float32)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def develop(take: Take, rendering: Rendering) -> Picture:
+    """A rendering in the grey levels of the take's camera, without lens, noise and flicker."""
+    coded = np.power(np.clip(rendering.colour_HWC, 0, 1), np.float32(1 / 2.2))
+    return take.camera.black + coded * np.float32(take.camera.white - take.camera.black)
+
+
+def match_colours(picture: Picture, reference: Picture, mask: Mask, spread: float) -> Picture:
+    """Shifts each channel's mean inside the mask to the reference's, and its deviation by the share `spread`."""
+    weight = mask.sum() + 1e-6
+    out = np.empty_like(picture)
+    for k in range(3):
+        have, want = picture[..., k], reference[..., k]
+        mean, goal = float((have * mask).sum() / weight), float((want * mask).sum() / weight)
+        std = float(np.sqrt(((have - mean) ** 2 * mask).sum() / weight)) + 1e-3
+        ratio = float(np.sqrt(((want - goal) ** 2 * mask).sum() / weight)) / std
+        out[..., k] = (have - mean) * np.float32(1 + spread * (ratio - 1)) + np.float32(goal)
+    return out
+
+
+def paste(frame: NDArray[np.uint8], picture: Picture, mask: Mask) -> NDArray[np.uint8]:
+    """The frame with the picture over it; where the mask is 0 the frame's bytes stay."""
+    mixed = frame + mask[..., None] * (picture - frame)
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> Points:
+    """(2, 3) least-squares map of source onto target points, a similarity or a full affine map."""
+    x, y, one = source_N2[:, 0], source_N2[:, 1], np.ones(len(source_N2))
+    if not similarity:
+        return np.linalg.lstsq(np.stack([x, y, one], 1), target_N2, rcond=None)[0].T
+    zero = np.zeros_like(one)
+    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    a, b, tx, ty = np.linalg.lstsq(rows, target_N2.T.ravel(), rcond=None)[0]
+    return np.array([[a, -b, tx], [b, a, ty]])
+
+
+def move(points_N2: Points, matrix_23: Points) -> Points:
+    """The points under the affine map."""
+    return points_N2[:, :1] * matrix_23[:, 0] + points_N2[:, 1:] * matrix_23[:, 1] + matrix_23[:, 2]
+
+
+def _kernel(a_N2: Points, b_M2: Points) -> Points:
+    squared = (a_N2[:, :1] - b_M2[:, 0]) ** 2 + (a_N2[:, 1:] - b_M2[:, 1]) ** 2
+    return 0.5 * squared * np.log(squared + 1e-9)
+
+
+def warp_field(new_N2: Points, old_N2: Points, size: tuple[int, int], step_px: int = 6) -> tuple[Mask, Mask]:
+    """Maps for cv2.remap that carry old to new points: a smoothing thin-plate spline on a coarse grid."""
+    n = len(new_N2)
+    scale = 50.0
+    centres = new_N2 / scale
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = _kernel(centres, centres) + 2e-3 * np.eye(n)
+    system[:n, n:] = np.concatenate([np.ones((n, 1)), centres], 1)
+    system[n:, :n] = system[:n, n:].T
+    weights = np.linalg.solve(system, np.concatenate([old_N2 - new_N2, np.zeros((3, 2))]))
+    rows, columns = size[0] // step_px + 2, size[1] // step_px + 2
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * (step_px / scale)
+    shift = _kernel(grid, centres) @ weights[:n] + weights[n] + grid @ weights[n + 1 :]
+    coarse = shift.reshape(rows, columns, 2).astype(np.float32)
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    fine = cv2.remap(coarse, x / step_px, y / step_px, cv2.INTER_LINEAR)
+    return x + fine[..., 0], y + fine[..., 1]

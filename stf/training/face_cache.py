@@ -1,0 +1,103 @@
+"""The face cache as the commands use it: where it lies, what it costs, and how it is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stf.console.progress import progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stf.config import Params
+    from stf.data.cache.build import BuiltVideo, Estimate
+    from stf.data.cache.face_cache import FaceCache
+    from stf.data.face_clip import Reader
+    from stf.data.video import Video
+
+MAX_NAMED = 10
+
+
+def training_reader(params: Params, fingerprint: str) -> Reader:
+    """How training reads its clips: from runtime.face_cache, to be filled before the first one, or from the PNGs."""
+    from stf.data.face_clip import read_face_clip
+
+    return face_cache(params, fingerprint).read if params.runtime.face_cache else read_face_clip
+
+
+def prepare_face_cache(params: Params, fingerprint: str) -> None:
+    """Builds what runtime.face_cache lacks; nothing when it is empty.
+
+    Of several processes on one disk one builds, the others wait. Raises DataError when the disk has no room.
+    """
+    if not params.runtime.face_cache:
+        return
+    from rich.console import Console
+
+    cache, videos = face_cache(params, fingerprint), training_videos(params)
+    with cache.locked():
+        fill(cache, videos, params.runtime.num_workers, Console())
+
+
+def face_cache(params: Params, fingerprint: str) -> FaceCache:
+    """In the real repository when relative: under `dvc exp run --temp` the working folder is thrown away."""
+    from stf.data.cache.face_cache import FaceCache
+
+    root = Path(os.environ.get("DVC_ROOT", ".")) / params.runtime.face_cache
+    return FaceCache.of(root, params.data, fingerprint)
+
+
+def training_videos(params: Params) -> list[Video]:
+    """The videos whose clips change from epoch to epoch; validation's are made once and remembered."""
+    from stf.data.ffpp import FFPPTree
+
+    return FFPPTree(params.data.root).real_videos("train", params.data.quality)
+
+
+def fill(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> None:
+    """Builds what is missing, after a look at the disk; says what it costs and which clips stay outside."""
+    from stf.data.cache.build import build, require_space
+
+    missing = cache.missing(videos)
+    if not missing:
+        return
+    planned = measure(cache, missing, n_workers, console)
+    require_space(cache, planned.n_bytes)
+    console.print(f"face cache {cache.folder}: {cost_text(planned, n_workers)}", soft_wrap=True)
+    with progress_bar(console, "caching faces") as advance:
+        built = build(cache, missing, n_workers, advance)
+    tell_what_is_left_out(built, console)
+
+
+def measure(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> Estimate:
+    """The size to the byte and the time from a few frames; writes nothing."""
+    from stf.data.cache.build import estimate
+
+    with progress_bar(console, "measuring faces") as advance:
+        return estimate(cache, videos, n_workers, advance)
+
+
+def cost_text(planned: Estimate, n_workers: int) -> str:
+    """'720 videos, 367,200 frames: 190.2 GB (518 kB a frame), about 101 core-minutes, 13 minutes in 8 processes'."""
+    size = f"{planned.n_bytes / 1e9:,.1f} GB ({planned.n_bytes / max(1, planned.n_frames) / 1e3:,.0f} kB a frame)"
+    minutes, n_processes = planned.core_seconds / 60, max(1, n_workers)
+    where = "one process" if n_processes == 1 else f"{n_processes} processes"
+    time = f"about {minutes:,.1f} core-minutes, {minutes / n_processes:,.1f} minutes in {where}"
+    return f"{planned.n_videos:,} videos, {planned.n_frames:,} frames: {size}, {time}"
+
+
+def tell_what_is_left_out(built: Sequence[BuiltVideo], console: Console) -> None:
+    """Names the videos of which some clips stay with the PNGs, and why."""
+    partial = [video for video in built if video.problem]
+    for video in partial[:MAX_NAMED]:
+        served = f"{video.n_served} of {video.n_clips} clips are cached"
+        console.print(
+            f"{video.name}: {served}; {video.problem}", style="yellow", markup=False, soft_wrap=True
+        )
+    if len(partial) > MAX_NAMED:
+        console.print(
+            f"and {len(partial) - MAX_NAMED} more such videos; `dvc repro verify_data` lists them all"
+        )

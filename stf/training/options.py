@@ -1,0 +1,36 @@
+"""The options that both training commands have, without importing anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import stf.training.preemption  # noqa: F401  # early: it reads who started this process
+
+
+def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --resume, --fresh, --epochs, --batch-size, --dry-run; `section` is the phase's in params.yaml."""
+    options = (
+        click.option(
+            "--resume",
+            "resume_path",
+            type=click.Path(exists=True, dir_okay=False),
+            help="Go on from this last.pt of the same configuration and data, or start from the weights of any "
+            "checkpoint. Without it a run that was stopped goes on by itself.",
+        ),
+        click.option("--fresh", is_flag=True, help="Start at epoch 1, whatever checkpoints/ holds."),
+        click.option("--epochs", type=click.IntRange(min=1), help=f"Instead of {section}.epochs."),
+        click.option(
+            "--batch-size", type=click.IntRange(min=2), help="Clips, instead of training.batch_size."
+        ),
+        click.option("--dry-run", is_flag=True, help="2 epochs on a few pairs, into a temporary folder."),
+    )
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add

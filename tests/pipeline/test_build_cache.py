@@ -1,0 +1,146 @@
+"""`python -m pipeline.build_cache`, and what training makes of runtime.face_cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from pipeline.build_cache import main
+from pipeline.train_phase_a import main as train
+from stf.config import Params
+from stf.data.cache.build import BuiltVideo
+from stf.data.face_clip import read_face_clip
+from stf.data.ffpp import FFPPTree, fingerprint_of
+from stf.errors import DataError
+from stf.training.face_cache import MAX_NAMED, prepare_face_cache, tell_what_is_left_out, training_reader
+from tests.reference.training_commands import digest, run_training
+
+
+def params_with(face_cache: str, num_workers: int = 2) -> Params:
+    params = Params()
+    data = dataclasses.replace(params.data, root="data", num_frames=8, img_size=32)
+    runtime = dataclasses.replace(params.runtime, face_cache=face_cache, num_workers=num_workers)
+    return dataclasses.replace(params, data=data, runtime=runtime)
+
+
+def run(*options: str, face_cache: str = "cache/faces") -> Result:
+    values = json.loads(json.dumps(dataclasses.asdict(params_with(face_cache))))
+    Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return CliRunner().invoke(main, options)
+
+
+def files() -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path("cache").rglob("*.faces")}
+
+
+def test_it_estimates_then_builds_then_has_nothing_to_do(training_place: Path) -> None:
+    estimated = run("--estimate")
+    assert estimated.exit_code == 0, estimated.output
+    assert "still to build" in estimated.output
+    assert "4 videos, 48 frames" in estimated.output
+    assert not Path("cache").exists()
+    built = run()
+    assert built.exit_code == 0, built.output
+    assert "4 videos, 48 frames" in built.output
+    before = files()
+    assert sorted(before) == ["000.faces", "001.faces", "002.faces", "003.faces"]
+    again = run()
+    assert "the crops of 4 training videos are in" in again.output
+    assert "48 frames" not in again.output
+    assert files() == before
+    assert "0 videos, 0 frames" in run("--estimate").output
+
+
+def test_a_cut_file_is_made_again(training_place: Path) -> None:
+    run()
+    path = next(Path("cache").rglob("001.faces"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert "1 videos, 12 frames" in run().output
+    assert path.read_bytes() == whole
+
+
+def test_a_relative_folder_lies_in_the_real_repository(
+    training_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `dvc exp run --temp`, whose working folder is thrown away."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    assert run().exit_code == 0
+    assert not Path("cache").exists()
+    assert len([*(tmp_path / "repository/cache/faces").rglob("*.faces")]) == 4
+
+
+def test_what_it_cannot_do_is_one_line(training_place: Path) -> None:
+    refused = run(face_cache="")
+    assert refused.exit_code == 2
+    assert "runtime.face_cache is empty" in refused.output
+    (training_place / "data/FaceForensics++/new.txt").write_text("data changed")
+    changed = run()
+    assert changed.exit_code == 1
+    assert "changed since it was verified" in changed.output
+    assert not Path("cache").exists()
+
+
+def test_a_full_disk_is_one_line_with_the_way_out(
+    training_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(training_place)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    result = run()
+    assert result.exit_code == 1
+    assert "error: the face cache" in result.output
+    assert "0.0 GB are free" in result.output
+    assert 'set runtime.face_cache: "" to train without it' in result.output
+    assert files() == {}
+
+
+def test_training_fills_it_and_reads_the_same_clips(
+    training_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fingerprint = fingerprint_of("data")
+    prepare_face_cache(params_with(""), fingerprint)
+    assert training_reader(params_with(""), fingerprint) is read_face_clip
+    assert capsys.readouterr().out == ""
+    reader = training_reader(params_with("cache/faces", 0), fingerprint)
+    prepare_face_cache(params_with("cache/faces", 0), fingerprint)
+    assert "4 videos, 48 frames" in capsys.readouterr().out
+    prepare_face_cache(params_with("cache/faces", 0), fingerprint)
+    assert capsys.readouterr().out == ""
+    video = FFPPTree("data").real_videos("train", "c23")[0]
+    plain = read_face_clip(video, 3, 8, True)
+    shutil.rmtree("data")
+    assert (reader(video, 3, 8, True).frames_THWC == plain.frames_THWC).all()
+    with pytest.raises(DataError):
+        read_face_clip(video, 3, 8, True)
+
+
+def test_videos_that_are_not_served_are_named_up_to_ten() -> None:
+    console = Console(record=True, width=100)
+    built = [
+        BuiltVideo(f"train/real/c23/{i:03d}", 5, i % 5, f"{i}.png is gone [x]") for i in range(MAX_NAMED + 2)
+    ]
+    tell_what_is_left_out([*built, BuiltVideo("train/real/c23/whole", 5, 5, "")], console)
+    text = console.export_text()
+    assert "train/real/c23/003: 3 of 5 clips are cached; 3.png is gone [x]" in text
+    assert "and 2 more such videos" in text
+    assert "whole" not in text
+
+
+def test_training_with_and_without_it_gives_the_same_weights(training_place: Path) -> None:
+    weights = {}
+    for face_cache in ("", "cache/faces"):
+        result = run_training(train, "--fresh", runtime={"face_cache": face_cache})
+        assert result.exit_code == 0, result.output
+        weights[face_cache] = digest(Path("weights/phase_a.pt"))
+        assert ("4 videos, 48 frames" in result.output) == bool(face_cache)
+    assert len(set(weights.values())) == 1
+    shutil.rmtree("cache")
+    assert run_training(train, "--dry-run", runtime={"face_cache": "cache/faces"}).exit_code == 0
+    assert not Path("cache").exists()

@@ -1,0 +1,314 @@
+"""`python -m pipeline.train_phase_a` from end to end on a tiny tree: outputs, repeatability, refusals."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+
+from pipeline.train_phase_a import main
+from stf.errors import Interrupted
+from stf.models.backbone_v8 import STFMambaV8
+from stf.models.weights import load_model, read_checkpoint
+from stf.tracking.loggers import CSV_COLUMNS
+from stf.training.budget_tracker import BudgetTracker
+from stf.training.preemption import Leaving
+from tests.reference.training_commands import digest, query, run_training
+
+NOTICE = Interrupted("stopped by SIGTERM; the same command goes on", 143)
+OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
+
+
+@pytest.fixture
+def place(training_place: Path) -> Path:
+    return training_place
+
+
+@pytest.fixture
+def train(place: Path) -> Callable[..., Result]:
+    """`train("--option", …, phase_a={"lr": …})` runs the command with PARAMS and these changes."""
+    return functools.partial(run_training, main)
+
+
+def outputs_of(place: Path) -> dict[str, str]:
+    return {name: digest(place / name) for name in OUTPUTS if (place / name).exists()}
+
+
+def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result], place: Path) -> None:
+    result = train()
+    assert result.exit_code == 0, result.output
+    network, config, epoch = load_model(place / OUTPUTS[0])
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert set(read_checkpoint(place / OUTPUTS[0])) == {
+        "format",
+        "config",
+        "epoch",
+        "model",
+        "ssm_backend",
+    }
+    assert summary["best_epoch"] == epoch
+    assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("V8.0-A", 2, 2)
+    assert not {"epoch_time", "cost_usd", "timestamp"} & set(summary)
+    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert max(float(row["val_auc"]) for row in rows) == pytest.approx(summary["val_auc"], abs=1e-6)
+    assert f"best epoch {epoch}" in result.output
+    assert config.num_frames == 8
+    assert network.training is False
+
+    tags = dict(query(place, "SELECT key, value FROM tags"))
+    assert tags["weights_sha256"] == digest(place / OUTPUTS[0])
+    assert tags["variant"] == "V8.0-A"
+    assert tags["registered_model"].startswith("stf-mamba")
+    metrics = {key for (key,) in query(place, "SELECT DISTINCT key FROM metrics")}
+    assert {"val_auc", "train_loss", "clips_per_s", "cost_usd", "gpu_mem_gb"} <= metrics
+    figures = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm", "lr")
+    assert {f"step/{name}" for name in (*figures, "pairs_failed", "backbone_lr")} <= metrics
+    assert not {key for key in metrics if "seed" in key}
+    sizes = dict(query(place, "SELECT key, value FROM metrics WHERE key LIKE 'model/%'"))
+    assert sizes["model/parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert sizes["model/gmacs_per_clip"] > 0
+    assert "scan backend: torch (auto: not mamba_ssm, its kernels need CUDA" in result.output
+    assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0])["ssm_backend"] == "torch"
+    pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
+    assert pictures == {"sample_pairs.png", "hll_maps.png"}
+
+
+def test_workers_and_repetition_change_no_byte_of_the_results(
+    train: Callable[..., Result], place: Path
+) -> None:
+    hashes = []
+    for workers in (0, 2):
+        result = train("--fresh", runtime={"num_workers": workers})
+        assert result.exit_code == 0, result.output
+        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+    assert hashes[0] == hashes[1]
+
+
+def test_options_take_the_place_of_the_file_and_are_recorded(
+    train: Callable[..., Result], place: Path
+) -> None:
+    result = train("--epochs", "1", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert (summary["planned_epochs"], summary["batch_size"], summary["optimizer_steps"]) == (1, 2, 4)
+    recorded = dict(query(place, "SELECT key, value FROM params"))
+    assert (recorded["phase_a.epochs"], recorded["training.batch_size"]) == ("1", "2")
+
+
+def test_a_dry_run_touches_no_output(train: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+    for name in OUTPUTS:
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("as it was")
+    before = sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml")
+    result = train("--dry-run", phase_a={"epochs": 50})
+    assert result.exit_code == 0, result.output
+    assert "dry run" in result.output
+    assert "epoch 2/2" in result.output
+    assert all((place / name).read_text() == "as it was" for name in OUTPUTS)
+    assert sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml") == before
+
+
+def test_a_cut_run_goes_on_to_the_same_weights(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    wanted = outputs_of(place)
+    [checkpoints] = (place / "checkpoints").iterdir()
+    early = torch.load(checkpoints / "last.pt", weights_only=True)
+    assert early["epoch"] == 2
+    for name in OUTPUTS:
+        (place / name).unlink()
+    for options in (("--resume", str(checkpoints / "last.pt")), ()):
+        result = train(*options)
+        assert result.exit_code == 0, result.output
+        assert "this training had finished; its outputs are written from" in result.output
+        assert outputs_of(place) == wanted
+    assert len(query(place, "SELECT run_uuid FROM runs")) == 1
+
+
+def test_fresh_trains_anew_and_loses_nothing(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    wanted = outputs_of(place)
+    [last] = (place / "checkpoints").glob("*/last.pt")
+    before = last.read_bytes()
+    result = train("--fresh")
+    assert result.exit_code == 0, result.output
+    assert "starting at epoch 1" in result.output
+    assert last.with_name("before_fresh.pt").read_bytes() == before
+    assert {name: outputs_of(place)[name] for name in OUTPUTS[:2]} == {n: wanted[n] for n in OUTPUTS[:2]}
+    assert len(query(place, "SELECT run_uuid FROM runs")) == 2
+    result = train("--fresh", "--resume", str(last))
+    assert result.exit_code == 2
+
+
+def test_state_of_other_code_is_not_gone_on_from(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train().exit_code == 0
+    monkeypatch.setattr("stf.training.setup.code_digest", lambda stage: "other")
+    result = train()
+    assert result.exit_code == 0, result.output
+    assert "belongs to other code: put aside as" in result.output
+    assert "starting at epoch 1" in result.output
+    assert "epoch 2/2" in result.output
+
+
+@pytest.mark.parametrize("look", [2, 5, 8])  # after a step, and in the validations of both epochs
+def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    random = {"model": {"dropout": 0.3, "drop_path": 0.2}, "training": {"ema_decay": 0.5}}
+    assert train(**random).exit_code == 0
+    wanted = {name: digest(place / name) for name in OUTPUTS[:2]}
+    rows = untimed(place / OUTPUTS[2])
+    looks = itertools.count(1)
+    monkeypatch.setattr(Leaving, "asked", lambda self: NOTICE if next(looks) == look else None)
+    left_over = place / "weights/.phase_a.pt.x1y2.part"  # of a run that was killed while writing its outputs
+    left_over.write_bytes(b"half")
+    stopped = train("--fresh", **random)
+    assert stopped.exit_code == 143, stopped.output
+    assert "the same command goes on" in stopped.output
+    (place / OUTPUTS[0]).unlink()
+    result = train(**random)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"going on from .*last\.pt (after|in) epoch", result.output)
+    assert {name: digest(place / name) for name in OUTPUTS[:2]} == wanted
+    assert untimed(place / OUTPUTS[2]) == rows
+    assert not left_over.exists()
+    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+        costs = [float(row["cost_usd"]) for row in csv.DictReader(file)]
+    assert costs == sorted(costs)
+    assert query(place, "SELECT status FROM runs") == [("FINISHED",), ("FINISHED",)]
+    points = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid, step"
+    assert query(place, points) == [(1,)] * 8
+
+
+def untimed(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV log without what the clock wrote."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {k: v for k, v in row.items() if k not in ("epoch_time", "cost_usd", "timestamp")} for row in rows
+    ]
+
+
+def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], place: Path) -> None:
+    """As `dvc exp run -S phase_a.use_wss=true` asks for it; the file says which network evaluation has to build."""
+    result = train("--epochs", "1", phase_a={"use_wss": True})
+    assert result.exit_code == 0, result.output
+    network, config, _ = load_model(place / OUTPUTS[0])
+    assert config.use_wss
+    assert isinstance(network, STFMambaV8)
+    assert json.loads((place / OUTPUTS[1]).read_text())["variant"].endswith("+wss")
+
+
+def test_a_scan_backend_that_cannot_run_here_is_refused_before_anything_is_touched(
+    train: Callable[..., Result], place: Path
+) -> None:
+    before = sorted(place.rglob("*"))
+    result = train(model={"ssm_backend": "mamba_ssm"})
+    assert result.exit_code == 2
+    assert "mamba_ssm" in result.output
+    assert [path for path in sorted(place.rglob("*")) if path.name != "params.yaml"] == before
+
+
+def test_data_that_changed_since_it_was_verified_is_refused(
+    train: Callable[..., Result], place: Path
+) -> None:
+    next((place / "data").rglob("*.png")).touch()
+    result = train()
+    assert result.exit_code == 1
+    assert "dvc repro verify_data" in result.output
+    assert not (place / "checkpoints").exists()
+
+
+def test_training_that_diverges_names_the_clips_and_leaves_the_last_outputs(
+    train: Callable[..., Result], place: Path
+) -> None:
+    assert train().exit_code == 0
+    before = outputs_of(place)
+    result = train(phase_a={"lr": 1.0e30, "warmup_epochs": 0})
+    assert result.exit_code == 1, result.output
+    assert "from frame" in result.output
+    assert "seed (0, " in result.output
+    assert outputs_of(place) == before
+    statuses = query(place, "SELECT status FROM runs ORDER BY start_time")
+    assert statuses == [("FINISHED",), ("FAILED",)]
+
+
+def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
+    slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
+    monkeypatch.setattr("stf.training.setup.BudgetTracker", slow)
+    monkeypatch.setattr("stf.training.setup.process_age_s", lambda: 0.0)  # pytest's
+    monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
+    asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
+    result = train(**asked)
+    assert result.exit_code == 0, result.output
+    assert "the budget stopped training in epoch" in result.output
+    assert "epochs left fit in" in result.output
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert summary["stopped_by_budget"]
+    assert summary["epochs"] < summary["planned_epochs"] == 20
+    assert load_model(place / OUTPUTS[0])[2] == summary["best_epoch"]
+    before = outputs_of(place)
+    (place / OUTPUTS[0]).unlink()
+    again = train(**asked)  # no money for a further step, but for what is there already
+    assert again.exit_code == 0, again.output
+    assert "the budget stopped training in epoch" in again.output
+    assert outputs_of(place).keys() == before.keys()
+    assert json.loads((place / OUTPUTS[1]).read_text())["stopped_by_budget"]
+    dearer = train(**asked | {"phase_a": {"epochs": 20, "lr": 1e-4}})
+    assert dearer.exit_code == 0, dearer.output  # another plan has its own money
+    for path in (place / "checkpoints").glob("*/*.pt"):
+        path.unlink()
+    refused = train(**asked)
+    assert refused.exit_code == 1
+    assert "earlier runs of this plan spent $" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "sections", "named"),
+    [
+        (("--epochs", "0"), {}, "--epochs"),
+        (("--batch-size", "3"), {}, "batch_size"),
+        (("--resume", "nowhere.pt"), {}, "nowhere.pt"),
+        (("--params", "nowhere.yaml"), {}, "nowhere.yaml"),
+        ((), {"phase_a": {"epoch": 3}}, "epochs"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    train: Callable[..., Result], options: tuple[str, ...], sections: dict[str, Any], named: str
+) -> None:
+    result = train(*options, **sections)
+    assert result.exit_code == 2
+    assert named in result.output
+
+
+def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result], place: Path) -> None:
+    assert train().exit_code == 0
+    without = digest(place / OUTPUTS[0])
+    result = train("--fresh", runtime={"activation_checkpointing": True})
+    assert result.exit_code == 0, result.output
+    assert digest(place / OUTPUTS[0]) == without
+
+
+def test_compiling_without_a_compiler_is_refused(
+    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = train(runtime={"compile": True})
+    assert result.exit_code == 2, result.output
+    assert "error: runtime.compile needs the C++ compiler no-such-compiler" in result.output

@@ -1,0 +1,277 @@
+"""`python -m pipeline.train_phase_b` on a tiny tree: what it starts from, when it refuses, what it tells MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+
+from pipeline.train_phase_a import main as train_a
+from pipeline.train_phase_b import main as train_b
+from stf.config import Params, STFV8Config
+from stf.models.network import build_network
+from stf.models.weights import load_model, read_checkpoint, save_checkpoint
+from stf.tracking.run import track
+from stf.training.budget_tracker import BudgetTracker
+from stf.training.ledger import ledger_usd
+from stf.training.setup import PhaseRun
+from tests.reference.training_commands import MODEL, digest, query, run_training
+
+START = "weights/phase_a.pt"
+OUTPUTS = ("weights/phase_b.pt", "metrics/phase_b.json", "metrics/phase_b_log.csv")
+Train = Callable[..., Result]
+
+
+def write_start(place: Path, seed: int = 0) -> None:
+    """A phase A that nobody trained."""
+    settings = {"num_frames": 8, "img_size": 32, **MODEL}
+    config = dataclasses.replace(STFV8Config.phase_a(), **settings)
+    torch.manual_seed(seed)
+    save_checkpoint(place / START, build_network(config), config=config, epoch=7)
+
+
+def write_gate(place: Path, passed: bool = True, threshold: float = 0.7) -> None:
+    (place / "metrics/gate_a.json").write_text(json.dumps({"passed": passed, "threshold": threshold}))
+
+
+def write_report(place: Path, auc: float) -> None:
+    groups = {"overall": {"auc": auc}}
+    report = {"quality": "c23", "qualities": {"c23": {"groups": groups}}}
+    (place / "metrics/eval_a.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def place(training_place: Path) -> Path:
+    """Verified data, phase A's weights, an open gate."""
+    write_start(training_place)
+    write_gate(training_place)
+    return training_place
+
+
+@pytest.fixture
+def train(place: Path) -> Train:
+    """`train("--option", …, phase_b={"lr": …})` runs the command with PARAMS and these changes."""
+    return functools.partial(run_training, train_b)
+
+
+def files_of(place: Path) -> set[Path]:
+    """All but what every call of `train` and of MLflow writes."""
+    kept = (path for path in place.rglob("*") if path.is_file() and "mlruns" not in path.parts)
+    return {path for path in kept if path.name != "params.yaml"}
+
+
+def test_it_starts_from_phase_a_and_tells_what_was_loaded(train: Train, place: Path) -> None:
+    with track("train_phase_a", params=Params()) as run:
+        run.tie_weights(START)
+    result = train("--epochs", "1", phase_b={"lr": 1.0e-6})
+    assert result.exit_code == 0, result.output
+    before, after = read_checkpoint(START)["model"], read_checkpoint(OUTPUTS[0])["model"]
+    common = [name for name in after if name in before and before[name].shape == after[name].shape]
+    assert len(common) > len(before) / 2
+    for name in common:  # a rate of 1e-6 moves no weight by more than its few steps
+        assert torch.allclose(before[name].float(), after[name].float(), atol=1e-4), name
+
+    assert f"starting from {START}, epoch 7" in result.output
+    loaded = json.loads((place / OUTPUTS[1]).read_text())["transfer"]
+    assert loaded["loaded_tensors"] == len(common)
+    assert loaded["new_tensors"] == len(set(after) - set(before))
+    metrics = dict(query(place, "SELECT key, value FROM metrics WHERE key LIKE 'transfer/%'"))
+    assert metrics == {f"transfer/{name}": n for name, n in loaded.items()}
+    tags = dict(query(place, "SELECT key, value FROM tags WHERE key LIKE 'starting%'"))
+    (training_run,) = query(
+        place, "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'train_phase_a'"
+    )
+    assert tags == {"starting_weights_sha256": digest(place / START), "starting_run_id": training_run[0]}
+    table = next((place / "mlruns/artifacts").rglob("transfer/table.txt")).read_text()
+    assert table.strip() in result.output
+
+
+def test_two_runs_end_with_the_same_bytes_and_the_evaluation_reads_them(train: Train, place: Path) -> None:
+    hashes = []
+    for workers in (0, 2):
+        result = train("--fresh", runtime={"num_workers": workers})
+        assert result.exit_code == 0, result.output
+        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+    assert hashes[0] == hashes[1]
+    _, config, epoch = load_model(OUTPUTS[0])
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert (summary["phase"], summary["variant"], summary["best_epoch"]) == ("b", config.variant(), epoch)
+    assert summary["planned_epochs"] == 2
+
+
+@pytest.mark.parametrize("report", [None, "{", '{"qualities": {}}', "[]"])
+def test_a_closed_gate_is_refused_with_the_figures(train: Train, place: Path, report: str | None) -> None:
+    write_gate(place, passed=False)
+    before = files_of(place)
+    write_report(place, 0.58214)
+    result = train()
+    assert result.exit_code == 1
+    assert (
+        "phase A's overall AUC on real deepfakes, 0.5821, is not above phase_b.min_phase_a_auc = 0.7"
+        in result.output
+    )
+    assert "Billing is off" in result.output
+    assert "phase_a.epochs" in result.output
+    (place / "metrics/eval_a.json").unlink()
+    if report is not None:
+        (place / "metrics/eval_a.json").write_text(report)
+    result = train()
+    assert result.exit_code == 1
+    assert "AUC on real deepfakes is not above phase_b.min_phase_a_auc = 0.7" in result.output
+    assert files_of(place) - {place / "metrics/eval_a.json"} == before
+    assert query(place, "SELECT * FROM runs") == []
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (None, "gate_a.json does not exist"),
+        ("", "gate_a.json cannot be read"),
+        ("[1]", "gate_a.json holds no figures"),
+        ('{"passed": "yes", "threshold": 0.7}', "gate_a.json holds no verdict"),
+        ('{"passed": true}', "gate_a.json holds no verdict"),
+        ('{"passed": true, "threshold": 0.6}', "phase_b.min_phase_a_auc = 0.6, which is 0.7 now"),
+    ],
+)
+def test_without_a_sound_gate_it_does_not_start(
+    train: Train, place: Path, gate: str | None, said: str
+) -> None:
+    (place / "metrics/gate_a.json").unlink()
+    if gate is not None:
+        (place / "metrics/gate_a.json").write_text(gate)
+    result = train()
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "`dvc repro eval_a` writes it" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_what_evaluation_reports_beside_the_verdict_changes_nothing(train: Train, place: Path) -> None:
+    hashes = []
+    for auc in (0.71, 0.99):
+        write_report(place, auc)
+        assert train("--epochs", "1").exit_code == 0
+        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
+def test_without_phase_as_weights_it_does_not_start(train: Train, place: Path, content: bytes | None) -> None:
+    (place / START).unlink()
+    if content is not None:
+        (place / START).write_bytes(content)
+    result = train()
+    assert result.exit_code == 1
+    assert "phase_a.pt" in result.output
+    assert not (place / OUTPUTS[0]).exists()
+
+
+def test_a_dry_run_asks_no_gate_and_touches_nothing(train: Train, place: Path) -> None:
+    write_gate(place, passed=False)
+    before = {path: path.read_bytes() for path in files_of(place)}
+    result = train("--dry-run", phase_b={"epochs": 50})
+    assert result.exit_code == 0, result.output
+    assert "metrics/gate_a.json is not asked" in result.output
+    assert f"starting from {START}" in result.output
+    assert "epoch 2/2" in result.output
+    assert {path: path.read_bytes() for path in files_of(place)} == before
+    assert query(place, "SELECT * FROM runs") == []
+
+
+def test_a_dry_run_without_phase_a_starts_from_scratch(
+    train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / START).unlink()
+    asked: list[PhaseRun] = []
+    monkeypatch.setattr("stf.training.run.run_phase", lambda phase_run, *_: asked.append(phase_run))
+    result = train("--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"there is no {START}, so the network starts from scratch" in result.output
+    assert [phase_run.start for phase_run in asked] == [None]
+
+
+def test_a_state_is_not_picked_up_after_phase_a_changed(train: Train, place: Path) -> None:
+    assert train().exit_code == 0
+    [state] = (place / "checkpoints").glob("*/last.pt")
+    result = train("--resume", str(state))
+    assert "this training had finished; its outputs are written from" in result.output
+    write_start(place, seed=1)
+    result = train("--resume", str(state))
+    assert result.exit_code == 0, result.output
+    assert "the state of another config_hash: starting at epoch 1" in result.output
+    assert len(list((place / "checkpoints").glob("*/last.pt"))) == 2
+    write_start(place, seed=2)
+    assert "starting at epoch 1" in train().output
+
+
+@pytest.fixture
+def dear(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Parameters for runs whose clock passes 100 s, $0.10 at $3.60 an hour, at every look."""
+    seconds = itertools.count(step=100.0)
+    slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
+    monkeypatch.setattr("stf.training.setup.BudgetTracker", slow)
+    monkeypatch.setattr("stf.training.setup.process_age_s", lambda: 0.0)  # pytest's
+    monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
+    return {"runtime": {"billing": True}, "budget": {"cost_per_hour": 3.6}}
+
+
+def test_both_phases_of_a_plan_share_its_money(train: Train, place: Path, dear: dict[str, Any]) -> None:
+    dear["phase_a"] = {"epochs": 1}
+    first = run_training(train_a, **dear)
+    assert first.exit_code == 0, first.output
+    [ledger] = (place / "checkpoints").glob("*/ledger/a")
+    spent_a = ledger_usd(ledger)
+    assert 0.5 < spent_a < 4.4
+    result = train(phase_b={"epochs": 40}, **dear)
+    assert result.exit_code == 0, result.output
+    assert "the budget stopped training" in result.output
+    summary = json.loads((place / OUTPUTS[1]).read_text())
+    assert summary["stopped_by_budget"]
+    [ledger_b] = ledger.parent.glob("b_*")
+    assert 4.5 <= spent_a + ledger_usd(ledger_b) < 5.5  # 90 % of $5, and a few more looks at the clock
+
+    before = {name: digest(place / name) for name in OUTPUTS}
+    states = {path: digest(path) for path in (place / "checkpoints").glob("*/*.pt")}
+    again = train("--fresh", phase_b={"epochs": 40}, **dear)
+    assert again.exit_code == 1
+    assert "no budget is left: earlier runs of this plan spent $" in again.output
+    assert "of $5.00" in again.output
+    assert {name: digest(place / name) for name in OUTPUTS} == before
+    refused = run_training(train_a, "--fresh", **dear)  # and for phase A it is the same money
+    assert "no budget is left" in refused.output
+    refused = run_training(train_a, "--epochs", "2", **dear)  # with an option too
+    assert "no budget is left" in refused.output
+    assert {path: digest(path) for path in states} == states
+    (place / OUTPUTS[0]).unlink()
+    finished = run_training(train_a, **dear)  # what needs no money gets its outputs
+    assert "this training had finished" in finished.output
+    assert finished.exit_code == 0
+    assert train(phase_b={"epochs": 40}, **dear).exit_code == 0
+    assert json.loads((place / OUTPUTS[1]).read_text())["stopped_by_budget"]
+
+    ablation = train(phase_b={"epochs": 1, "use_contrastive_hll": False}, **dear)
+    assert ablation.exit_code == 0, ablation.output
+    assert len(list(ledger.parent.glob("b_*"))) == 2
+
+
+def test_a_closed_gate_tells_the_money(train: Train, place: Path) -> None:
+    write_gate(place, passed=False)
+    write_report(place, 0.5)
+    result = train(runtime={"billing": True}, budget={"max_budget": 10.0})
+    assert "The plan has spent $0.00 of $10.00, with $9.00 left before training stops." in result.output
+
+
+def test_an_option_of_phase_b_does_not_open_another_plan(
+    train: Train, place: Path, dear: dict[str, Any]
+) -> None:
+    assert train("--epochs", "1", "--batch-size", "2", **dear).exit_code == 0
+    assert train("--epochs", "1", **dear).exit_code == 0
+    assert len({path.parent for path in (place / "checkpoints").glob("*/ledger")}) == 1

@@ -1,0 +1,106 @@
+"""`python -m pipeline.verify_data`: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from pipeline.verify_data import AUDIT_JSON, DATA_JSON, PAIRS_PNG, main
+from stf.config import SAMPLE_ROOT, Params
+from stf.data.ffpp import fingerprint_of, is_sample, require_fingerprint, split_file, video_folder
+from stf.data.png import read_header
+from stf.errors import DataError
+
+
+def run_with(root: Path | str, **audit: object) -> Result:
+    values = dataclasses.asdict(Params())
+    values["data"] |= {"root": str(root), "num_frames": 8, "img_size": 32}
+    values["runtime"] |= {"num_workers": 2}
+    values["audit"] |= {"pairs": 200} | audit
+    plain = json.loads(json.dumps(values))
+    Path("params.yaml").write_text(yaml.safe_dump(plain))
+    return CliRunner().invoke(main, [])
+
+
+def test_a_defect_exits_1_with_the_table_and_without_a_fingerprint(workplace: Path, tiny_tree: Path) -> None:
+    path = video_folder(tiny_tree, None, "c23", "frames", "002") / "003.png"
+    path.write_bytes(path.read_bytes()[:100])
+    Path("metrics").mkdir()
+    Path(AUDIT_JSON).write_text("{}")
+    result = run_with(tiny_tree)
+    assert result.exit_code == 1
+    assert "train/real/c23/002" in result.output
+    assert "not ready to train on: 1 defects (broken frame)" in result.output
+    assert "ready to train\n" not in result.output
+    assert max(map(len, result.output.splitlines())) <= 110  # the error line alone is not wrapped
+    written = json.loads(Path(DATA_JSON).read_text())
+    assert (written["ready"], written["fingerprint"], written["errors"]) == (False, None, 1)
+    assert not Path(AUDIT_JSON).exists()
+    with pytest.raises(DataError, match="unfit to train on"):
+        require_fingerprint(tiny_tree, DATA_JSON)
+    assert Path(SAMPLE_ROOT).is_dir()
+    assert list(Path(SAMPLE_ROOT).iterdir()) == []
+
+
+def test_a_hostile_split_file_is_one_line_and_exit_1(workplace: Path, tiny_tree: Path) -> None:
+    split_file(tiny_tree, "test").write_text('[["../../../../etc", "passwd"]]')
+    result = run_with(tiny_tree)
+    assert result.exit_code == 1
+    assert "error: " in result.output
+    assert "is not a video id" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_wrong_parameter_exits_2(workplace: Path, tiny_tree: Path) -> None:
+    assert run_with(tiny_tree, pairs=10).exit_code == 2
+
+
+@pytest.mark.slow
+def test_sound_data_pass_and_leave_the_same_files_twice(
+    workplace: Path, make_tree: Callable[..., Path]
+) -> None:
+    root = make_tree(size=(176, 128))
+    first = run_with(root)
+    assert first.exit_code == 0, first.output
+    assert "16 videos, 192 total frames, ready to train" in first.output
+    assert "tells the label" not in first.output
+    assert max(map(len, first.output.splitlines())) <= 100
+    written = [Path(name).read_bytes() for name in (DATA_JSON, AUDIT_JSON)]
+    assert json.loads(written[0])["fingerprint"] == fingerprint_of(root)
+    assert require_fingerprint(root, DATA_JSON) == fingerprint_of(root)
+    audit = json.loads(written[1])
+    assert audit["passed"]
+    assert audit["pairs"] == 200
+    assert audit["test_videos"]["bitrate"]["n_fake"] == 8
+    assert read_header(PAIRS_PNG).width > 500
+    assert run_with(root).exit_code == 0
+    assert written == [Path(name).read_bytes() for name in (DATA_JSON, AUDIT_JSON)]
+
+
+def test_a_missing_sample_is_generated(
+    workplace: Path, shared_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the generator that makes a sample with a defect, so that the audit is not reached."""
+    asked: list[Path] = []
+
+    def generate(root: Path, *, progress: Callable[[int, int], None]) -> None:
+        asked.append(root)
+        progress(1, 1)
+        video_folder(root, None, "c23", "frames", "000").mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            split_file(root, split).write_text('[["000", "001"]]')
+
+    monkeypatch.setattr("stf.sample.build.generate_sample", generate)
+    result = run_with(SAMPLE_ROOT)
+    assert is_sample(SAMPLE_ROOT)
+    assert asked == [Path(SAMPLE_ROOT)]
+    assert result.exit_code == 1
+    assert "identity in two splits" in result.output
+    assert run_with(SAMPLE_ROOT).exit_code == 1
+    assert len(asked) == 1  # the second run finds it

@@ -1,0 +1,162 @@
+"""Two processes under torchrun (gloo, CPU): the figures of one, one voice, one MLflow run, and an end for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pipeline.eval_a import main as eval_a
+from pipeline.train_phase_a import main as train_phase_a
+from stf.io.distributed import ALONE
+from tests.reference.training_commands import MODEL, PARAMS, query, run_training
+from tests.reference.training_ranks import CASES, STEPS, learn
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTED = ("clips", "correct", "epoch", "step", "global_step", "failures", "lr")
+MEASURED = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm")
+
+
+def two_of(module: str, *arguments: str, nproc: bool = False) -> dict[str, Any]:
+    """What subprocess needs to start `module` in two processes, by torchrun or by STF_NPROC."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"STF_NPROC": "2"} if nproc else {}
+    command = (sys.executable, *(() if nproc else torchrun), "-m", module, *arguments)
+    return {"args": command, "env": environment, "text": True}
+
+
+def in_two(module: str, *arguments: str, nproc: bool = False) -> subprocess.CompletedProcess[str]:
+    """`module` in two processes, until they end."""
+    return subprocess.run(**two_of(module, *arguments, nproc=nproc), capture_output=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks saw of CASES."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = in_two("tests.reference.training_ranks", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "rank 0 is through\n"
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(ranks: list[dict[str, Any]], case: str, tmp_path: Path) -> None:
+    """Uneven and empty shares, accumulation, moving average and a stop with resume after the first epoch included."""
+    one = json.loads(json.dumps(learn(case, tmp_path, ALONE)))
+    two = ranks[0][case]
+    assert len(one["steps"]) == len(two["steps"])
+    for wanted, got in zip(one["steps"], two["steps"], strict=True):
+        assert {name: got[name] for name in COUNTED} == {name: wanted[name] for name in COUNTED}
+        for name in MEASURED:
+            assert got[name] == pytest.approx(wanted[name], abs=1e-4, nan_ok=True), (
+                name,
+                wanted["global_step"],
+            )
+    for wanted, got in zip(one["epochs"], two["epochs"], strict=True):
+        for name in ("train_loss", "train_acc", "val_loss", "val_auc", "ce_loss", "hll_loss"):
+            assert got[name] == pytest.approx(wanted[name], abs=1e-4), name
+
+
+def test_that_is_shown_over_twenty_steps(ranks: list[dict[str, Any]]) -> None:
+    assert len(ranks[0]["contrastive"]["steps"]) >= STEPS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_processes_end_with_the_same_bits(ranks: list[dict[str, Any]], case: str) -> None:
+    assert ranks[0][case]["weights"] == ranks[1][case]["weights"]
+    assert ranks[1][case]["steps"] == []  # rank 0 alone reports
+
+
+def test_a_loss_that_is_no_number_on_one_process_ends_both_with_one_line(tmp_path: Path) -> None:
+    done = in_two("tests.reference.training_ranks", str(tmp_path), "--nan", "12")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "the loss became nan at epoch 1, step" in lines[0]
+    assert "012 from frame 0" in lines[0]
+    assert "TrainingError" not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.fixture
+def quiet_params(training_place: Path) -> dict[str, Any]:
+    """Parameters without randomness in the forward pass, written to params.yaml."""
+    params = PARAMS | {"model": MODEL | {"dropout": 0.0, "drop_path": 0.0}}
+    params |= {"evaluation": {"clips_per_video": 2, "bootstrap_samples": 100}}
+    (training_place / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return params
+
+
+@pytest.mark.slow
+def test_the_commands_in_two_processes_write_what_one_writes(
+    training_place: Path, quiet_params: dict[str, Any]
+) -> None:
+    sections = {name: values for name, values in quiet_params.items() if name in ("model", "evaluation")}
+    assert run_training(train_phase_a, **sections).exit_code == 0
+    wanted = pd.read_csv("metrics/phase_a_log.csv")
+    done = in_two("pipeline.train_phase_a", "--fresh", nproc=True)
+    assert done.returncode == 0, done.stderr
+    got = pd.read_csv("metrics/phase_a_log.csv")
+    same = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "val_auc", "lr", "ce_loss", "hll_loss"]
+    pd.testing.assert_frame_equal(got[same], wanted[same], atol=1e-4, rtol=0)
+    assert done.stdout.count("best epoch") == done.stdout.count("scan backend") == 1
+    runs = "SELECT value FROM tags WHERE key = 'processes' ORDER BY value"
+    assert query(training_place, runs) == [("1",), ("2",)]
+    steps = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid"
+    assert len(set(query(training_place, steps))) == 1
+
+    assert CliRunner().invoke(eval_a, ["--output", "one.json"]).exit_code == 0
+    done = in_two("pipeline.eval_a", "--output", "two.json", nproc=True)
+    assert done.returncode == 0, done.stderr
+    assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_leave_go_on_to_the_same_weights(
+    training_place: Path, quiet_params: Any
+) -> None:
+    """A SIGTERM to the starting process alone, once training runs: both keep one state, and both go on from it."""
+    many = yaml.safe_load(Path("params.yaml").read_text()) | {"phase_a": {"epochs": 12, "warmup_epochs": 1}}
+    many["model"] |= {"dropout": 0.3}
+    Path("params.yaml").write_text(yaml.safe_dump(many))
+    assert in_two("pipeline.train_phase_a", nproc=True).returncode == 0
+    wanted = Path("weights/phase_a.pt").read_bytes()
+
+    again = subprocess.Popen(
+        **two_of("pipeline.train_phase_a", "--fresh", nproc=True),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert again.stdout is not None
+    for line in again.stdout:
+        if "epoch 3/12" in line:
+            again.terminate()
+            break
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 143
+    assert "stopped by SIGTERM" in errors
+    assert "12/12" not in output
+    Path("weights/phase_a.pt").unlink()
+    last = in_two("pipeline.train_phase_a", nproc=True)
+    assert last.returncode == 0, last.stderr
+    assert "going on from" in last.stdout
+    assert Path("weights/phase_a.pt").read_bytes() == wanted
+
+
+@pytest.mark.slow
+def test_an_error_keeps_its_exit_code_and_its_single_line(training_place: Path, quiet_params: Any) -> None:
+    done = in_two("pipeline.train_phase_a", "--batch-size", "3", nproc=True)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: training.batch_size is 3")
