@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import command, load_params
+from stf.io.paths import DATA_JSON
 
 if TYPE_CHECKING:
     from stf.config import Params
     from stf.evaluation.ablation import Row
 
-DATA_JSON = "metrics/data.json"
 TARGET = "eval_a"  # with what it depends on; phase B is not trained
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.cli import command, load_params, params_option
-
-DATA_JSON = "metrics/data.json"
+from stf.io.paths import DATA_JSON
 
 
 @command

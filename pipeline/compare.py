@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import command, load_params, params_option
+from stf.io.paths import DATA_JSON
 
 if TYPE_CHECKING:
     from stf.config import Params, PhaseName
     from stf.evaluation.compare import Contestant
     from stf.tracking.stored import StoredRun
 
-DATA_JSON = "metrics/data.json"
 FOLDER = Path("tmp/compare")  # beside DVC: nothing of the pipeline lies there
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -8,8 +8,7 @@ import click
 
 from pipeline.cli import command, load_params, params_option
 from stf.forecast.forecast import GPUS, UTILISATION
-
-DATA_JSON = "metrics/data.json"
+from stf.io.paths import DATA_JSON, repository_root
 
 if TYPE_CHECKING:
     from stf.config import Params, PhaseName
@@ -51,7 +50,6 @@ def main(
     whether the budget holds. Every input is marked as measured here, given by the parameters, or assumed. Without the
     data on this machine it times made-up videos of FF++'s size, and takes FF++'s official counts.
     """
-    import os
     import tempfile
     from pathlib import Path
 
@@ -90,7 +88,7 @@ def main(
     kept = (
         STORED if gpu is None else f"checkpoints/forecast_{gpu}.json"
     )  # what is measured is not overwritten
-    path = Path(output) if output else Path(os.environ.get("DVC_ROOT", ".")) / kept
+    path = Path(output) if output else repository_root() / kept
     store_forecast(path, machine_key(params, gpu or device, cores_meant), figures, scenarios)
     console.print(f"written to {path}", markup=False)
     if require and not all(scenario.plan.holds for scenario in scenarios):

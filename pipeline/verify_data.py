@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import command, load_params, params_option
+from stf.io.paths import DATA_JSON
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from stf.data.ffpp import FFPPTree
     from stf.tracking.run import TrackedRun
 
-DATA_JSON = "metrics/data.json"
 AUDIT_JSON = "metrics/leak_audit.json"
 PAIRS_PNG = "metrics/plots/sample_pairs.png"
 N_PICTURED_PAIRS = 4

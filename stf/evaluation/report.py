@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from stf.errors import DataError
@@ -10,13 +9,14 @@ from stf.evaluation.document import as_document, write_document, write_scores
 from stf.evaluation.outputs import Outputs
 from stf.evaluation.plots import save_roc_plot, save_scores_plot
 from stf.evaluation.results import Evaluation
+from stf.io.hashing import sha256_of
 
 
 def write_report(
     evaluation: Evaluation, outputs: Outputs, phase: str, checkpoint: str | Path
 ) -> tuple[Path, ...]:
     """Writes the JSON document, the scores and both plots; returns their paths. The gate is `write_gate`'s."""
-    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    digest = sha256_of(checkpoint)
     write_document(as_document(evaluation, phase, digest), outputs.document)
     write_scores(evaluation.table, outputs.scores)
     save_roc_plot(evaluation, outputs.roc_plot)

@@ -20,13 +20,13 @@ from stf.evaluation.report import write_gate, write_report
 from stf.evaluation.results import Evaluation, evaluate
 from stf.evaluation.videos import parse_methods
 from stf.io.distributed import World
+from stf.io.paths import DATA_JSON
 from stf.io.processes import set_up_process
 from stf.models.weights import load_model
 from stf.tracking.baseline import baseline_auc
 from stf.tracking.run import TrackedRun, track
 
 PARAMS = "params.yaml"
-DATA_JSON = "metrics/data.json"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from stf.data.faces import N_POINTS, IoUfrom2bboxes
 from stf.errors import DataError, UsageError
+from stf.io.hashing import sha256_of
 from stf.preprocess.faces import Face, with_forehead
-from stf.preprocess.store import sha256_of
 
 Box = NDArray[np.float64]
 INSTALL = "install the optional extra: .venv/bin/uv pip install --python .venv/bin/python -e '.[preprocess]'"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 
 from stf.data.ffpp import KINDS, frame_name, tree_folder, video_folder
 from stf.errors import DataError
-from stf.io.files import open_regular, read_json
+from stf.io.files import read_json
+from stf.io.hashing import sha256_of
 from stf.io.outputs import write_json
 from stf.preprocess.faces import Face, stored_arrays
 
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
-_BLOCK_BYTES = 1 << 22
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -189,18 +188,6 @@ def _stat(source: Path) -> os.stat_result:
         return source.stat()
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror}") from None
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's contents, in hex; raises DataError when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open_regular(path, buffering=0) as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def explain(error: OSError, root: Path) -> DataError:

@@ -25,10 +25,10 @@ from filelock import FileLock
 from stf.errors import TrackingError
 from stf.io.atomic import atomic_file
 from stf.io.files import read_bounded
+from stf.io.paths import repository_root
 from stf.tracking.disk import refusals_told
 from stf.tracking.operations import Keep, Operation, Points, Register, Start, operation
 from stf.tracking.plain import is_inner_path
-from stf.tracking.store import repository_root
 
 _NAME, _FILES, _STORE = "journal.jsonl", "files", "store"
 _MAX_ADDRESS = 2000  # bytes
@@ -38,7 +38,7 @@ _LOCK_WAIT_S = 30.0
 
 def homes() -> list[Path]:
     """Where journals lie: beside the store, or beside the checkpoints when that is read-only."""
-    return [repository_root() / place / "unsent" for place in ("mlruns", "checkpoints")]
+    return [repository_root().resolve() / place / "unsent" for place in ("mlruns", "checkpoints")]
 
 
 class Journal:

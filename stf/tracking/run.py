@@ -7,7 +7,6 @@ tracking code reruns no stage (SPEC section 9; tests/test_dvc_graph.py holds it)
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 import time
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 
 from stf.config import FLAGS, Params, STFV8Config
 from stf.errors import Interrupted, StfError, TrackingError
+from stf.io.hashing import sha256_of
 from stf.tracking.delivery import Delivery
 from stf.tracking.journal import open_journal
 from stf.tracking.memory import RunMemory, recall
@@ -84,7 +84,7 @@ class TrackedRun:
 
     def tie_weights(self, path: str | Path) -> None:
         """Names the weights by their sha256; an evaluation is then nested under the training run that made them."""
-        digest = _sha256(path)
+        digest = sha256_of(path)
         self.tag("weights_sha256", digest)
         if not self._stage.startswith("train"):
             self._delivery.do(Link(digest, ["training_run_id", "mlflow.parentRunId"]))
@@ -101,7 +101,7 @@ class TrackedRun:
         """
         described = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         tags = {"variant": config.variant(), "stage": self._stage, "weights": Path(weights_path).name}
-        self._delivery.do(Register(str(weights_path), _sha256(weights_path), described, tags))
+        self._delivery.do(Register(str(weights_path), sha256_of(weights_path), described, tags))
 
     def _end(self, status: str, spent_usd: float) -> None:
         if "cost_usd" not in self._seen:
@@ -182,10 +182,6 @@ def _draft(name: str) -> Iterator[tuple[Path, str]]:
     with TemporaryDirectory() as folder:
         inner = PurePosixPath(name)
         yield Path(folder) / inner.name, "" if inner.parent == PurePosixPath() else str(inner.parent)
-
-
-def _sha256(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _text(value: object) -> str:

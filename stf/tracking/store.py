@@ -23,6 +23,7 @@ from textwrap import shorten
 from filelock import FileLock
 
 from stf.errors import TrackingError
+from stf.io.paths import repository_root
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 # MLflow's own 7 repetitions of 120 s would hold up a training step for minutes; what fails is kept and sent later.
@@ -49,11 +50,6 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
-
-
-def repository_root() -> Path:
-    """The real repository, also when DVC runs the stage in a throw-away copy (`exp run --temp`, `--queue`)."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def failure(uri: str, error: Exception) -> TrackingError:
 
 def shown_address(uri: str) -> str:
     """The store's address as a file and a terminal may hold it: without a password, the same after the folder moved."""
-    root = f"sqlite:///{repository_root()}/"
+    root = f"sqlite:///{repository_root().resolve()}/"
     if uri.startswith(root):
         uri = "sqlite:///" + uri.removeprefix(root)
     return "".join(char if char.isprintable() else "\ufffd" for char in _PASSWORD.sub("", uri))
@@ -97,7 +93,10 @@ def shown_address(uri: str) -> str:
 
 def store_uri() -> str:
     """MLFLOW_TRACKING_URI, or the repository's own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{repository_root() / 'mlruns' / 'mlflow.db'}"
+    return (
+        os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{repository_root().resolve() / 'mlruns' / 'mlflow.db'}"
+    )
 
 
 def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
@@ -105,7 +104,7 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
 
     Raises TrackingError when the server does not answer, the database stays locked, or MLflow refuses.
     """
-    uri, mlruns, lock_wait_s = store_uri(), repository_root() / "mlruns", _CREATION_WAIT * wait_s
+    uri, mlruns, lock_wait_s = store_uri(), repository_root().resolve() / "mlruns", _CREATION_WAIT * wait_s
     is_own = not os.environ.get("MLFLOW_TRACKING_URI")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Failures are told in one line by who called; these would print a traceback and every repetition.

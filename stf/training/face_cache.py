@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stf.console.progress import progress_bar
+from stf.io.paths import repository_root
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +45,7 @@ def face_cache(params: Params, fingerprint: str) -> FaceCache:
     """In the real repository when relative: under `dvc exp run --temp` the working folder is thrown away."""
     from stf.data.cache.face_cache import FaceCache
 
-    root = Path(os.environ.get("DVC_ROOT", ".")) / params.runtime.face_cache
+    root = repository_root() / params.runtime.face_cache
     return FaceCache.of(root, params.data, fingerprint)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from stf.errors import TrainingError
 from stf.forecast.line import STORED, On, machine_key, money_of, quick_line, stored_line
 from stf.io.cores import usable_cores
 from stf.io.distributed import ALONE, World
+from stf.io.hashing import sha256_of
+from stf.io.paths import DATA_JSON, repository_root
 from stf.io.processes import set_up_process
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.checkpointing import use_checkpointing
@@ -38,7 +38,6 @@ from stf.training.state import CheckpointFolder, Origin
 
 DRY_RUN_EPOCHS = 2
 DRY_RUN_PAIRS = 4
-DATA_JSON = "metrics/data.json"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def tell_forecast(phase_run: PhaseRun, dataset: VideoSBIDataset) -> None:
     params, cores = phase_run.params, usable_cores()
     key = machine_key(params, phase_run.device, cores)
     alone = phase_run.world.size == 1  # pipeline.forecast measures one process
-    told = stored_line(_root() / STORED, key, phase_run.phase, money_of(params)) if alone else None
+    told = stored_line(repository_root() / STORED, key, phase_run.phase, money_of(params)) if alone else None
     on = On(phase_run.device, cores, phase_run.world.size)
     click.echo(told or quick_line(params, phase_run.config, phase_run.phase, dataset, on))
 
@@ -143,7 +142,7 @@ def from_scratch(phase_run: PhaseRun, model: nn.Module) -> None:
 def start_from(phase_run: PhaseRun, model: nn.Module, path: str) -> PhaseRun:
     """Loads what `path` has in common with `model` and remembers what that was; raises CheckpointError."""
     report = load_checkpoint_flexible(path, model)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = sha256_of(path)
     return dataclasses.replace(phase_run, start=Start(path, digest, report))
 
 
@@ -157,11 +156,7 @@ def checkpoint_folder(phase_run: PhaseRun) -> CheckpointFolder:
 
 def _checkpoints() -> Path:
     """In the real repository: under `dvc exp run --temp` the working folder is a copy that DVC throws away."""
-    return _root() / "checkpoints"
-
-
-def _root() -> Path:
-    return Path(os.environ.get("DVC_ROOT", "."))
+    return repository_root() / "checkpoints"
 
 
 def open_budget(phase_run: PhaseRun) -> BudgetTracker:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stf.errors import TrackingError
-from stf.tracking.store import EXPERIMENT, open_store, repository_root, store_uri
+from stf.io.paths import repository_root
+from stf.tracking.store import EXPERIMENT, open_store, store_uri
 
 
 def test_store_lies_in_the_real_repository_not_in_dvcs_copy(root: Path) -> None:
@@ -29,7 +30,7 @@ def test_without_dvc_the_working_folder_is_the_repository(
 ) -> None:
     monkeypatch.delenv("DVC_ROOT")
     monkeypatch.chdir(tmp_path)
-    assert repository_root() == tmp_path.resolve()
+    assert repository_root().resolve() == tmp_path.resolve()
     assert store_uri() == f"sqlite:///{tmp_path.resolve()}/mlruns/mlflow.db"
 
 
