@@ -17,9 +17,10 @@ from benchmarks.harness import interleaved, print_table
 from stf.config import STFV8Config, TrainingParams
 from stf.models.network import build_network
 from stf.models.weights import read_checkpoint
+from stf.training.identity import Origin
 from stf.training.learner import Learner, build_learner
 from stf.training.progress import Best, Progress
-from stf.training.state import CheckpointFolder, Origin
+from stf.training.state import CheckpointFolder
 
 
 def full_size_learner(config: STFV8Config) -> tuple[Learner, Progress]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pipeline.cli import command, load_params, params_option
 from stf.evaluation.options import evaluation_options
-from stf.io.distributed import World
-from stf.io.processes import in_processes
 
 
 @command
 @params_option
 @evaluation_options("a")
-@in_processes
 def main(
-    world: World,
     checkpoint: str,
     params_path: str,
     methods: tuple[str, ...],
@@ -27,10 +23,12 @@ def main(
     any other --checkpoint, --params, --methods or with --sbi-test those are left alone.
     """
     from stf.evaluation.run import Request, run_evaluation
+    from stf.io.processes import open_processes
 
     request = Request("a", checkpoint, params_path, methods, output, sbi_test)
     params = load_params(params_path)
-    run_evaluation(request, params, world, gate_threshold=params.phase_b.min_phase_a_auc)
+    with open_processes() as world:
+        run_evaluation(request, params, world, gate_threshold=params.phase_b.min_phase_a_auc)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pipeline.cli import command, load_params, params_option
 from stf.evaluation.options import evaluation_options
-from stf.io.distributed import World
-from stf.io.processes import in_processes
 
 
 @command
 @params_option
 @evaluation_options("b")
-@in_processes
 def main(
-    world: World,
     checkpoint: str,
     params_path: str,
     methods: tuple[str, ...],
@@ -27,9 +23,11 @@ def main(
     --params, --methods or with --sbi-test those are left alone.
     """
     from stf.evaluation.run import Request, run_evaluation
+    from stf.io.processes import open_processes
 
     request = Request("b", checkpoint, params_path, methods, output, sbi_test)
-    run_evaluation(request, load_params(params_path), world)
+    with open_processes() as world:
+        run_evaluation(request, load_params(params_path), world)
 
 
 if __name__ == "__main__":

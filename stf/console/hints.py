@@ -6,34 +6,14 @@ import contextlib
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from stf.config import Params
-from stf.errors import DataError, StfError, TrainingError
-
-_BY_CHANCE = 3  # sound pairs fail now and then: 0.8 % of the sample's, as "invisible blend"
-
-
-def require_few_failures(
-    failed: int, pairs: float, max_share: float, failures: Mapping[str, int], where: str
-) -> None:
-    """Raises DataError when `failed` pairs are more than `max_share` of `pairs`, with `failures` (cause → draws).
-
-    Asked during an epoch with all its pairs, it raises as soon as the epoch's share is certain to be above, which
-    needs no luck and depends on no order. Three pairs may fail of however few.
-    """
-    if failed <= max(max_share * pairs, _BY_CHANCE):
-        return
-    counts = ", ".join(f"{n} × {cause}" for cause, n in sorted(failures.items(), key=lambda item: -item[1]))
-    raise DataError(
-        f"{failed} of the {pairs:.0f} pairs of {where} had draws that failed ({counts}), more than "
-        f"data.max_failure_share, {max_share}; nothing was overwritten. `dvc repro -f verify_data` names the broken "
-        "files: mend them, take their videos out of the split, or raise data.max_failure_share"
-    )
+from stf.errors import StfError, TrainingError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from stf.config import Params, PhaseName, STFV8Config
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.forecast.forecast import Money, PhaseForecast, Rates, Work, phase_forecast
 from stf.forecast.measure import StepRates, quick_step_rates, seconds_per_pair
+from stf.io.cores import usable_cores
 from stf.io.files import read_json
+from stf.io.paths import repository_root
 
 QUICK_S = 2.0  # for the pairs of an estimate, and half of it for the steps
 STORED = "checkpoints/forecast.json"
@@ -48,6 +50,19 @@ def stored_line(path: Path, key: str, phase: PhaseName, money: Money) -> str | N
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # none, or not one of this version: it is only a notice
+
+
+def forecast_line(
+    params: Params, phase: PhaseName, dataset: VideoSBIDataset, device: str, processes: int
+) -> str:
+    """What the phase will take: as pipeline.forecast found it for this plan and machine, else an estimate."""
+    cores = usable_cores()
+    kept = None
+    if processes == 1:  # pipeline.forecast measures one process
+        key = machine_key(params, device, cores)
+        kept = stored_line(repository_root() / STORED, key, phase, money_of(params))
+    config = STFV8Config.from_params(params, phase)
+    return kept or quick_line(params, config, phase, dataset, On(device, cores, processes))
 
 
 def quick_line(

@@ -110,7 +110,7 @@ def _step_rates(
             step_s = first_s
         score_s = _score_s(learner, batch)
         peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if cuda else None
-    clips = len(batch["label"])
+    clips = len(batch.label)
     return StepRates(clips / step_s, clips / score_s, peak_gb, clips)
 
 
@@ -137,7 +137,7 @@ def random_batch(config: STFV8Config, n_clips: int) -> Batch:
     shape = (n_clips, config.in_channels, config.num_frames, config.img_size, config.img_size)
     video = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     made_up = Provenance("noise", 0, (0, 0, 0, 0), None)
-    return {"video": video, "label": torch.arange(n_clips) % 2, "provenance": [made_up] * n_clips}
+    return Batch(video, torch.arange(n_clips) % 2, [made_up] * n_clips)
 
 
 def _repeats(first_s: float, limit_s: float) -> int:

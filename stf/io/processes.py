@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 from stf.errors import PeerError, UsageError
 from stf.io.distributed import World, open_world
@@ -20,27 +20,22 @@ NPROC = "STF_NPROC"
 MAX_DIGITS = 4
 
 
-def in_processes(function: Callable[..., None]) -> Callable[..., None]:
-    """A command's function that gets `world`, the processes that run it, as its first argument; see open_world.
+@contextlib.contextmanager
+def open_processes() -> Iterator[World]:
+    """The processes that run this command, see open_world. With STF_NPROC = N > 1 the command starts anew, N times.
 
-    With STF_NPROC = N > 1 the command starts anew, N times: an environment variable, because `dvc repro` starts
-    commands as dvc.yaml has them, and the number of GPUs is no parameter of a result. The function raises UsageError
-    when STF_NPROC is no whole number above 0.
+    An environment variable, because `dvc repro` starts commands as dvc.yaml has them, and the number of GPUs is no
+    parameter of a result. Raises UsageError when STF_NPROC is no whole number above 0.
     """
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        wanted = os.environ.get(NPROC, "1")
-        if not wanted.isdecimal() or len(wanted) > MAX_DIGITS or int(wanted) < 1:
-            raise UsageError(
-                f"{NPROC} is {shown(wanted)}; it must be the number of processes (GPUs) on this machine"
-            )
-        if int(wanted) > 1 and "WORLD_SIZE" not in os.environ:
-            _start_again(int(wanted))
-        with open_world() as world:
-            function(world, *args, **kwargs)
-
-    return run
+    count = os.environ.get(NPROC, "1")
+    if not count.isdecimal() or len(count) > MAX_DIGITS or int(count) < 1:
+        raise UsageError(
+            f"{NPROC} is {shown(count)}; it must be the number of processes (GPUs) on this machine"
+        )
+    if int(count) > 1 and "WORLD_SIZE" not in os.environ:
+        _start_again(int(count))
+    with open_world() as world:
+        yield world
 
 
 def _start_again(n: int) -> NoReturn:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import click
 
+from stf.config import Params
 from stf.tracking.loggers import ConsoleLogger, CSVLogger
 from stf.tracking.run import TrackedRun
 
@@ -21,11 +24,27 @@ class TrainingReport:
     """Steps go to the console, and every `log_every_steps` to MLflow; epochs go to console, CSV and MLflow."""
 
     def __init__(
-        self, run: TrackedRun, console: ConsoleLogger, csv: CSVLogger, *, log_every_steps: int
+        self,
+        run: TrackedRun,
+        console: ConsoleLogger,
+        csv: CSVLogger,
+        *,
+        log_every_steps: int,
+        epochs: int = 0,
+        budget: Any = None,
     ) -> None:
+        """With `budget` (BudgetTracker) every epoch is followed by a look at whether the `epochs` planned fit in."""
         self._run, self._console, self._csv = run, console, csv
+        self._epochs, self._budget = epochs, budget
         self._log_every_steps = max(log_every_steps, 1)
         self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._console.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._console.__exit__(*error)
 
     def step(self, record: Any) -> None:
         """One optimizer step (StepRecord)."""
@@ -48,6 +67,9 @@ class TrainingReport:
         if details.failures:
             causes = ", ".join(f"{count} × {cause}" for cause, count in sorted(details.failures.items()))
             click.echo(f"  draws repeated or degraded: {causes}")
+        if self._budget is not None:
+            fitting = self._budget.estimate_remaining_epochs(record.epoch_time)
+            self.budget(self._budget.check(), fitting, self._epochs - record.epoch)
 
     def budget(self, status: Any, epochs_that_fit: int, epochs_left: int) -> None:
         """Warns, once each, that the money runs out and that the rest of the plan does not fit in (BudgetStatus)."""
@@ -63,6 +85,40 @@ class TrainingReport:
         if key not in self._told:
             self._told.add(key)
             click.secho(text, fg="yellow")
+
+
+def open_report(
+    run: TrackedRun,
+    log_csv: Path,
+    params: Params,
+    plan: Any,
+    steps_per_epoch: int,
+    history: Sequence[Any],
+    budget: Any,
+) -> TrainingReport:
+    """A report on a training of `plan` (Plan), inside `budget` (BudgetTracker).
+
+    Its CSV log begins with the epochs of `history` (EpochRecords), which earlier runs finished. A context manager: the
+    progress bar is taken down at its end.
+    """
+    csv = CSVLogger(log_csv)
+    for record in history:
+        csv.log(dataclasses.asdict(record))
+    console = ConsoleLogger(
+        plan.phase,
+        plan.epochs,
+        steps_per_epoch,
+        cost_per_hour=params.budget.cost_per_hour,
+        first_epoch=len(history) + 1,
+    )
+    return TrainingReport(
+        run,
+        console,
+        csv,
+        log_every_steps=params.runtime.log_every_steps,
+        epochs=plan.epochs,
+        budget=budget if params.runtime.billing else None,
+    )
 
 
 def _numbers(record: Any) -> dict[str, float]:

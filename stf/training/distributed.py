@@ -1,7 +1,6 @@
-"""Training by several processes: each takes its share of every batch, and all sum their gradients.
+"""Training by several processes: each takes its share of every batch (stf.training.loaders), and all sum gradients.
 
-The batch of `training.batch_size` clips is the batch of all processes together, dealt out in whole pairs, so the same
-clips come in the same order whatever their number. Each process weighs its losses by its clips' share of all the step's
+Each process weighs its losses by its clips' share of all the step's
 clips; the sum of the gradients is then the gradient of the mean over the step, and as no real is parted from its fake,
 that holds for the hinge on pairs too. A process without a pair in a batch adds nothing to it.
 
@@ -14,49 +13,16 @@ measured: there was one machine without a GPU).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stf.data.pairs import collate_clips
 from stf.io.distributed import World
 
 _BUCKET_ELEMENTS = 25 << 18  # 25 MiB of float32: the first is on its way while the next is packed
-
-
-class BatchesOfIndices(Sized, Protocol):
-    """A batch sampler: the indices of a batch's items, real, fake, real, …"""
-
-    def __iter__(self) -> Iterator[Sequence[Any]]: ...
-
-
-class RankShare:
-    """The batches of `sampler`, each cut down to this process's pairs, perhaps to none (then `collate_share`).
-
-    As many batches for every process. Rank 0 has the first pairs of each batch, rank 1 the next ones.
-    """
-
-    def __init__(self, sampler: BatchesOfIndices, world: World) -> None:
-        self._sampler, self._world = sampler, world
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def __iter__(self) -> Iterator[Sequence[Any]]:
-        for batch in self._sampler:
-            pairs = self._world.share(len(batch) // 2)
-            yield batch[2 * pairs.start : 2 * pairs.stop]
-
-
-def collate_share(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`collate_clips`, also of no items."""
-    if items:
-        return collate_clips(items)
-    return {"video": torch.empty(0), "label": torch.empty(0, dtype=torch.long), "provenance": []}
 
 
 def has_gradient(parameters: Sequence[nn.Parameter]) -> list[bool]:

@@ -1,41 +1,31 @@
-"""The training loop of either phase: it only sequences steps, validation, checkpoints and callables."""
+"""The training loop of either phase: epochs of optimizer steps, validation, checkpoints, budget, and who is told."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import torch
 
-from stf.console.hints import require_few_failures
-from stf.errors import Interrupted
-from stf.training.bookkeeping import StepTold, epoch_details, epoch_record, step_record
+from stf.config import Params, PhaseName
+from stf.console.training import too_many_failures
+from stf.errors import DataError, Interrupted
 from stf.training.budget_tracker import BudgetStatus
 from stf.training.learner import Learner
+from stf.training.loaders import ClipLoader
 from stf.training.optimizer import learning_rates
 from stf.training.progress import Best, Progress
-from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepRecord
+from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepFigures, StepRecord
 from stf.training.state import CheckpointFolder
 from stf.training.step import Batch, train_step
 from stf.training.validation import ValidationFigures, failures_in, pairs_failed_in, validate
 
-
-@runtime_checkable
-class Batches(Iterable[Batch], Sized, Protocol):
-    """A loader: batches, and how many an epoch has."""
-
-
-@dataclass(frozen=True)
-class Feeds:
-    """Where clips come from; `set_epoch(epoch, n)`, epochs from 0, makes `train` begin at its batch n (from 0) next."""
-
-    train: Batches
-    set_epoch: Callable[[int, int], None]
-    val: Iterable[Batch]
+_BY_CHANCE = 3  # sound pairs fail now and then: 0.8 % of the sample's, as "invisible blend"
 
 
 @dataclass(frozen=True)
@@ -53,153 +43,130 @@ class Plan:
     keep_every_s: float = math.inf
     max_failure_share: float = 1.0
 
+    @classmethod
+    def of(cls, params: Params, phase: PhaseName) -> Plan:
+        """The plan of one phase of a parameter file."""
+        section, runtime = params.phase_a if phase == "a" else params.phase_b, params.runtime
+        keep_every_s = 60 * runtime.checkpoint_minutes
+        return cls(
+            phase,
+            section.epochs,
+            params.training.grad_accum,
+            runtime.empty_cache_every,
+            keep_every_s,
+            params.data.max_failure_share,
+        )
+
     def steps_per_epoch(self, batches: int) -> int:
         """Optimizer steps for `batches` batches; the last one may hold fewer than grad_accum."""
         return math.ceil(batches / self.grad_accum)
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop calls: after a step, after an epoch, to ask what the run has cost, and whether to leave.
+class _StepReport(NamedTuple):
+    """What a process tells the others after a step. Only rank 0 looks at the budget and at the clock."""
 
-    Every process is asked `asked_to_leave`; it gives the error to leave with.
-    """
+    data_s: float
+    step_s: float
+    failures: Counter[str]
+    pairs_failed: int
+    should_stop: bool
+    should_keep: bool
+    interrupted: Interrupted | None
 
-    on_step: Callable[[StepRecord], None]
-    on_epoch: Callable[[EpochRecord, EpochDetails], None]
-    check_budget: Callable[[], BudgetStatus]
-    asked_to_leave: Callable[[], Interrupted | None] = lambda: None
 
-
-def fit(
+def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
     learner: Learner,
-    feeds: Feeds,
+    train_loader: ClipLoader,
+    val_batches: Iterable[Batch],
     plan: Plan,
-    hooks: Hooks,
     folder: CheckpointFolder,
     progress: Progress,
-) -> Progress:
-    """Trains from `progress` to the end of the plan, or until the budget is used up; returns where it stands.
+    *,
+    on_step: Callable[[StepRecord], None] | None,
+    on_epoch: Callable[[EpochRecord, EpochDetails], None] | None,
+    check_budget: Callable[[], BudgetStatus] | None,
+    asked_to_stop: Callable[[], Interrupted | None] = lambda: None,
+) -> None:
+    """Trains from `progress`, which it updates, to the end of the plan, or until the budget is used up.
 
-    Every process of learner.world calls it, with its share of the clips; rank 0 alone writes and calls the hooks.
-    last.pt is written after every epoch, every plan.keep_every_s, when the budget ends training, and when
-    hooks.asked_to_leave gives an Interrupted, which is then raised. An epoch that the budget cuts short is validated as
-    it is, so that even a first epoch leaves a best checkpoint; last.pt knows nothing of that. Raises TrainingError on a
-    NaN or infinite loss, with the checkpoints untouched.
+    Every process of learner.world calls it, with its share of the clips. Rank 0 alone writes and has the callbacks;
+    every process is asked `asked_to_stop`, which gives the error to stop with. last.pt is written after every epoch,
+    every plan.keep_every_s, when the budget ends training, and when somebody asked to stop, whose Interrupted is then
+    raised. An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best
+    checkpoint; last.pt knows nothing of that. Raises TrainingError on a NaN or infinite loss, with the checkpoints
+    untouched.
     """
-    loop = _Loop(learner, feeds, plan, hooks, folder, progress)
+    world, steps = learner.world, plan.steps_per_epoch(len(train_loader))
+    on_cuda, kept_s = learner.device.type == "cuda", time.monotonic()
     while progress.epoch < plan.epochs and not progress.stopped_by_budget:
-        loop.epoch()
-    return progress
-
-
-class _Loop:
-    """`fit`'s parts, with its arguments at hand."""
-
-    def __init__(
-        self,
-        learner: Learner,
-        feeds: Feeds,
-        plan: Plan,
-        hooks: Hooks,
-        folder: CheckpointFolder,
-        progress: Progress,
-    ) -> None:
-        self._learner, self._feeds, self._plan, self._hooks = learner, feeds, plan, hooks
-        self._folder, self._progress, self._world = folder, progress, learner.world
-        self._kept_s = time.monotonic()
-        self._epoch_started_s = 0.0
-
-    def epoch(self) -> None:
-        """The rest of an epoch: its steps, validation, checkpoints, and what the hooks are told."""
-        learner, progress, hooks = self._learner, self._progress, self._hooks
-        if learner.device.type == "cuda":
+        epoch, epoch_began_s = progress.epoch + 1, time.monotonic() - progress.epoch_s
+        means, complete = progress.means, True
+        if on_cuda:
             torch.cuda.reset_peak_memory_stats(learner.device)
-        self._epoch_started_s, epoch = time.monotonic() - progress.epoch_s, progress.epoch + 1
-        complete, means = self._train(epoch), progress.means
-        if not complete:
-            self._keep()
-        validation_started_s = time.monotonic()
-        figures = validate(learner, self._validation(), f"epoch {epoch}")
-        validation_s = time.monotonic() - validation_started_s
-        self._require_few_failures(figures, figures.pairs, f"validation in epoch {epoch}")
-        _keep_if_best(learner, self._folder, progress, epoch, figures)
-        status = self._world.from_main(hooks.check_budget)
-        time_and_cost = (time.monotonic() - self._epoch_started_s, status.spent)
-        record = epoch_record(learner, self._plan.phase, progress, figures, time_and_cost)
-        progress.end_epoch(record)
-        progress.stopped_by_budget = not complete or (
-            status.should_stop and progress.epoch < self._plan.epochs
-        )
-        if self._world.is_main:
-            # first: what a state has behind it is not reported again by the run that goes on from it
-            hooks.on_epoch(record, epoch_details(means, figures, validation_s, complete))
-        if complete:
-            self._keep()
 
-    def _train(self, epoch: int) -> bool:
-        """The optimizer steps that are left of the epoch; False when the budget ended it before its last one."""
-        plan, means, world = self._plan, self._progress.means, self._world
-        steps = plan.steps_per_epoch(len(self._feeds.train))
-        self._feeds.set_epoch(epoch - 1, means.steps * plan.grad_accum)
+        # The steps that are left of the epoch
+        train_loader.set_epoch(epoch - 1, means.steps * plan.grad_accum)
         waiting_since_s = time.perf_counter()
-        for batches in _grouped(self._feeds.train, plan.grad_accum) if means.steps < steps else ():
-            ready_s, step = time.perf_counter(), means.steps + 1
-            rates = learning_rates(self._learner.optimizer)
-            figures = train_step(self._learner, batches, f"epoch {epoch}, step {step}")
-            self._progress.global_step += 1
-            self._learner.schedule.step_update(self._progress.global_step)
-            by_rank = world.exchange(self._told(batches, ready_s - waiting_since_s, ready_s))
-            record = step_record(figures, (epoch, step, self._progress.global_step), rates, by_rank)
+        for batches in _grouped(train_loader, plan.grad_accum) if means.steps < steps else ():
+            began_s, step = time.perf_counter(), means.steps + 1
+            rates = learning_rates(learner.optimizer)
+            figures = train_step(learner, batches, f"epoch {epoch}, step {step}")
+            progress.global_step += 1
+            learner.schedule.step_update(progress.global_step)
+            own = _StepReport(
+                data_s=began_s - waiting_since_s,
+                step_s=time.perf_counter() - began_s,
+                failures=sum((failures_in(batch) for batch in batches), start=Counter()),
+                pairs_failed=sum(map(pairs_failed_in, batches)),
+                should_stop=check_budget is not None and check_budget().should_stop,
+                should_keep=world.is_main and time.monotonic() - kept_s >= plan.keep_every_s,
+                interrupted=asked_to_stop(),
+            )
+            by_rank = world.exchange(own)
+            record = _step_record(figures, (epoch, step, progress.global_step), rates, by_rank)
             means.add(record)
             pairs = means.clips / 2 / means.steps * steps
-            self._require_few_failures(means, pairs, f"training epoch {epoch}")
-            if world.is_main:
-                self._hooks.on_step(record)
-            _empty_cache(self._learner, plan, self._progress.global_step)
-            self._keep_or_leave(by_rank)
+            require_few_failures(
+                means.pairs_failed, pairs, plan.max_failure_share, means.failures, f"training epoch {epoch}"
+            )
+            if on_step is not None:
+                on_step(record)
+            if on_cuda and plan.empty_cache_every and progress.global_step % plan.empty_cache_every == 0:
+                torch.cuda.empty_cache()  # fragmentation ends long runs on small cards
+            interrupted = next((other.interrupted for other in by_rank if other.interrupted), None)
+            if interrupted is not None or by_rank[0].should_keep:
+                kept_s = _keep(learner, folder, progress, epoch_began_s)
+            if interrupted is not None:
+                raise interrupted
             if by_rank[0].should_stop and step < steps:
-                return False
+                complete = False
+                break
             waiting_since_s = time.perf_counter()
-        return True
+        if not complete:
+            kept_s = _keep(learner, folder, progress, epoch_began_s)
 
-    def _require_few_failures(self, seen: EpochMeans | ValidationFigures, pairs: float, where: str) -> None:
-        share = self._plan.max_failure_share
-        require_few_failures(seen.pairs_failed, pairs, share, seen.failures, where)
-
-    def _told(self, batches: list[Batch], data_s: float, ready_s: float) -> StepTold:
-        is_main, now_s = self._world.is_main, time.monotonic()
-        return StepTold(
-            data_s=data_s,
-            step_s=time.perf_counter() - ready_s,
-            failures=sum((failures_in(batch) for batch in batches), start=Counter()),
-            pairs_failed=sum(map(pairs_failed_in, batches)),
-            should_stop=is_main and self._hooks.check_budget().should_stop,
-            should_keep=is_main and now_s - self._kept_s >= self._plan.keep_every_s,
-            leave=self._hooks.asked_to_leave(),
+        # Validation
+        validation_began_s = time.monotonic()
+        batches = _until_interrupted(val_batches, learner, folder, progress, epoch_began_s, asked_to_stop)
+        val = validate(learner, batches, f"epoch {epoch}")
+        validation_s = time.monotonic() - validation_began_s
+        require_few_failures(
+            val.pairs_failed, val.pairs, plan.max_failure_share, val.failures, f"validation in epoch {epoch}"
         )
+        _keep_if_best(learner, folder, progress, epoch, val)
 
-    def _keep_or_leave(self, by_rank: list[StepTold]) -> None:
-        leave = next((told.leave for told in by_rank if told.leave is not None), None)
-        if leave is not None or by_rank[0].should_keep:
-            self._keep()
-        if leave is not None:
-            raise leave
-
-    def _keep(self) -> None:
-        if self._progress.means.steps:
-            self._progress.epoch_s = time.monotonic() - self._epoch_started_s
-        self._folder.keep_last(self._learner, self._progress)
-        self._kept_s = time.monotonic()
-
-    def _validation(self) -> Iterator[Batch]:
-        """The validation batches. One process alone leaves between two of them; several finish them together."""
-        for batch in self._feeds.val:
-            leave = self._hooks.asked_to_leave() if self._world.size == 1 else None
-            if leave is not None:
-                self._keep()
-                raise leave
-            yield batch
+        # Records
+        budget = world.from_main(lambda: check_budget() if check_budget is not None else None)
+        spent_usd = budget.spent if budget is not None else 0.0
+        epoch_s = time.monotonic() - epoch_began_s
+        record = _epoch_record(learner, plan.phase, progress, val, epoch_s, spent_usd)
+        progress.end_epoch(record)
+        out_of_money = budget is not None and budget.should_stop and progress.epoch < plan.epochs
+        progress.stopped_by_budget = not complete or out_of_money
+        if on_epoch is not None:  # before the state is kept: what a state has behind it is not reported again
+            on_epoch(record, _epoch_details(means, val, validation_s, complete))
+        if complete:
+            kept_s = _keep(learner, folder, progress, epoch_began_s)
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -214,18 +181,123 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _empty_cache(learner: Learner, plan: Plan, global_step: int) -> None:
-    """Gives CUDA's cached blocks back now and then: fragmentation ends long runs on small cards."""
-    due = plan.empty_cache_every > 0 and global_step % plan.empty_cache_every == 0
-    if due and learner.device.type == "cuda":
-        torch.cuda.empty_cache()
+def _keep(learner: Learner, folder: CheckpointFolder, progress: Progress, epoch_began_s: float) -> float:
+    """Writes last.pt; returns the time when it was done."""
+    if progress.means.steps:
+        progress.epoch_s = time.monotonic() - epoch_began_s
+    folder.keep_last(learner, progress)
+    return time.monotonic()
+
+
+def _until_interrupted(
+    val_batches: Iterable[Batch],
+    learner: Learner,
+    folder: CheckpointFolder,
+    progress: Progress,
+    epoch_began_s: float,
+    asked_to_stop: Callable[[], Interrupted | None],
+) -> Iterator[Batch]:
+    """The validation batches. One process alone stops between two of them; several finish them together."""
+    for batch in val_batches:
+        interrupted = asked_to_stop() if learner.world.size == 1 else None
+        if interrupted is not None:
+            _keep(learner, folder, progress, epoch_began_s)
+            raise interrupted
+        yield batch
+
+
+def require_few_failures(
+    failed: int, pairs: float, max_share: float, failures: Mapping[str, int], where: str
+) -> None:
+    """Raises DataError when `failed` pairs are more than `max_share` of `pairs`, with `failures` (cause → draws).
+
+    Asked during an epoch with all its pairs, it raises as soon as the epoch's share is certain to be above, which
+    needs no luck and depends on no order. Three pairs may fail of however few.
+    """
+    if failed > max(max_share * pairs, _BY_CHANCE):
+        raise DataError(too_many_failures(failed, pairs, max_share, failures, where))
 
 
 def _keep_if_best(
-    learner: Learner, folder: CheckpointFolder, progress: Progress, epoch: int, figures: ValidationFigures
+    learner: Learner, folder: CheckpointFolder, progress: Progress, epoch: int, val: ValidationFigures
 ) -> None:
     weights = {name: value.detach().cpu().clone() for name, value in learner.judged.state_dict().items()}
-    candidate = Best(epoch, figures.auc, figures.loss, weights)
+    candidate = Best(epoch, val.auc, val.loss, weights)
     if candidate.beats(progress.best):
         progress.best = candidate
         folder.keep_best(learner, candidate)
+
+
+def _step_record(
+    figures: StepFigures,
+    place: tuple[int, int, int],
+    rates: tuple[float, float],
+    by_rank: list[_StepReport],
+) -> StepRecord:
+    """One step: what it computed, its (epoch, step, global step), its (lr, backbone lr), and its times and failures."""
+    # the others' step began with waiting for the one whose clips came last
+    last = max(by_rank, key=lambda report: report.data_s)
+    epoch, step, global_step = place
+    lr, backbone_lr = rates
+    return StepRecord(
+        **vars(figures),
+        epoch=epoch,
+        step=step,
+        global_step=global_step,
+        lr=lr,
+        backbone_lr=backbone_lr,
+        failures=sum((report.failures for report in by_rank), start=Counter()),
+        pairs_failed=sum(report.pairs_failed for report in by_rank),
+        data_s=last.data_s,
+        step_s=last.step_s,
+    )
+
+
+def _epoch_record(
+    learner: Learner,
+    phase: str,
+    progress: Progress,
+    val: ValidationFigures,
+    epoch_s: float,
+    spent_usd: float,
+) -> EpochRecord:
+    """The epoch that runs, after its validation; `spent_usd` is what the plan has cost so far."""
+    on_cuda, means = learner.device.type == "cuda", progress.means
+    peak_bytes = torch.cuda.max_memory_allocated(learner.device) if on_cuda else 0
+    peak_bytes = max(learner.world.exchange(peak_bytes))  # of the fullest GPU
+    return EpochRecord(
+        epoch=progress.epoch + 1,
+        phase=phase,
+        train_loss=means.mean("loss"),
+        train_acc=means.mean("correct"),
+        val_loss=val.loss,
+        val_acc=val.accuracy,
+        val_auc=val.auc,
+        val_f1=val.f1,
+        lr=means.last_lr,
+        epoch_time=epoch_s,
+        gpu_mem_gb=peak_bytes / 2**30,
+        best_auc=progress.best.val_auc if progress.best is not None else math.nan,
+        cost_usd=spent_usd,
+        ce_loss=means.mean("ce"),
+        hll_loss=means.mean("hll"),
+        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _epoch_details(
+    means: EpochMeans, val: ValidationFigures, validation_s: float, complete: bool
+) -> EpochDetails:
+    """What else is known of the same epoch."""
+    return EpochDetails(
+        e_real=means.mean("e_real"),
+        e_fake=means.mean("e_fake"),
+        margin=means.mean("margin"),
+        active_share=means.mean("active_share"),
+        clips_per_s=means.clips / (means.data_s + means.step_s),
+        data_s=means.data_s,
+        step_s=means.step_s,
+        validation_s=validation_s,
+        failures=dict(means.failures + val.failures),
+        complete=complete,
+    )

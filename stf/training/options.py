@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 import stf.training.preemption  # noqa: F401  # early: it reads who started this process
+from stf.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The values of `training_options`. Raises UsageError when two of them contradict each other."""
+
+    resume_path: str | None = None
+    fresh: bool = False
+    epochs: int | None = None
+    batch_size: int | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume_path is not None and self.fresh:
+            raise UsageError("--resume goes on from a file and --fresh starts at epoch 1; give one of them")
 
 
 def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from stf.config import Params
 from stf.training.records import EpochMeans, EpochRecord
-
-# The phase's own section comes on top; budget and runtime change no step.
-_SECTIONS = ("seed", "data", "sbi", "model", "training")
-
-
-def config_hash(params: Params, phase: Literal["a", "b"], starting_weights: str | None = None) -> str:
-    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan.
-
-    `starting_weights` is the sha256 of the checkpoint that phase B starts from: the state of a phase B from other
-    weights is another run's.
-    """
-    values = dataclasses.asdict(params)
-    seen = {name: values[name] for name in (*_SECTIONS, f"phase_{phase}")}
-    seen["data"].pop("max_failure_share")  # whether training goes on, not how it goes
-    seen[f"phase_{phase}"].pop("min_phase_a_auc", None)  # whether phase B starts
-    if starting_weights is not None:
-        seen["starting_weights"] = starting_weights
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

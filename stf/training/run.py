@@ -1,4 +1,4 @@
-"""What the training commands share: a phase from its network to its outputs, tracked and inside its budget."""
+"""One training of one phase, from the parameter file to the files it leaves: build → resume → fit → outputs."""
 
 from __future__ import annotations
 
@@ -6,233 +6,260 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import click
 import torch
 
+from stf.config import Params, PhaseName, STFV8Config
 from stf.console.hints import explained
-from stf.errors import UsageError
-from stf.models.backbone_v73 import STFMambaV73
-from stf.tracking.loggers import ConsoleLogger, CSVLogger
-from stf.tracking.run import TrackedRun, track
-from stf.tracking.training_report import TrainingReport
-from stf.training.budget_tracker import BudgetTracker
+from stf.console.training import money_text, print_best, print_network, print_resumed, resume_advice, warn
+from stf.data.ffpp import require_fingerprint
+from stf.data.video_sbi_dataset import VideoSBIDataset
+from stf.errors import TrainingError
+from stf.io.hashing import sha256_of
+from stf.io.paths import DATA_JSON, repository_root
+from stf.io.processes import open_processes, set_up_process
+from stf.models.checkpointing import use_checkpointing
+from stf.models.compilation import compile_blocks
+from stf.models.network import build_network
+from stf.models.scan_backends import unusable_because
+from stf.models.spatial_weights import load_spatial_weights
+from stf.models.weights import load_checkpoint_flexible
+from stf.tracking.run import track
+from stf.tracking.training_report import open_report
+from stf.training.budget import ends_without_money, open_budget, spent_and_left
 from stf.training.distributed import start_alike
-from stf.training.face_cache import prepare_face_cache
-from stf.training.loop import Hooks, fit
-from stf.training.outputs import report_outputs, tell_what_is_trained, write_outputs
-from stf.training.preemption import Leaving, listening
+from stf.training.face_cache import prepare_face_cache, training_reader
+from stf.training.gate import require_open_gate
+from stf.training.identity import Origin, code_digest, config_hash
+from stf.training.learner import Learner, build_learner
+from stf.training.loaders import build_loaders
+from stf.training.loop import Plan, fit
+from stf.training.options import TrainingOptions
+from stf.training.outputs import log_outputs, log_setup, phase_summary, write_outputs
+from stf.training.preemption import listening
 from stf.training.progress import Progress
-from stf.training.records import EpochDetails, EpochRecord
-from stf.training.setup import (
-    PhaseRun,
-    Training,
-    ends_without_money,
-    open_budget,
-    set_up_training,
-    tell_backend,
-    tell_forecast,
-)
-from stf.training.state import Found
+from stf.training.state import CheckpointFolder
+
+DRY_RUN_EPOCHS = 2
+DRY_RUN_PAIRS = 4
+PHASE_A_WEIGHTS = "weights/phase_a.pt"  # what phase B starts from
+GATE = "metrics/gate_a.json"
+MLFLOW_RUN = "mlflow_run.json"  # in the checkpoint folder: which MLflow run this training is
+PHASE_A_REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
+
+Forecast = Callable[[Params, PhaseName, VideoSBIDataset, str, int], str]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Where the user wants the run to start: at --resume's file, at epoch 1 (--fresh), else where it stopped."""
+def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
+    phase: PhaseName, params_path: str, options: TrainingOptions, forecast: Forecast
+) -> None:
+    """Trains a phase and writes its outputs, the weights first; a run that fails leaves the old ones.
 
-    resume_path: str | None
-    fresh: bool
-
-    def __post_init__(self) -> None:
-        if self.resume_path is not None and self.fresh:
-            raise UsageError("--resume goes on from a file and --fresh starts at epoch 1; give one of them")
-
-
-def run_phase(phase_run: PhaseRun, model: STFMambaV73, wanted: Wanted) -> None:
-    """Trains `model` and writes the phase's outputs, the weights first; a run that fails leaves the old ones.
-
-    Of several processes rank 0 does what there is to do once: folder, budget, MLflow, console, outputs. Raises
-    Interrupted when it was asked to leave; the state is then kept.
+    `forecast(params, phase, training set, device, processes)` gives the line on hours and dollars that is printed
+    before anything is spent. Of several processes rank 0 does what there is to do once: folder, budget, MLflow,
+    console, outputs. Raises ConfigError for what this machine cannot do, DataError for data that nobody verified,
+    TrainingError when the gate is closed or the money spent, Interrupted when it was asked to stop; the state is then
+    kept.
     """
-    with listening() as leaving:
-        outputs = dry_run_folder() if phase_run.dry_run and phase_run.world.is_main else Path()
-        training = set_up_training(phase_run, model, outputs)
-        if phase_run.world.is_main:
-            tell_plan(training)
-            lead(training, wanted, leaving)
+    with open_processes() as world, listening() as stop, ExitStack() as held:
+        # ------------------------------------------------------------------------------ build
+        asked = Params.load(params_path)
+        params, dry_run = _overridden(asked, phase, options), options.dry_run
+        plan_id = config_hash(asked, "a")  # an option of the command opens no budget of its own
+        config, plan = STFV8Config.from_params(params, phase), Plan.of(params, phase)
+        if phase == "b" and not dry_run:
+            money = money_text(spent_and_left(params, phase, plan_id), params.budget.max_budget)
+            require_open_gate(GATE, params.phase_b.min_phase_a_auc, PHASE_A_REPORT, money)
+        elif phase == "b":
+            click.echo(f"dry run: {GATE} is not asked whether phase B may start")
+        device = set_up_process(params.runtime, world)
+        torch.manual_seed(params.seed)  # first weights and dropout; clips have generators of their own
+        fingerprint = require_fingerprint(params.data.root, DATA_JSON)
+        world.require_same("params.yaml (the hash of what changes training)", config_hash(params, phase))
+        world.require_same("the data's fingerprint", fingerprint)
+
+        network, transfer, starting_sha256 = build_network(config, device), None, None
+        if phase == "b" and not (dry_run and not Path(PHASE_A_WEIGHTS).exists()):
+            transfer = load_checkpoint_flexible(PHASE_A_WEIGHTS, network)
+            starting_sha256 = sha256_of(PHASE_A_WEIGHTS)
         else:
-            follow(training, wanted, leaving)
+            if phase == "b":
+                click.echo(f"dry run: there is no {PHASE_A_WEIGHTS}, so the network starts from scratch")
+            if pretrained := load_spatial_weights(network, config):
+                click.echo(pretrained)
+        use_checkpointing(network, params.runtime.activation_checkpointing)
+        if params.runtime.compile:
+            compile_blocks(network, device)
 
-
-def tell_plan(training: Training) -> None:
-    """What it will cost, what is trained and on what, and where its weights come from."""
-    phase_run, network = training.phase_run, training.learner.model
-    if not phase_run.dry_run:
-        tell_forecast(phase_run, training.dataset)
-    click.echo(phase_run.config.describe())
-    tell_backend(phase_run.config, network.ssm_backend, phase_run.device)
-    if phase_run.start is not None:
-        found = phase_run.start.report
-        click.echo(f"starting from {phase_run.start.path}, epoch {found.epoch}:\n{found.table()}")
-
-
-def dry_run_folder() -> Path:
-    """A new temporary folder in place of the repository's root, for all that a dry run writes."""
-    outputs = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
-    os.environ["DVC_ROOT"] = str(outputs)  # checkpoints and the MLflow store follow it
-    click.echo(f"dry run: all that it writes goes to {outputs}; no output of the pipeline is touched")
-    return outputs
-
-
-def lead(training: Training, wanted: Wanted, leaving: Leaving) -> None:
-    """The run of a single process, or of rank 0: trains, tracks and writes."""
-    phase_run, folder, epochs = training.phase_run, training.folder, training.plan.epochs
-    with folder.locked(click.echo), open_budget(phase_run) as budget:
-        leaving.answer()  # dvc may have gone during the imports or the wait for the lock
-        if wanted.fresh:  # refused without money before the state is put aside
-            ends_without_money(phase_run, Progress(), epochs, budget.check())
-        progress = starting_point(training, wanted)
-        leaving.goes_on = how_to_go_on(training, wanted)
-        if not phase_run.params.runtime.billing:  # there is no ledger that knows of earlier runs
-            budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
-        prepare(training, progress, lambda: ends_without_money(phase_run, progress, epochs, budget.check()))
-        tracked = track(
-            f"train_phase_{phase_run.phase}",
-            params=phase_run.params,
-            config=phase_run.config,
-            fingerprint=phase_run.fingerprint,
-            device=phase_run.device,
-            memory=memory_of(training),
-            identity=folder.identity,
+        root = _dry_run_folder() if dry_run and world.is_main else Path()
+        reader, max_pairs = training_reader(params, fingerprint), DRY_RUN_PAIRS if dry_run else None
+        train_loader, val_batches, train_set = build_loaders(config, params, max_pairs, world, reader)
+        steps = plan.steps_per_epoch(len(train_loader))
+        learner = build_learner(
+            network,
+            config,
+            params.training,
+            epochs=plan.epochs,
+            steps_per_epoch=steps,
+            device=device,
+            world=world,
         )
-        with tracked as run:
-            tell_what_is_trained(training, run)
-            progress = train(training, progress, budget, run, leaving)
-            best = write_outputs(training, progress)
-            report_outputs(training, best, run)
-            run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
-    if progress.stopped_by_budget:
-        done = f"in epoch {progress.epoch} of {training.plan.epochs}"
-        click.secho(f"the budget stopped training {done}", fg="yellow")
+        origin = Origin(
+            config_hash(params, phase, starting_sha256), fingerprint, code_digest(f"train_phase_{phase}")
+        )
+        folder = CheckpointFolder(repository_root() / "checkpoints" / origin.config_hash, config, origin)
+
+        # ------------------------------------------------------------------------------ resume
+        budget = None
+        if world.is_main:
+            if not dry_run:
+                click.echo(forecast(params, phase, train_set, device, world.size))
+            print_network(config, network.ssm_backend, unusable_because(device))
+            if transfer is not None:
+                click.echo(f"starting from {PHASE_A_WEIGHTS}, epoch {transfer.epoch}:\n{transfer.table()}")
+            held.enter_context(folder.locked(click.echo))
+            budget = held.enter_context(open_budget(params, phase, plan_id, dry_run=dry_run))
+            stop.answer()  # dvc may have gone during the imports or the wait for the lock
+            if options.fresh:  # refused without money before the state is put aside
+                ends_without_money(params, plan_id, Progress(), plan.epochs, budget.check())
+        progress = _starting_point(learner, folder, plan, steps, options, params.seed)
+        stop.goes_on = resume_advice(
+            fresh=options.fresh,
+            from_state=options.resume_path is not None and not folder.starts_from_weights,
+        )
+        if budget is not None and not params.runtime.billing:  # no ledger knows of earlier runs
+            budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
+        progress.stopped_by_budget = world.from_main(
+            lambda: (
+                budget is not None
+                and ends_without_money(params, plan_id, progress, plan.epochs, budget.check())
+            )
+        )
+        if progress.epoch < plan.epochs and not progress.stopped_by_budget:
+            prepare_face_cache(params, fingerprint)  # on the budget's clock
+
+        # ------------------------------------------------------------------------------ fit
+        run = report = None
+        if budget is not None:
+            stage, memory = f"train_phase_{phase}", folder.path / MLFLOW_RUN
+            tracked = track(
+                stage,
+                params=params,
+                config=config,
+                fingerprint=fingerprint,
+                device=device,
+                memory=memory,
+                identity=folder.identity,
+            )
+            run = held.enter_context(tracked)
+            run.tag("dry_run", str(dry_run).lower())
+            run.tag("processes", world.size)
+            log_setup(run, network, config, train_set, transfer, starting_sha256)
+            report = open_report(run, folder.path / "log.csv", params, plan, steps, progress.history, budget)
+
+        try:
+            with (
+                report or nullcontext(),
+                stop.answered_between_steps(),
+                explained(params, folder.path, lambda: progress.place(steps)),
+            ):
+                fit(
+                    learner,
+                    train_loader,
+                    val_batches,
+                    plan,
+                    folder,
+                    progress,
+                    on_step=report and report.step,
+                    on_epoch=report and report.epoch,
+                    check_budget=budget and budget.check,
+                    asked_to_stop=stop.asked,
+                )
+        finally:
+            if run is not None and budget is not None:
+                run.log({"cost_usd": budget.check().spent})
+
+        # ------------------------------------------------------------------------------ outputs
+        if run is None:
+            return
+        best = progress.best
+        if best is None:
+            raise TrainingError("training ended without a validated epoch; start again without --resume")
+        summary = phase_summary(progress, best, params, config, phase)
+        if transfer is not None:
+            summary |= {"transfer": transfer.counts()}
+        paths = write_outputs(root, phase, learner, folder, best, summary)
+        log_outputs(run, paths, learner, val_batches, best, config)
+        run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
+        print_best(best.epoch, best.val_auc, *paths[:2])
+        if progress.stopped_by_budget:
+            warn(f"the budget stopped training in epoch {progress.epoch} of {plan.epochs}")
 
 
-def follow(training: Training, wanted: Wanted, leaving: Leaving) -> None:
-    """The run of every other rank: it trains its share, and writes nothing but what a disk of its own lacks."""
-    progress = starting_point(training, wanted)
-    prepare(training, progress, _not_here)
-    hooks = Hooks(_not_here, _not_here, _not_here, leaving.asked)
-    with leaving.answered_between_steps():
-        fitted(training, hooks, progress)
+def _overridden(params: Params, phase: PhaseName, options: TrainingOptions) -> Params:
+    """`params` with the command line's options in them, so that they are validated and recorded like the file's."""
+    section, training, runtime = (
+        params.phase_a if phase == "a" else params.phase_b,
+        params.training,
+        params.runtime,
+    )
+    epochs = DRY_RUN_EPOCHS if options.dry_run else options.epochs
+    if epochs is not None:
+        section = dataclasses.replace(section, epochs=epochs)
+    if options.batch_size is not None:
+        training = dataclasses.replace(training, batch_size=options.batch_size)
+    if options.dry_run:  # its few clips are sooner read from the PNGs
+        runtime = dataclasses.replace(runtime, face_cache="")
+    return dataclasses.replace(
+        params, **{f"phase_{phase}": section, "training": training, "runtime": runtime}
+    )
 
 
-def prepare(training: Training, progress: Progress, ends_here: Callable[[], bool]) -> None:
-    """What comes between starting point and first clip: whether the budget ends the run here, as rank 0 tells, and the
-    face cache, on the budget's clock."""
-    progress.stopped_by_budget = training.phase_run.world.from_main(ends_here)
-    if progress.epoch < training.plan.epochs and not progress.stopped_by_budget:
-        prepare_face_cache(training.phase_run.params, training.phase_run.fingerprint)
+def _dry_run_folder() -> Path:
+    """A new temporary folder in place of the repository's root, for all that a dry run writes."""
+    root = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
+    os.environ["DVC_ROOT"] = str(root)  # checkpoints and the MLflow store follow it
+    click.echo(f"dry run: all that it writes goes to {root}; no output of the pipeline is touched")
+    return root
 
 
-def fitted(training: Training, hooks: Hooks, progress: Progress) -> Progress:
-    """`fit`; what the machine refuses meanwhile is said with the parameters to lower."""
-    steps = training.plan.steps_per_epoch(len(training.feeds.train))
-    with explained(training.phase_run.params, training.folder.path, lambda: progress.place(steps)):
-        return fit(training.learner, training.feeds, training.plan, hooks, training.folder, progress)
+def _starting_point(
+    learner: Learner,
+    folder: CheckpointFolder,
+    plan: Plan,
+    steps_per_epoch: int,
+    options: TrainingOptions,
+    seed: int,
+) -> Progress:
+    """Where the run starts: at --resume's file, at epoch 1 (--fresh), else where it stopped, as rank 0's disk tells.
 
-
-def _not_here(*_: object) -> NoReturn:
-    raise AssertionError("only rank 0 reports and looks at the budget")
-
-
-def starting_point(training: Training, wanted: Wanted) -> Progress:
-    """Where the run starts; the same for every process, each with random numbers of its own."""
-    learner, world = training.learner, training.phase_run.world
+    The same for every process, each with random numbers of its own.
+    """
+    world, path, progress, note = learner.world, None, Progress(), ""
     if world.rank > 0:  # dropout of one process is not that of another
-        torch.manual_seed(training.phase_run.params.seed + world.rank)
-    progress = named(training, wanted.resume_path) if wanted.resume_path else found(training, wanted.fresh)
-    world.require_same(f"the step that {wanted.resume_path} ends with", progress.global_step)
+        torch.manual_seed(seed + world.rank)
+    if options.resume_path is not None:
+        path, progress, note = folder.resume(options.resume_path, learner, warn)
+    elif options.fresh and world.is_main:
+        click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
+        (folder.path / MLFLOW_RUN).unlink(missing_ok=True)  # another training is another MLflow run
+    elif not options.fresh:
+        state = world.from_main(folder.find)
+        for text in state.told:
+            warn(text)
+        if state.path is not None and state.payload is not None:
+            path = state.path
+            progress, note = folder.restore(state.path, state.payload, learner)
+    if path is None:
+        click.echo("starting at epoch 1")
+    elif options.resume_path is not None and progress.global_step == 0:  # from the weights of a file
+        click.echo(note)
+    else:
+        finished = progress.epoch >= plan.epochs
+        print_resumed(path, progress.place(steps_per_epoch), finished=finished, note=note)
+    world.require_same(f"the step that {options.resume_path} ends with", progress.global_step)
     start_alike((learner.model, learner.loss, learner.judged), world)
     return progress
-
-
-def memory_of(training: Training) -> Path:
-    """Where tracking keeps in mind which MLflow run this training is."""
-    return training.folder.path / "mlflow_run.json"
-
-
-def named(training: Training, path: str) -> Progress:
-    """Where the file that the user names leads."""
-    used, progress, told = training.folder.resume(path, training.learner, warn)
-    click.echo(told if progress.global_step == 0 else going_on(training, progress, used) + told)
-    return progress
-
-
-def warn(text: str) -> None:
-    """`text` in yellow."""
-    click.secho(text, fg="yellow")
-
-
-def found(training: Training, fresh: bool) -> Progress:
-    """Where this run stopped, as rank 0's disk tells, or the beginning."""
-    folder = training.folder
-    if fresh and training.phase_run.world.is_main:
-        click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
-        memory_of(training).unlink(missing_ok=True)  # another training is another MLflow run
-    state = Found(None, None, ()) if fresh else training.phase_run.world.from_main(folder.find)
-    for told in state.told:
-        warn(told)
-    if state.path is None or state.payload is None:
-        click.echo("starting at epoch 1")
-        return Progress()
-    progress, note = folder.restore(state.path, state.payload, training.learner)
-    click.echo(going_on(training, progress, state.path) + note)
-    return progress
-
-
-def how_to_go_on(training: Training, wanted: Wanted) -> str:
-    """What is told to whoever stops the run. The same weights named again are gone on from; --fresh begins anew, and a
-    state that --resume names is where the run would start again."""
-    is_own = wanted.resume_path is not None and not training.folder.starts_from_weights
-    without = " without --fresh" if wanted.fresh else " without --resume" if is_own else ""
-    return f"the same command{without} goes on from the last state in checkpoints/"
-
-
-def going_on(training: Training, progress: Progress, path: str | Path) -> str:
-    """'going on from checkpoints/…/last.pt after epoch 3', or that there is nothing left to train."""
-    if progress.epoch >= training.plan.epochs:
-        return f"this training had finished; its outputs are written from {path} (--fresh would train anew)"
-    return f"going on from {path} {progress.place(training.plan.steps_per_epoch(len(training.feeds.train)))}"
-
-
-def train(
-    training: Training, progress: Progress, budget: BudgetTracker, run: TrackedRun, leaving: Leaving
-) -> Progress:
-    """`fit` with console, CSV log, MLflow and budget around it."""
-    params, plan = training.phase_run.params, training.plan
-    csv = CSVLogger(training.folder.path / "log.csv")
-    for record in progress.history:
-        csv.log(dataclasses.asdict(record))
-    console = ConsoleLogger(
-        plan.phase,
-        plan.epochs,
-        plan.steps_per_epoch(len(training.feeds.train)),
-        cost_per_hour=params.budget.cost_per_hour,
-        first_epoch=progress.epoch + 1,
-    )
-    report = TrainingReport(run, console, csv, log_every_steps=params.runtime.log_every_steps)
-
-    def on_epoch(record: EpochRecord, details: EpochDetails) -> None:
-        report.epoch(record, details)
-        if params.runtime.billing:
-            fitting = budget.estimate_remaining_epochs(record.epoch_time)
-            report.budget(budget.check(), fitting, plan.epochs - record.epoch)
-
-    hooks = Hooks(report.step, on_epoch, budget.check, leaving.asked)
-    try:
-        with console, leaving.answered_between_steps():
-            return fitted(training, hooks, progress)
-    finally:
-        run.log({"cost_usd": budget.check().spent})

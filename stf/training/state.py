@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import hashlib
 import itertools
 import os
 from collections.abc import Callable
@@ -24,23 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from stf.config import STFV8Config
 from stf.errors import CheckpointError
+from stf.io.hashing import sha256_of
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
+from stf.training.identity import Origin
 from stf.training.learner import Learner
 from stf.training.lock import locked
 from stf.training.progress import Best, Progress
-from stf.training.snapshot import random_state_of, restore_learner, setting_of
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What must agree for a run to go on where another stopped."""
-
-    config_hash: str
-    fingerprint: str  # of the data
-    code: str  # sha256 of the sources that training runs
-    starting_weights: str = ""  # sha256 of the file that --resume took weights from
 
 
 @dataclass(frozen=True)
@@ -87,11 +80,11 @@ class CheckpointFolder:
 
     def keep_last(self, learner: Learner, progress: Progress) -> None:
         """last.pt := the whole state between two steps. The schedule is a function of global_step."""
-        random_states = learner.world.exchange(random_state_of(learner.device))
+        random_states = learner.world.exchange(_random_state_of(learner.device))
         if not learner.world.is_main:
             return
         extra = dataclasses.asdict(self._origin) | progress.as_dict()
-        extra["setting"] = setting_of(learner)
+        extra["setting"] = _setting_of(learner)
         extra["ema"] = None if learner.ema is None else learner.ema.module.state_dict()
         extra["rng"] = random_states  # by rank
         save_checkpoint(
@@ -192,7 +185,7 @@ class CheckpointFolder:
                 progress,
                 note + "".join(f" (it was written by other {name})" for name in differs),
             )
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        digest = sha256_of(path)
         self._origin = dataclasses.replace(self._origin, starting_weights=digest)
         found = learner.world.from_main(self.find)
         for told in found.told:
@@ -215,8 +208,8 @@ class CheckpointFolder:
         """
         try:
             state = payload["extra"]
-            progress = restore_learner(learner, payload, state)
-            written, here = state["setting"], setting_of(learner)
+            progress = _restore_learner(learner, payload, state)
+            written, here = state["setting"], _setting_of(learner)
             changed = [
                 f"{name} {written.get(name)} then, {value} now"
                 for name, value in here.items()
@@ -239,3 +232,59 @@ def _is_sound(path: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _restore_learner(learner: Learner, payload: dict[str, Any], state: dict[str, Any]) -> Progress:
+    """Makes `learner` what it was when `payload` was written, with its part `state`; returns how far it was.
+
+    Raises KeyError, TypeError, ValueError or RuntimeError for the state of another network or version.
+    """
+    progress = Progress.from_dict(payload["epoch"], state)
+    for weights in (payload["model"], state["ema"] or {}, progress.best.weights if progress.best else {}):
+        _require_finite(weights)
+    learner.model.load_state_dict(payload["model"])
+    learner.loss.load_state_dict(payload["loss"])
+    learner.optimizer.load_state_dict(payload["optimizer"])
+    _require_moments_that_fit(learner)
+    learner.scaler.load_state_dict(payload["scaler"])
+    learner.schedule.step_update(progress.global_step)
+    if learner.ema is not None:
+        learner.ema.module.load_state_dict(state["ema"])
+    if learner.world.rank < len(state["rng"]):
+        _set_random_state(state["rng"][learner.world.rank], learner.device)
+    return progress
+
+
+def _require_finite(weights: dict[str, Tensor]) -> None:
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite numbers")
+
+
+def _require_moments_that_fit(learner: Learner) -> None:
+    for parameter, moments in learner.optimizer.state.items():
+        for moment in moments.values():
+            if isinstance(moment, Tensor) and moment.dim() > 0 and moment.shape != parameter.shape:
+                raise ValueError("the optimizer's moments are of another network")
+
+
+def _setting_of(learner: Learner) -> dict[str, Any]:
+    """On what the bits of a result depend beside parameters, data and code."""
+    return {
+        "device": learner.device.type,
+        "threads": torch.get_num_threads(),
+        "processes": learner.world.size,
+        "torch": str(torch.__version__),
+    }
+
+
+def _random_state_of(device: torch.device) -> dict[str, Tensor]:
+    """The states of this process's two streams: dropout draws from the device's."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -6,7 +6,7 @@ Shapes: B clips, C channels, T frames, H, W pixels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,6 @@ from torch import nn
 from stf.training.learner import Learner
 from stf.training.records import count_failures
 from stf.training.step import Batch, require_finite, to_device
-
-_MAX_REMEMBERED_BYTES = 4 << 30  # FF++: 140 videos make 1.3 GiB
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def validate(learner: Learner, batches: Iterable[Batch], where: str) -> Validati
 
 
 def _scored(learner: Learner, network: nn.Module, batch: Batch, where: str) -> _Scored:
-    label_N = batch["label"].numpy()
+    label_N = batch.label.numpy()
     if not len(label_N):
         return _Scored(0.0, np.empty(0, np.float32), label_N, Counter(), 0)
     video_BCTHW, labels_B = to_device(batch, learner.device)
@@ -86,7 +84,7 @@ def _scored(learner: Learner, network: nn.Module, batch: Batch, where: str) -> _
 
 def failures_in(batch: Batch) -> Counter[str]:
     """Failed draws behind a batch, by cause, and the codec's fallbacks; a pair's two members count once."""
-    pairs = list(dict.fromkeys(batch["provenance"]))
+    pairs = list(dict.fromkeys(batch.provenance))
     failures = count_failures(pair.failures for pair in pairs)
     failures.update("H.264 replaced by JPEG" for pair in pairs if pair.codec == "jpeg")
     return failures
@@ -94,34 +92,4 @@ def failures_in(batch: Batch) -> Counter[str]:
 
 def pairs_failed_in(batch: Batch) -> int:
     """How many of a batch's pairs had a failed draw."""
-    return sum(bool(pair.failures) for pair in dict.fromkeys(batch["provenance"]))
-
-
-class RememberedBatches:
-    """Batches that are the same every epoch: the first pass asks `loader`, later ones repeat it.
-
-    Making 24 validation pairs costs as much as an epoch's training steps. Clips (uint8 from the data set) are copied
-    out of the loader's shared or pinned memory, up to `max_bytes`; beyond that the loader is asked every time.
-    """
-
-    def __init__(self, loader: Iterable[Batch], max_bytes: int = _MAX_REMEMBERED_BYTES) -> None:
-        self._loader: Iterable[Batch] | None = loader
-        self._max_bytes = max_bytes
-        self._kept: list[Batch] = []
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._loader is None:
-            yield from self._kept
-            return
-        kept: list[Batch] = []
-        room = self._max_bytes
-        for batch in self._loader:
-            if room > 0:
-                video = batch["video"].clone()
-                room -= video.nbytes
-                kept.append({**batch, "video": video})
-            if room <= 0:
-                kept.clear()
-            yield batch
-        if room > 0:
-            self._kept, self._loader = kept, None  # lets the loader's workers go
+    return sum(bool(pair.failures) for pair in dict.fromkeys(batch.provenance))

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from stf.config import Params
-from stf.console.hints import explained, require_few_failures
+from stf.console.hints import explained
 from stf.errors import DataError, Interrupted, TrainingError
+from stf.training.loop import require_few_failures
 
 FAILURES = Counter({"unreadable data": 9, "invisible blend": 2})
 WORKERS, BATCH = (

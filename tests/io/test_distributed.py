@@ -8,7 +8,7 @@ import pytest
 
 from stf.errors import DataError, PeerError, UsageError
 from stf.io.distributed import ALONE, World, open_world
-from stf.io.processes import in_processes
+from stf.io.processes import open_processes
 from tests.reference.worlds import play
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -75,16 +75,16 @@ def test_different_files_are_named_with_the_process_that_has_them() -> None:
 @pytest.mark.parametrize("wanted", ["0", "-1", "two", "", "9" * 5000])
 def test_a_wrong_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     monkeypatch.setenv("STF_NPROC", wanted)
-    with pytest.raises(UsageError, match="STF_NPROC"):
-        in_processes(lambda world: None)()
+    with pytest.raises(UsageError, match="STF_NPROC"), open_processes():
+        pass
 
 
 def test_a_caller_that_cannot_be_started_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STF_NPROC", "2")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    with pytest.raises(UsageError, match="torchrun"):
-        in_processes(lambda world: None)()
+    with pytest.raises(UsageError, match="torchrun"), open_processes():
+        pass
 
 
 def test_processes_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

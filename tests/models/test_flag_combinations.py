@@ -16,7 +16,7 @@ from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
 from stf.models.weights import load_checkpoint_flexible, save_checkpoint
 from stf.training.learner import build_learner
-from stf.training.step import train_step
+from stf.training.step import Batch, train_step
 
 COMBINATIONS = [
     tuple(itertools.compress(FLAGS, chosen)) for chosen in itertools.product((0, 1), repeat=len(FLAGS))
@@ -55,7 +55,7 @@ def batches(shared_tree) -> dict[tuple[bool, bool], dict[str, Any]]:
         sbi = replace(PARAMS.sbi, compression_probability=1.0)
         data = VideoSBIDataset("train", config, sbi=sbi)
         sampler = PairBatchSampler(data.n_pairs, config.batch_size, seed=0, shuffle=False)
-        made[compression, drift] = next(iter(make_loader(data, sampler, 0)))
+        made[compression, drift] = Batch(**next(iter(make_loader(data, sampler, 0))))
     return made
 
 
@@ -90,8 +90,8 @@ def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_w
 @pytest.mark.parametrize("flag", DATA_FLAGS)
 def test_a_data_flag_alone_changes_the_clips(flag, batches):
     changed = batches[flag == DATA_FLAGS[0], flag == DATA_FLAGS[1]]
-    assert not torch.equal(changed["video"], batches[False, False]["video"])
-    assert torch.equal(changed["label"], batches[False, False]["label"])
+    assert not torch.equal(changed.video, batches[False, False].video)
+    assert torch.equal(changed.label, batches[False, False].label)
 
 
 def loss_of(config: STFV8Config) -> float:

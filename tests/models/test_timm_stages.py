@@ -29,7 +29,7 @@ from stf.models.timm_stages import TimmStages, build_timm_network
 from stf.models.weights import load_checkpoint_flexible, load_model, save_checkpoint
 from stf.training.learner import build_learner
 from stf.training.optimizer import learning_rates, parameter_groups
-from stf.training.step import train_step
+from stf.training.step import Batch, train_step
 
 CONV, VIT = "convnextv2_atto", "vit_tiny_patch16_224"
 
@@ -198,7 +198,7 @@ def test_a_training_step_and_its_parameter_groups(make_model, frozen: bool, ema_
     training = TrainingParams(backbone_lr_scale=0.01, ema_decay=ema_decay)
     learner = build_learner(model, config, training, epochs=1, steps_per_epoch=2, device="cpu")
     before = copy.deepcopy(model.early.network.state_dict())
-    batch = {"video": clips(4), "label": torch.tensor([0, 1, 0, 1]), "provenance": [None] * 4}
+    batch = Batch(clips(4), torch.tensor([0, 1, 0, 1]), [None] * 4)
     train_step(learner, [batch], "the test")
     after = model.early.network.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in after) != frozen

@@ -155,7 +155,7 @@ def test_state_of_other_code_is_not_gone_on_from(
     train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train().exit_code == 0
-    monkeypatch.setattr("stf.training.setup.code_digest", lambda stage: "other")
+    monkeypatch.setattr("stf.training.run.code_digest", lambda stage: "other")
     result = train()
     assert result.exit_code == 0, result.output
     assert "belongs to other code: put aside as" in result.output
@@ -251,8 +251,8 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
 ) -> None:
     seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
-    monkeypatch.setattr("stf.training.setup.BudgetTracker", slow)
-    monkeypatch.setattr("stf.training.setup.process_age_s", lambda: 0.0)  # pytest's
+    monkeypatch.setattr("stf.training.budget.BudgetTracker", slow)
+    monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 0.0)  # pytest's
     monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
     asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
     result = train(**asked)

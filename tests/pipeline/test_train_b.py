@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from stf.models.weights import load_model, read_checkpoint, save_checkpoint
 from stf.tracking.run import track
 from stf.training.budget_tracker import BudgetTracker
 from stf.training.ledger import ledger_usd
-from stf.training.setup import PhaseRun
 from tests.reference.training_commands import MODEL, digest, query, run_training
 
 START = "weights/phase_a.pt"
@@ -190,12 +190,12 @@ def test_a_dry_run_without_phase_a_starts_from_scratch(
     train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place / START).unlink()
-    asked: list[PhaseRun] = []
-    monkeypatch.setattr("stf.training.run.run_phase", lambda phase_run, *_: asked.append(phase_run))
+    loaded = Mock()
+    monkeypatch.setattr("stf.training.run.load_checkpoint_flexible", loaded)
     result = train("--dry-run")
     assert result.exit_code == 0, result.output
     assert f"there is no {START}, so the network starts from scratch" in result.output
-    assert [phase_run.start for phase_run in asked] == [None]
+    loaded.assert_not_called()
 
 
 def test_a_state_is_not_picked_up_after_phase_a_changed(train: Train, place: Path) -> None:
@@ -217,8 +217,8 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Parameters for runs whose clock passes 100 s, $0.10 at $3.60 an hour, at every look."""
     seconds = itertools.count(step=100.0)
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
-    monkeypatch.setattr("stf.training.setup.BudgetTracker", slow)
-    monkeypatch.setattr("stf.training.setup.process_age_s", lambda: 0.0)  # pytest's
+    monkeypatch.setattr("stf.training.budget.BudgetTracker", slow)
+    monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 0.0)  # pytest's
     monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
     return {"runtime": {"billing": True}, "budget": {"cost_per_hour": 3.6}}
 

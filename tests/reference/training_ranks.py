@@ -22,14 +22,16 @@ from stf.config import STFV8Config, TrainingParams
 from stf.data.pairs import PairBatchSampler
 from stf.data.video_sbi_dataset import Provenance
 from stf.io.distributed import World
-from stf.io.processes import in_processes
+from stf.io.processes import open_processes
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
-from stf.training.distributed import RankShare, collate_share
+from stf.training.identity import Origin
 from stf.training.learner import Learner, build_learner
-from stf.training.loop import Feeds, Hooks, Plan, fit
+from stf.training.loaders import RankShare, collate_share
+from stf.training.loop import Plan, fit
 from stf.training.progress import Progress
-from stf.training.state import CheckpointFolder, Origin
+from stf.training.state import CheckpointFolder
+from stf.training.step import Batch
 
 QUIET = {"dropout": 0.0, "drop_path": 0.0, "warmup_epochs": 1}
 CONTRASTIVE = QUIET | {"use_contrastive_hll": True, "use_hll_normalization": True}
@@ -49,14 +51,18 @@ STEPS = 20
 class Clips:
     """A loader of clips that are a function of (epoch, pair): noise in which fakes flicker more."""
 
-    batches: RankShare
+    sampler: PairBatchSampler
+    world: World
     poisoned: int | None = None  # the pair whose fake is no number
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for indices in self.batches:
+    def set_epoch(self, epoch: int, first_batch: int) -> None:
+        self.sampler.set_epoch(epoch, first_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for indices in RankShare(self.sampler, self.world):
             yield collate_share([self.item(epoch, index) for epoch, index in indices])
 
     def item(self, epoch: int, index: int) -> dict[str, Any]:
@@ -81,11 +87,8 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
     config = replace(STFV8Config.debug(), **({"grad_accum": 1} | fields))
     sampler = PairBatchSampler(n_pairs, batch_size, seed=1, shuffle=True)
     val_sampler = PairBatchSampler(3, batch_size, seed=1, shuffle=False)
-    train, val = Clips(RankShare(sampler, world), poisoned), Clips(RankShare(val_sampler, world))
+    train, val = Clips(sampler, world, poisoned), Clips(val_sampler, world)
     plan, steps = Plan("a", epochs, config.grad_accum), []
-    hooks = Hooks(
-        steps.append, lambda record, details: None, lambda: BudgetStatus(0.0, 1.0, 1.0, False, False)
-    )
     progress = Progress()
     checkpoints = CheckpointFolder(folder / name, config, Origin("config", "data", "code"))
     for until in (1, epochs):  # the second learner starts from other weights, and from the first one's file
@@ -104,13 +107,16 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
         if until > 1:
             world.exchange("rank 0 has written it")
             _, progress, _ = checkpoints.resume(folder / name / "last.pt", learner)
-        progress = fit(
+        fit(
             learner,
-            Feeds(train, sampler.set_epoch, val),
+            train,
+            val,
             replace(plan, epochs=until),
-            hooks,
             checkpoints,
             progress,
+            on_step=steps.append if world.is_main else None,
+            on_epoch=None,
+            check_budget=(lambda: BudgetStatus(0.0, 1.0, 1.0, False, False)) if world.is_main else None,
         )
     return {
         "steps": list(map(asdict, steps)),
@@ -132,14 +138,14 @@ def digest_of(learner: Learner) -> str:
 @command
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--nan", "poisoned", type=int, help="Pair whose fake is no number.")
-@in_processes
-def main(world: World, folder: Path, poisoned: int | None) -> None:
+def main(folder: Path, poisoned: int | None) -> None:
     """Trains, and writes FOLDER/<rank>.json."""
     torch.set_num_threads(1)
     names = CASES if poisoned is None else ["contrastive"]
-    seen = {name: learn(name, folder, world, poisoned) for name in names}
-    (folder / f"{world.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
-    click.echo(f"rank {world.rank} is through")
+    with open_processes() as world:
+        seen = {name: learn(name, folder, world, poisoned) for name in names}
+        (folder / f"{world.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
+        click.echo(f"rank {world.rank} is through")
 
 
 if __name__ == "__main__":

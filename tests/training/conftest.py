@@ -16,11 +16,13 @@ from stf.data.video_sbi_dataset import Provenance
 from stf.errors import Interrupted
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
+from stf.training.identity import Origin
 from stf.training.learner import Learner, build_learner
-from stf.training.loop import Feeds, Hooks, Plan, fit
+from stf.training.loop import Plan, fit
 from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord, StepRecord
-from stf.training.state import CheckpointFolder, Origin
+from stf.training.state import CheckpointFolder
+from stf.training.step import Batch
 
 ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")
 
@@ -68,10 +70,10 @@ def make_learner() -> Callable[..., Learner]:
 
 
 @pytest.fixture
-def make_batch() -> Callable[..., dict[str, Any]]:
+def make_batch() -> Callable[..., Batch]:
     """`make_batch(n_pairs, seed=…)`: uint8 / 255 clips of the tiny size, real, fake, real, fake, …"""
 
-    def make(n_pairs: int, seed: int = 0, failures: tuple[str, ...] = ()) -> dict[str, Any]:
+    def make(n_pairs: int, seed: int = 0, failures: tuple[str, ...] = ()) -> Batch:
         config = STFV8Config.debug()
         generator = torch.Generator().manual_seed(seed)
         shape = (n_pairs, 3, config.num_frames, config.img_size, config.img_size)
@@ -81,11 +83,11 @@ def make_batch() -> Callable[..., dict[str, Any]]:
         provenances = [
             Provenance(f"{seed:03d}-{i}", 5 * i, (7, 0, i, 0), None, failures) for i in range(n_pairs)
         ]
-        return {
-            "video": (pairs.flatten(0, 1) * 255).round() * (1 / 255),
-            "label": torch.tensor([0, 1] * n_pairs),
-            "provenance": [p for p in provenances for _ in range(2)],
-        }
+        return Batch(
+            video=(pairs.flatten(0, 1) * 255).round() * (1 / 255),
+            label=torch.tensor([0, 1] * n_pairs),
+            provenance=[p for p in provenances for _ in range(2)],
+        )
 
     return make
 
@@ -93,7 +95,7 @@ def make_batch() -> Callable[..., dict[str, Any]]:
 class FakeBatches:
     """The loader of a run: as many batches per epoch as asked for, other clips in every epoch."""
 
-    def __init__(self, make_batch: Callable[..., dict[str, Any]], n_batches: int) -> None:
+    def __init__(self, make_batch: Callable[..., Batch], n_batches: int) -> None:
         self.make_batch, self.n_batches, self.epochs = make_batch, n_batches, []
         self.first_batch = 0
 
@@ -104,7 +106,7 @@ class FakeBatches:
     def __len__(self) -> int:
         return self.n_batches
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         for i in range(self.first_batch, self.n_batches):
             yield self.make_batch(2, seed=100 * self.epochs[-1] + i)
 
@@ -114,7 +116,7 @@ class TinyRun:
     """Everything that `fit` takes, on tiny clips, and what it reported. `spent_usd` grows by $1 per look."""
 
     learner: Learner
-    feeds: Feeds
+    val: list[Batch]
     plan: Plan
     folder: CheckpointFolder
     train: FakeBatches
@@ -132,13 +134,25 @@ class TinyRun:
         def on_epoch(record: EpochRecord, details: EpochDetails) -> None:
             self.epochs.append((record, details))
 
-        hooks = Hooks(self.steps.append, on_epoch, self.check_budget, self.asked_to_leave)
-        return fit(self.learner, self.feeds, self.plan, hooks, self.folder, progress or Progress())
+        progress = progress or Progress()
+        fit(
+            self.learner,
+            self.train,
+            self.val,
+            self.plan,
+            self.folder,
+            progress,
+            on_step=self.steps.append,
+            on_epoch=on_epoch,
+            check_budget=self.check_budget,
+            asked_to_stop=self.asked_to_leave,
+        )
+        return progress
 
 
 @pytest.fixture
 def make_run(
-    tmp_path: Path, make_learner: Callable[..., Learner], make_batch: Callable[..., dict[str, Any]]
+    tmp_path: Path, make_learner: Callable[..., Learner], make_batch: Callable[..., Batch]
 ) -> Callable[..., TinyRun]:
     """`make_run(name, epochs=…, n_batches=…, max_usd=…, origin=…, **config fields)`."""
 
@@ -163,7 +177,7 @@ def make_run(
                 ema_decay=ema_decay,
                 **fields,
             ),
-            feeds=Feeds(train, train.set_epoch, [make_batch(3, seed=9), make_batch(1, seed=8)]),
+            val=[make_batch(3, seed=9), make_batch(1, seed=8)],
             plan=plan,
             folder=CheckpointFolder(tmp_path / name, config, origin),
             train=train,

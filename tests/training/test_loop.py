@@ -145,7 +145,7 @@ def test_nan_leaves_the_checkpoints_of_earlier_epochs_as_they_were(make_run: Mak
 
     def poisoned(n_pairs: int, seed: int) -> dict[str, Any]:
         batch = sound(n_pairs, seed=seed)
-        batch["video"][:, :, 0] = float("nan") if seed == 101 else batch["video"][:, :, 0]
+        batch.video[:, :, 0] = float("nan") if seed == 101 else batch.video[:, :, 0]
         return batch
 
     run.train.make_batch = poisoned

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +11,9 @@ import torch
 from stf.config import DataParams, Params, SbiParams, STFV8Config
 from stf.data.pairs import PairBatchSampler
 from stf.io.distributed import ALONE, World
-from stf.training.distributed import RankShare, _buckets, collate_share, sum_gradients
-from stf.training.feeds import build_feeds
+from stf.training.distributed import _buckets, sum_gradients
 from stf.training.learner import Learner
+from stf.training.loaders import RankShare, build_loaders, collate_share
 from stf.training.step import Batch
 from stf.training.validation import ValidationFigures, validate
 from tests.reference.worlds import play
@@ -40,8 +39,7 @@ def test_shares_put_together_are_the_global_batches(size: int, n_pairs: int, bat
 
 def test_no_items_are_a_batch_without_clips() -> None:
     batch = collate_share([])
-    assert set(batch) == {"video", "label", "provenance"}
-    assert all(len(part) == 0 for part in batch.values())
+    assert all(len(part) == 0 for part in batch)
 
 
 def test_loaders_of_several_processes_yield_the_clips_of_one(shared_tree: Path) -> None:
@@ -51,22 +49,22 @@ def test_loaders_of_several_processes_yield_the_clips_of_one(shared_tree: Path) 
     params = Params(data=data, sbi=SbiParams(tps_probability=0.0), seed=3)
 
     def batches_of(world: World) -> list[Batch]:
-        feeds, _ = build_feeds(config, params, world=world)
-        feeds.set_epoch(1)
-        return [*feeds.train, *feeds.val, *feeds.val]  # the second time from memory
+        train, val, _ = build_loaders(config, params, world=world)
+        train.set_epoch(1)
+        return [*train, *val, *val]  # the second time from memory
 
     one, (first, second) = batches_of(ALONE), play(2, batches_of)
     assert len(one) == len(first) == len(second)
     for whole, *parts in zip(one, first, second, strict=True):
-        clips = torch.cat([part["video"] for part in parts if len(part["label"])])
-        assert torch.equal(clips, whole["video"])
-        assert torch.equal(torch.cat([part["label"] for part in parts]), whole["label"])
-        assert [p for part in parts for p in part["provenance"]] == whole["provenance"]
+        clips = torch.cat([part.video for part in parts if len(part.label)])
+        assert torch.equal(clips, whole.video)
+        assert torch.equal(torch.cat([part.label for part in parts]), whole.label)
+        assert [p for part in parts for p in part.provenance] == whole.provenance
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_validate_to_the_figures_of_one(
-    make_learner: Callable[..., Learner], make_batch: Callable[..., dict[str, Any]], size: int
+    make_learner: Callable[..., Learner], make_batch: Callable[..., Batch], size: int
 ) -> None:
     batches = [make_batch(3, seed=1, failures=("empty mask",)), make_batch(1, seed=2)]
     learners = [make_learner() for _ in range(size)]
@@ -83,11 +81,11 @@ def test_processes_validate_to_the_figures_of_one(
         assert figures.failures == wanted.failures == {"empty mask": 3}
 
 
-def cut(batch: dict[str, Any], world: World) -> dict[str, Any]:
+def cut(batch: Batch, world: World) -> Batch:
     """The pairs of a batch that fall to this process."""
-    pairs = world.share(len(batch["label"]) // 2)
+    pairs = world.share(len(batch.label) // 2)
     clips = slice(2 * pairs.start, 2 * pairs.stop)
-    return {name: values[clips] for name, values in batch.items()}
+    return Batch(*(values[clips] for values in batch))
 
 
 def test_buckets_hold_every_tensor_once_and_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

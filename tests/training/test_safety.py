@@ -47,9 +47,9 @@ def in_weights(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 def in_clip(_: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
-    video = batches[0]["video"].float() / 255
+    video = batches[0].video.float() / 255
     video[1, 0, 0, 0, 0] = float("nan")
-    return [{**batches[0], "video": video}, *batches[1:]]
+    return [batches[0]._replace(video=video), *batches[1:]]
 
 
 def in_gradient(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:

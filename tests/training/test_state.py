@@ -20,9 +20,9 @@ import torch
 from stf.config import BudgetParams, DataParams, Params, PhaseAParams, PhaseBParams, RuntimeParams, SbiParams
 from stf.errors import CheckpointError, Interrupted, TrainingError
 from stf.models.weights import load_model, read_checkpoint
+from stf.training.identity import Origin, config_hash
 from stf.training.learner import Learner
-from stf.training.progress import Best, Progress, config_hash
-from stf.training.state import Origin
+from stf.training.progress import Best, Progress
 
 MakeRun = Callable[..., Any]
 ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")

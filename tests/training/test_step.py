@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,22 +10,22 @@ from torch import Tensor
 
 from stf.errors import TrainingError
 from stf.training.learner import Learner
-from stf.training.step import train_step
+from stf.training.step import Batch, train_step
 
 MakeLearner = Callable[..., Learner]
-MakeBatch = Callable[..., dict[str, Any]]
+MakeBatch = Callable[..., Batch]
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in learner.model.state_dict().items()}
 
 
-def joined(*batches: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "video": torch.cat([batch["video"] for batch in batches]),
-        "label": torch.cat([batch["label"] for batch in batches]),
-        "provenance": [p for batch in batches for p in batch["provenance"]],
-    }
+def joined(*batches: Batch) -> Batch:
+    return Batch(
+        torch.cat([batch.video for batch in batches]),
+        torch.cat([batch.label for batch in batches]),
+        [p for batch in batches for p in batch.provenance],
+    )
 
 
 def test_accumulation_over_ragged_batches_is_one_big_batch(
@@ -55,7 +54,7 @@ def test_a_step_lowers_the_loss_on_its_own_clips(make_learner: MakeLearner, make
 
 def test_the_margin_is_trained(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
     learner, batch = make_learner(), make_batch(2)
-    batch["label"] = 1 - batch["label"]  # the calmer clip is the fake: every pair is active
+    batch = batch._replace(label=1 - batch.label)  # the calmer clip is the fake: every pair is active
     before = [p.detach().clone() for p in learner.loss.parameters()]
     assert train_step(learner, [batch], "here").active_share == 1.0
     assert all(not torch.equal(a, b) for a, b in zip(before, learner.loss.parameters(), strict=True))
@@ -78,7 +77,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_changes(
 ) -> None:
     learner = make_learner(ema_decay=0.5)
     good, bad = make_batch(2, seed=1), make_batch(2, seed=2)
-    bad["video"][3, 0, 0, 0, 0] = poison
+    bad.video[3, 0, 0, 0, 0] = poison
     before, average = weights_of(learner), learner.judged.state_dict()
     average = {name: value.clone() for name, value in average.items()}
     with pytest.raises(TrainingError) as caught:

@@ -14,8 +14,9 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from stf.errors import TrainingError
 from stf.training.learner import Learner
+from stf.training.loaders import RememberedBatches
 from stf.training.step import Batch
-from stf.training.validation import RememberedBatches, failures_in, validate
+from stf.training.validation import failures_in, validate
 
 MakeLearner = Callable[..., Learner]
 MakeBatch = Callable[..., dict[str, Any]]
@@ -37,13 +38,12 @@ def test_figures_are_scikit_learns_over_all_clips(make_learner: MakeLearner, mak
     figures = validate(learner, batches, "epoch 1")
     learner.model.eval()
     with torch.no_grad():
-        outs = [learner.model(batch["video"]) for batch in batches]
+        outs = [learner.model(batch.video) for batch in batches]
         losses = [
-            learner.loss(out, batch["label"])["total"].item()
-            for out, batch in zip(outs, batches, strict=True)
+            learner.loss(out, batch.label)["total"].item() for out, batch in zip(outs, batches, strict=True)
         ]
     score = np.concatenate([out["logits"].softmax(1)[:, 1].numpy() for out in outs])
-    label = np.concatenate([batch["label"].numpy() for batch in batches])
+    label = np.concatenate([batch.label.numpy() for batch in batches])
     assert figures.auc == pytest.approx(roc_auc_score(label, score))
     assert figures.accuracy == pytest.approx(accuracy_score(label, score > 0.5))
     assert figures.f1 == pytest.approx(f1_score(label, score > 0.5))
@@ -73,7 +73,7 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
     make_learner: MakeLearner, make_batch: MakeBatch
 ) -> None:
     bad = make_batch(1, seed=3)
-    bad["video"][0, 0, 0, 0, 0] = float("nan")
+    bad.video[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"validation loss.*epoch 4.*003-0 from frame 0"):
         validate(make_learner(), [make_batch(1), bad], "epoch 4")
 
@@ -81,7 +81,8 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
 def test_failures_count_once_per_pair_and_name_the_codecs_fallback(make_batch: MakeBatch) -> None:
     batch = make_batch(3, failures=("empty mask", "empty mask"))
     assert failures_in(batch) == Counter({"empty mask": 6})
-    batch["provenance"] = [replace(p, failures=(), codec="jpeg") for p in batch["provenance"]]
+    jpegs = [replace(p, failures=(), codec="jpeg") for p in batch.provenance]
+    batch = batch._replace(provenance=jpegs)
     assert failures_in(batch) == Counter({"H.264 replaced by JPEG": 3})
 
 
@@ -90,28 +91,28 @@ def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: Mak
     remembered = RememberedBatches(loader)
     for _ in range(3):
         for made, wanted in zip(remembered, loader.batches, strict=True):
-            assert torch.equal(made["video"], wanted["video"])
-            assert made["video"].dtype == torch.float32
-            assert torch.equal(made["label"], wanted["label"])
-            assert made["provenance"] == wanted["provenance"]
+            assert torch.equal(made.video, wanted.video)
+            assert made.video.dtype == torch.float32
+            assert torch.equal(made.label, wanted.label)
+            assert made.provenance == wanted.provenance
     assert loader.passes == 1
 
 
 def test_remembered_bytes_stay_bytes_in_memory_of_their_own() -> None:
     video = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
     shared = video.clone()
-    remembered = RememberedBatches(CountingLoader([{"video": shared}]), max_bytes=257)
-    assert next(iter([*remembered]))["video"] is shared
+    remembered = RememberedBatches(CountingLoader([Batch(shared, torch.empty(0), [])]), max_bytes=257)
+    assert next(iter([*remembered])).video is shared
     shared.zero_()  # as when the loader's memory is used again
-    assert torch.equal(next(iter([*remembered]))["video"], video)
+    assert torch.equal(next(iter([*remembered])).video, video)
 
 
 def test_too_much_to_remember_is_asked_for_each_time(make_batch: MakeBatch) -> None:
     loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2), make_batch(1, seed=3)])
-    remembered = RememberedBatches(loader, max_bytes=loader.batches[0]["video"].nbytes + 1)
+    remembered = RememberedBatches(loader, max_bytes=loader.batches[0].video.nbytes + 1)
     for _ in range(2):
         for made, wanted in zip(remembered, loader.batches, strict=True):
-            assert torch.equal(made["video"], wanted["video"])
+            assert torch.equal(made.video, wanted.video)
     assert loader.passes == 2
 
 

@@ -13,7 +13,7 @@ from stf.data.face_clip import FaceClip, read_face_clip
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import DataError
-from stf.training.feeds import build_feeds
+from stf.training.loaders import build_loaders
 from stf.training.step import to_device
 
 
@@ -25,12 +25,12 @@ def settings(root: Path, num_workers: int = 0) -> tuple[STFV8Config, Params]:
 
 
 def test_training_clips_are_new_in_every_epoch_and_validation_clips_never(shared_tree: Path) -> None:
-    feeds, dataset = build_feeds(*settings(shared_tree))
+    train, val, dataset = build_loaders(*settings(shared_tree))
     seen = {"train": [], "val": []}
     for epoch in (0, 1):
-        feeds.set_epoch(epoch)
-        for split, batches in (("train", feeds.train), ("val", feeds.val)):
-            seen[split].append({p.seed: b["video"] for b in batches for p in b["provenance"]})
+        train.set_epoch(epoch)
+        for split, batches in (("train", train), ("val", val)):
+            seen[split].append({p.seed: b.video for b in batches for p in b.provenance})
     assert {seed[1] for seed in seen["train"][0]} == {0}
     assert {seed[1] for seed in seen["train"][1]} == {1}
     assert len(seen["train"][0]) == dataset.n_pairs == 4
@@ -43,16 +43,16 @@ def test_training_clips_are_new_in_every_epoch_and_validation_clips_never(shared
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_bytes_travel_and_arrive_as_the_data_sets_floats(shared_tree: Path, num_workers: int) -> None:
     config, params = settings(shared_tree, num_workers)
-    feeds, _ = build_feeds(config, params)
-    feeds.set_epoch(1)
-    for phase, batches in (("train", feeds.train), ("val", feeds.val)):
+    train, val, _ = build_loaders(config, params)
+    train.set_epoch(1)
+    for phase, batches in (("train", train), ("val", val)):
         plain = VideoSBIDataset(phase, config, data=params.data, sbi=params.sbi, seed=params.seed)
         for batch in batches:
-            assert batch["video"].dtype == torch.uint8
+            assert batch.video.dtype == torch.uint8
             video, labels = to_device(batch, torch.device("cpu"))
-            items = [plain[p.seed[1], 2 * p.seed[2] + i % 2] for i, p in enumerate(batch["provenance"])]
+            items = [plain[p.seed[1], 2 * p.seed[2] + i % 2] for i, p in enumerate(batch.provenance)]
             assert torch.equal(video, torch.stack([item["video"] for item in items]))
-            assert torch.equal(video, as_floats(batch["video"]))
+            assert torch.equal(video, as_floats(batch.video))
             assert labels.tolist() == [item["label"] for item in items]
 
 
@@ -63,24 +63,24 @@ def test_training_reads_through_the_reader_and_validation_does_not(shared_tree: 
         splits.append(arguments[0].split)
         return read_face_clip(*arguments)
 
-    feeds, _ = build_feeds(*settings(shared_tree), reader=reader)
-    assert len([*feeds.train, *feeds.val]) == 4
+    train, val, _ = build_loaders(*settings(shared_tree), reader=reader)
+    assert len([*train, *val]) == 4
     assert splits == ["train"] * 4  # once per pair: both members come of one computation
 
 
 def test_a_dry_run_takes_a_few_pairs_of_each_split(shared_tree: Path) -> None:
-    feeds, dataset = build_feeds(*settings(shared_tree), max_pairs=1)
+    train, val, dataset = build_loaders(*settings(shared_tree), max_pairs=1)
     assert dataset.n_pairs == 4
-    assert len(feeds.train) == 1
-    for batches in (feeds.train, feeds.val):
-        assert [len(batch["label"]) for batch in batches] == [2]
+    assert len(train) == 1
+    for batches in (train, val):
+        assert [len(batch.label) for batch in batches] == [2]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_split_that_cannot_be_read_is_told_in_one_line(tiny_tree: Path, num_workers: int) -> None:
-    feeds, _ = build_feeds(*settings(tiny_tree, num_workers))
+    train, _, _ = build_loaders(*settings(tiny_tree, num_workers))
     for frame in tiny_tree.rglob("*.png"):
         frame.write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"^train pair \d .* failed 11 times") as caught:
-        list(feeds.train)
+        list(train)
     assert "\n" not in str(caught.value)
