@@ -28,12 +28,11 @@ from torch import Tensor, nn
 
 from stf.config import PHASE_B_FLAGS, STFV8Config
 from stf.errors import ConfigError
-from stf.models.conv1d_mixer import Conv1DSequenceMixer
 from stf.models.dwt_3d import STF3DDWTModule, hll_band, inner
-from stf.models.early_stages import build_early_stages
+from stf.models.early_stages import PatchMerging, build_early_stages
+from stf.models.hydra_mixer import Conv1DSequenceMixer
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
 from stf.models.scan_backends import SsmBackend, resolve_backend
-from stf.models.spatial import PatchMerging
 from stf.models.transformer_blocks import TransformerBlock, position_code
 
 # Sets λ·hll_energy² at initialisation (SPEC 6). Features have unit variance, of which an HLL coefficient

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from stf.config import STFV8Config
 from stf.models.adaptive_state import AdaptiveStateGate
 from stf.models.backbone_v73 import STFMambaV73
-from stf.models.conv1d_mixer import Conv1DSequenceMixer
-from stf.models.hydra_mixer import HydraQuasiseparableMixer
+from stf.models.hydra_mixer import Conv1DSequenceMixer, HydraQuasiseparableMixer, PNMamerStage
 from stf.models.mamba_blocks import MambaVisionMixer
-from stf.models.mamer_blocks import PNMamerStage
 from stf.models.scan_backends import SsmBackend
 from stf.models.wss_module import WaveletSelectiveScan
 

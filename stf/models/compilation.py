@@ -16,7 +16,7 @@ from torch import nn
 
 from stf.errors import ConfigError
 from stf.models.checkpointing import CheckpointedBlock
-from stf.models.spatial import Stem
+from stf.models.early_stages import Stem
 
 
 def compile_blocks(model: nn.Module, device: str) -> None:

@@ -9,10 +9,9 @@ import torch
 from stf.config import FLAGS, PHASE_A_FLAGS, PHASE_B_FLAGS, STFV8Config
 from stf.models.backbone_v8 import STFMambaV8
 from stf.models.backbone_v73 import STFMambaV73
-from stf.models.hydra_mixer import HydraQuasiseparableMixer
+from stf.models.hydra_mixer import HydraQuasiseparableMixer, MamerBlock
 from stf.models.losses import STFV8Loss
 from stf.models.mamba_blocks import MambaVisionMixer
-from stf.models.mamer_blocks import MamerBlock
 from stf.models.network import build_network
 from stf.models.weights import load_checkpoint_flexible, load_model, save_checkpoint
 from tests.reference.models_clips import camera_clips, pairs

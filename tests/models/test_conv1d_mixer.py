@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stf.models.conv1d_mixer import Conv1DSequenceMixer, symmetric_depthwise
+from stf.models.hydra_mixer import Conv1DSequenceMixer, symmetric_depthwise
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
 
 

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stf.models.conv1d_mixer import Conv1DSequenceMixer
-from stf.models.hydra_mixer import HydraQuasiseparableMixer
+from stf.models.hydra_mixer import Conv1DSequenceMixer, HydraQuasiseparableMixer, MamerBlock, PNMamerStage
 from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
-from stf.models.mamer_blocks import MamerBlock, PNMamerStage
 from tests.reference import models_hydra_plain as plain
 
 D, N = 8, 4

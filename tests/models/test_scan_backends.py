@@ -8,7 +8,7 @@ import torch
 
 from stf.config import STFV8Config
 from stf.errors import ConfigError
-from stf.models.conv1d_mixer import Conv1DSequenceMixer
+from stf.models.hydra_mixer import Conv1DSequenceMixer
 from stf.models.mamba_blocks import MambaVisionMixer
 from stf.models.network import build_network
 from stf.models.scan import selective_scan

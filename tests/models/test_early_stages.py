@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stf.models.spatial import QUIET, HLLGate, PatchMerging, Stem, apply_gate, residual_energies
+from stf.models.early_stages import QUIET, HLLGate, PatchMerging, Stem, apply_gate, residual_energies
 
 
 def test_stem_keeps_time_and_divides_space_by_four():
