@@ -5,10 +5,10 @@ PYTHON ?= python3
 PORT ?= 5000
 UV_VERSION := 0.13.9
 
-VENV := $(CURDIR)/.venv
+# Relative: make takes a path with a space for two.
 INSTALLED := .venv/.installed
 # Stages run `python`: it must be the one in .venv, whatever the caller's shell has first.
-export PATH := $(VENV)/bin:$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled modules are kept: without them every stage spends 12 CPU seconds more on its imports.
 unexport PYTHONDONTWRITEBYTECODE
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -22,7 +22,7 @@ help: ## this list
 
 # The scripts in .venv begin with the folder they were installed in: a moved or copied repository gets a new .venv.
 ifneq ($(wildcard $(INSTALLED)),)
-ifeq ($(filter $(VENV),$(shell cat .venv/pyvenv.cfg 2> /dev/null)),)
+ifneq ($(shell grep -qF " $$(pwd -P)/.venv" .venv/pyvenv.cfg 2> /dev/null || echo moved),)
 CLEAR := --clear
 .PHONY: $(INSTALLED)
 endif
@@ -31,9 +31,9 @@ endif
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; try make PYTHON=python3.11" >&2; exit 1; }
-	@test -z '$(CLEAR)' -a -x $(VENV)/bin/pip || $(PYTHON) -m venv $(CLEAR) .venv
-	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet uv==$(UV_VERSION)
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock -e .
+	@test -z '$(CLEAR)' -a -x .venv/bin/pip || $(PYTHON) -m venv $(CLEAR) .venv
+	@test -x .venv/bin/uv || .venv/bin/pip install --quiet uv==$(UV_VERSION)
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock -e .
 	@touch $@
 
 install: $(INSTALLED) ## set up .venv from requirements.lock (the other targets do it when needed)
