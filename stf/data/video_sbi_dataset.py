@@ -43,6 +43,7 @@ __all__ = [
     "Provenance",
     "VideoSBIDataset",
     "collate_clips",
+    "collate_fn",
     "make_loader",
     "replay",
 ]
@@ -54,6 +55,7 @@ MAX_REPLACEMENTS = 10
 # The pair's own video gets this many attempts (another start may miss a broken frame, another draw may show);
 # later ones take any video of the split. Its number alone decides: a seed replays without its history.
 ATTEMPTS_AT_OWN_VIDEO = 3
+collate_fn = collate_clips  # the author's name for it
 _log = logging.getLogger(__name__)
 
 

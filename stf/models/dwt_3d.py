@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import itertools
 
-import pywt
 import torch
 from torch import Tensor, nn
 
 from stf.errors import ConfigError
+from stf.models.wavelet_constants import SYM2_DEC_HI, SYM2_DEC_LO
 
-WAVELET = "sym2"
 BANDS = tuple("".join(letters) for letters in itertools.product("LH", repeat=3))
 WRAPPED_AT_EACH_END = 1  # coefficients of a periodised 4-tap filter that mix the clip's first and last frames
 
@@ -30,8 +29,7 @@ def _analysis_rows(n: int, band: str, dtype: torch.dtype, device: torch.device) 
     """
     if n < 4 or n % 2:
         raise ConfigError(f"the wavelet transform needs an even length of at least 4 on every axis, not {n}")
-    wavelet = pywt.Wavelet(WAVELET)  # pyright: ignore[reportAttributeAccessIssue]  # a compiled name
-    taps = wavelet.dec_lo if band == "L" else wavelet.dec_hi
+    taps = SYM2_DEC_LO if band == "L" else SYM2_DEC_HI
     with torch.inference_mode(False):  # the cached rows serve training too
         rows = torch.zeros(n // 2, n, dtype=torch.float64)
         for i, (j, tap) in itertools.product(range(n // 2), enumerate(taps)):

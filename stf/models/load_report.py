@@ -28,7 +28,8 @@ def module_group(name: str) -> str:
 class LoadReport:
     """What `load_checkpoint_flexible` did, by the names of the network's tensors and, for `dropped`, of the file's.
 
-    `sizes` tells how many numbers each of them holds; `restored` names optimizer, scheduler and scaler.
+    `sizes` tells how many numbers each of them holds; `restored` names optimizer, scheduler and scaler. `epoch` and
+    `best_auc` are the file's, None where it holds none.
     """
 
     loaded: tuple[str, ...]
@@ -38,6 +39,7 @@ class LoadReport:
     restored: tuple[str, ...]
     sizes: Mapping[str, int]
     epoch: int | None = None
+    best_auc: float | None = None
 
     def names(self, kind: str) -> tuple[str, ...]:
         """The names of one of KINDS."""

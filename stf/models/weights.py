@@ -64,32 +64,39 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0913  # the author's eight, in his order, and three by name
     path: str | Path,
     model: nn.Module,
+    optimizer: Stateful | None = None,
+    scheduler: Stateful | None = None,
+    scaler: Stateful | None = None,
+    epoch: int = 0,
+    best_auc: float | None = None,
+    config: STFV8Config | None = None,
     *,
-    config: STFV8Config,
-    epoch: int,
     loss: nn.Module | None = None,
     extra: dict[str, Any] | None = None,
     previous: Path | None = None,
-    **parts: Stateful | None,
 ) -> None:
     """Writes `path` in one step (temporary file, fsync, rename), with a checksum; equal state gives equal bytes.
 
-    What was under `path` moves to `previous` where that is given. `parts` are optimizer, scheduler and scaler; `extra`
-    holds further plain values. The scan backend that was used is written beside the configuration, which has what was
-    asked for. Raises CheckpointError when the folder cannot be written.
+    What was under `path` moves to `previous` where that is given. `extra` holds further plain values. The scan backend
+    that was used is written beside the configuration, which has what was asked for. Raises TypeError without `config`,
+    which rebuilds the network, and CheckpointError when the folder cannot be written.
     """
-    unknown = set(parts) - set(PARTS)
-    if unknown:
-        raise TypeError(f"save_checkpoint() got unexpected {', '.join(sorted(unknown))}")
+    if config is None:
+        raise TypeError("save_checkpoint() needs `config`: the network is rebuilt from it")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in MACHINE_FIELDS}
     payload: dict[str, Any] = {"format": FORMAT, "config": settings, "epoch": epoch, "model": _owned(model)}
     payload["ssm_backend"] = getattr(model, "ssm_backend", "torch")
+    if best_auc is not None:
+        payload["best_auc"] = float(
+            best_auc
+        )  # scikit-learn's is a NumPy number, which no reader of weights takes
     if loss is not None:
         payload["loss"] = _owned(loss)
-    payload |= {name: part.state_dict() for name, part in sorted(parts.items()) if part is not None}
+    parts = zip(PARTS, (optimizer, scheduler, scaler), strict=True)
+    payload |= {name: part.state_dict() for name, part in sorted(parts) if part is not None}
     if extra is not None:
         payload["extra"] = extra
     with atomic_file(Path(path), previous) as file, sealed(file) as archive:
@@ -198,9 +205,12 @@ def load_checkpoint_flexible(
     reshaped = tuple(name for name in common if name not in loaded)
     sizes = {name: value.numel() for name, value in (weights | own).items()}
     restored_names = tuple(name for name, _ in restored)
-    epoch = payload.get("epoch")
-    told = epoch if isinstance(epoch, int) else None  # of another project's: anything
-    return LoadReport(tuple(loaded), new, dropped, reshaped, restored_names, sizes, told)
+    epoch, best_auc = payload.get("epoch"), payload.get("best_auc")  # of another project's: anything
+    return LoadReport(
+        tuple(loaded), new, dropped, reshaped, restored_names, sizes,
+        epoch=epoch if isinstance(epoch, int) else None,
+        best_auc=best_auc if isinstance(best_auc, float) else None,
+    )  # fmt: skip
 
 
 def _require_numbers(path: str | Path, weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +139,34 @@ def test_optimizer_schedule_and_margin_travel_with_a_resumable_one(tmp_path):
     assert payload["extra"] == {"step": 12}
     assert torch.equal(payload["loss"]["hll.raw_margin"], loss.state_dict()["hll.raw_margin"])
     load_model(path)  # what it holds besides is ignored
+
+
+def test_the_authors_call_brings_every_state_and_the_best_auc_back(tmp_path):
+    """By position: path, model, optimizer, scheduler, scaler, epoch, best_auc, config."""
+    model, config = build()
+    optimizer = trained_optimizer(model)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    schedule.step()
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, model, optimizer, schedule, scaler, 5, np.float64(0.9857), config)
+    other, _ = build(seed=1)
+    parts = trained_optimizer(other), torch.amp.GradScaler("cpu")
+    other_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(parts[0], 10)
+    report = load_checkpoint_flexible(path, other, parts[0], other_schedule, parts[1])
+    assert (report.epoch, report.best_auc) == (5, 0.9857)
+    assert report.restored == ("optimizer", "scheduler", "scaler")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert parts[0].param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] < 1e-3
+    assert other_schedule.state_dict() == schedule.state_dict()
+    assert parts[1].get_scale() == 512.0
+
+
+def test_without_a_configuration_nothing_is_written(tmp_path):
+    model, _ = build()
+    with pytest.raises(TypeError, match="config"):
+        save_checkpoint(tmp_path / "x.pt", model, epoch=1)
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_unknown_parts_are_refused(tmp_path):
