@@ -29,9 +29,9 @@ endif
 endif
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; try make PYTHON=python3.11" >&2; exit 1; }
-	@test -z '$(CLEAR)' -a -x .venv/bin/pip || $(PYTHON) -m venv $(CLEAR) .venv
+	@test -z '$(CLEAR)' -a -x .venv/bin/pip || "$(PYTHON)" -m venv $(CLEAR) .venv
 	@test -x .venv/bin/uv || .venv/bin/pip install --quiet uv==$(UV_VERSION)
 	.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock -e .
 	@touch $@

@@ -26,6 +26,8 @@ TEXT
 
 say() { printf '\n== %s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
+# For a line to type, in any shell and locale; %q would write an accent as $'\303\263', which sh does not know.
+quoted() { local quote="'\\''"; printf "'%s'" "${1//\'/$quote}"; }
 die() { printf 'error: %s\n' "$1" >&2; exit "${2:-1}"; }
 
 data='' profile='' cuda_extra=yes forecast=yes
@@ -68,7 +70,7 @@ done
 case $(LC_ALL=C git rev-parse --git-dir 2>&1) in
   *safe.directory*)
     die "git refuses this folder, for another user owns it; run this again after
-  git config --global --add safe.directory $(printf %q "$(pwd -P)")" ;;
+  git config --global --add safe.directory $(quoted "$(pwd -P)")" ;;
 esac
 
 say 'GPU'
@@ -124,7 +126,7 @@ elif git ls-files --error-unmatch params.yaml > /dev/null 2>&1 && git diff --qui
   cp -- "$profile" params.yaml
   echo "params.yaml is now a copy of $profile; git checkout params.yaml brings the old one back"
 else
-  warn "params.yaml holds changes of yours and is kept; to take the profile: cp $profile params.yaml"
+  warn "params.yaml holds changes of yours and is kept; to take the profile: cp $(quoted "$profile") params.yaml"
 fi
 values=$("$python" -c 'import yaml
 params = yaml.safe_load(open("params.yaml"))
@@ -157,4 +159,4 @@ if [ $forecast = yes ]; then
 fi
 
 say 'ready'
-echo "train and evaluate: cd $PWD && make repro     compare the runs: make ui"
+echo "train and evaluate: cd $(quoted "$PWD") && make repro     compare the runs: make ui"

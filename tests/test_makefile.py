@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,51 +42,90 @@ def test_the_list_of_targets_fits_the_terminal() -> None:
     assert max(map(len, lines)) <= 100
 
 
-# A real venv with stand-ins for what is installed; dvc begins with the folder's path as pip's and uv's scripts do.
+# A real venv with stand-ins for what is installed; dvc names its interpreter by the whole path, as pip's and uv's
+# scripts do: through a shell where the path has a space, for the kernel would look for its first word.
 PYTHON = f"""#!/bin/bash
 [ "$1" = -c ] && exit
 echo "$*" >> "$CALLS"
-{sys.executable} -m venv --without-pip "${{@:3}}" || exit
-printf '#!/bin/bash\\necho "uv $1" >> "$CALLS"\\n' | tee .venv/bin/pip > .venv/bin/uv
+{shlex.quote(sys.executable)} -m venv --without-pip "${{@:3}}" || exit
+printf '#!/bin/bash\necho "uv $1" >> "$CALLS"\n' | tee .venv/bin/pip > .venv/bin/uv
 ln -s /bin/bash .venv/bin/runner
-printf '#!%s/.venv/bin/runner\\necho "dvc of $0"\\n' "$PWD" > .venv/bin/dvc
+cat > .venv/bin/dvc <<END
+#!/bin/sh
+exec "$PWD/.venv/bin/runner" -c 'echo "dvc of \\$0"' "\\$0"
+END
 chmod +x .venv/bin/{{pip,uv,dvc}}
 """
 
 
-@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_a_moved_or_copied_folder_is_installed_anew_and_once(
-    how: Callable[..., object], tmp_path: Path
-) -> None:
-    old, new = tmp_path / "here" / "repository", tmp_path / "repository"
-    old.mkdir(parents=True)
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, old)
-    calls = tmp_path / "calls"
-    (tmp_path / "python").write_text(PYTHON)
-    (tmp_path / "python").chmod(0o755)
+class Installer:
+    """Runs make with PYTHON in the place of python3, and says what was installed by it."""
 
-    def make(target: str, folder: Path) -> str:
-        calls.write_text("")
+    def __init__(self, folder: Path) -> None:
+        self.python, self.calls = folder / "a python", folder / "calls"
+        self.python.write_text(PYTHON)
+        self.python.chmod(0o755)
+
+    def make(self, target: str, folder: Path) -> str:
+        self.calls.write_text("")
+        environment = {**os.environ, "CALLS": str(self.calls), "PWD": str(folder)}  # as after `cd folder`
         return subprocess.run(
-            ("make", target, f"PYTHON={tmp_path / 'python'}"),
-            cwd=folder, env={**os.environ, "CALLS": str(calls)}, capture_output=True, text=True, check=True,
+            ("make", target, f"PYTHON={self.python}"),
+            cwd=folder, env=environment, capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
 
-    make("install", old)
-    assert calls.read_text() == "-m venv .venv\nuv pip\n"
-    make("install", old)
-    assert calls.read_text() == ""
+    @property
+    def called(self) -> str:
+        return self.calls.read_text()
+
+
+def copy_makefile(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+
+
+@pytest.fixture
+def installer(tmp_path: Path) -> Installer:
+    return Installer(tmp_path)
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+@pytest.mark.parametrize("name", ["repository", "my prójects"])
+def test_a_moved_or_copied_folder_is_installed_anew_and_once(
+    name: str, how: Callable[..., object], installer: Installer, tmp_path: Path
+) -> None:
+    """Also below a folder with a space and an accent in its name."""
+    old, new = tmp_path / "here" / name / "stf", tmp_path / name / "stf"
+    copy_makefile(old)
+    new.parent.mkdir()
+    installer.make("install", old)
+    assert installer.called == "-m venv .venv\nuv pip\n"
+    installer.make("install", old)
+    assert installer.called == ""
     (old / ".venv/left").touch()
     how(old, new)
-    assert f"dvc of {new}/.venv/bin/dvc" in make("repro", new)
-    assert calls.read_text() == "-m venv --clear .venv\nuv pip\n"
+    assert f"dvc of {new}/.venv/bin/dvc" in installer.make("repro", new)
+    assert installer.called == "-m venv --clear .venv\nuv pip\n"
     assert not (new / ".venv/left").exists()
-    assert f"dvc of {new}/.venv/bin/dvc" in make("repro", new)
-    assert calls.read_text() == ""
+    assert f"dvc of {new}/.venv/bin/dvc" in installer.make("repro", new)
+    assert installer.called == ""
     if old.exists():
-        make("install", old)
-        assert calls.read_text() == ""
+        installer.make("install", old)
+        assert installer.called == ""
+
+
+def test_by_a_link_the_same_installation_is_used(installer: Installer, tmp_path: Path) -> None:
+    """From either side: installed by the link and used by the folder, and the other way round."""
+    folder, link = tmp_path / "my prójects" / "stf", tmp_path / "a link"
+    copy_makefile(folder)
+    link.symlink_to(folder)
+    for first, second in ((link, folder), (folder, link)):
+        shutil.rmtree(folder / ".venv", ignore_errors=True)
+        installer.make("install", first)
+        assert installer.called == "-m venv .venv\nuv pip\n"
+        assert f"dvc of {folder}/.venv/bin/dvc" in installer.make("repro", second)
+        assert installer.called == ""
 
 
 def test_ci_runs_the_readmes_own_commands() -> None:

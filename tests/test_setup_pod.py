@@ -6,6 +6,7 @@ No real pod was ever set up by it here.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done
 exit 0
 """
 PYTHON = f"""#!/bin/bash
-case "$*" in *yaml.safe_load*) exec {sys.executable} "$@";; esac
+case "$*" in *yaml.safe_load*) exec {shlex.quote(sys.executable)} "$@";; esac
 call="python $*"
 echo "$call" >> "$CALLS"
 IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done

@@ -147,6 +147,7 @@ def test_the_authors_call_brings_every_state_and_the_best_auc_back(tmp_path):
     optimizer = trained_optimizer(model)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
     scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    optimizer.step()
     schedule.step()
     path = tmp_path / "last.pt"
     save_checkpoint(path, model, optimizer, schedule, scaler, 5, np.float64(0.9857), config)
