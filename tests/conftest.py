@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: a tiny tree in the FF++ layout, a place to run commands in."""
+"""Fixtures that several test folders share: tiny trees in the FF++ layout, an evaluation, a place for commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,6 +15,9 @@ import pytest
 from stf.config import METHODS
 from stf.data.faces import FOREHEAD_ORDER
 from stf.data.ffpp import fingerprint_of, frame_name, split_file, video_folder
+
+if TYPE_CHECKING:
+    from stf.evaluation.results import Evaluation
 
 TINY_SPLITS = {"train": [["000", "001"], ["002", "003"]], "val": [["004", "005"]], "test": [["006", "007"]]}
 
@@ -136,6 +140,25 @@ def write_one_video() -> Callable[..., None]:
 def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One tree as `tiny_tree` for the whole session; read it, never write to it."""
     return write_tree(tmp_path_factory.mktemp("shared") / "data")
+
+
+@pytest.fixture(scope="session")
+def three_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real test videos and the fakes of two methods, raw and c23; read it, never write to it."""
+    from tests.reference.evaluation_sets import write_three_pairs
+
+    return write_three_pairs(tmp_path_factory.mktemp("three_pairs"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(three_pairs: Path) -> Evaluation:
+    """The evaluation of `three_pairs` by a network that looks at redness, with the self-blended sets."""
+    from stf.evaluation.results import evaluate
+    from tests.reference.evaluation_sets import params_for, scorer_for
+
+    params = params_for(three_pairs)
+    methods = params.evaluation.methods
+    return evaluate(scorer_for(three_pairs), 7, params, methods, gate_threshold=0.7, sbi_test=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 WIDTH = 100
+FEW_CLUSTERS = 10  # with fewer clusters of people a bootstrap's interval is too narrow
 
 
 def make_console() -> Console:
@@ -12,3 +18,29 @@ def make_console() -> Console:
     console = Console()
     width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     return Console(width=width, highlight=False, record=True)
+
+
+def make_table(title: str, *columns: str) -> Table:
+    """An empty table; the first column is left-justified, the others right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as per cent with one decimal; None is n/a."""
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None, scale: float, decimals: int) -> str:
+    """`value`·`scale` with that many decimals; None is n/a."""
+    return "n/a" if value is None else f"{value * scale:.{decimals}f}"
+
+
+def print_notes(console: Console, texts: Iterable[str]) -> None:
+    """Sentences as bullets."""
+    bullets = Table.grid(padding=(0, 1))
+    for text in texts:
+        bullets.add_row("•", escape(text))
+    console.print(bullets)

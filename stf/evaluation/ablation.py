@@ -7,18 +7,28 @@ stage train_phase_b, which fine-tunes phase A's weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
 
 from stf.config import FLAGS, PHASE_A_FLAGS, PHASE_B_FLAGS, Params
-from stf.evaluation.bootstrap import LEVEL
 from stf.evaluation.compare import Costs
-from stf.evaluation.results import OVERALL
-from stf.evaluation.setting import RunLike, differing, n_videos, training_setting, whole_evaluations
+from stf.evaluation.intervals import LEVEL
+from stf.evaluation.outputs import rounded
+from stf.evaluation.results import OVERALL, SYNTHETIC_NOTE
+from stf.evaluation.stored_runs import RunLike, differing, n_videos, training_setting, whole_evaluations
 
 SEEDS = (0, 1, 2)
+HOW = (
+    "Every row is trained in one go by phase A's recipe and scored by eval_a; full V8.0 is therefore not the phase B "
+    "that fine-tunes phase A's weights."
+)
+INTERVAL = (
+    "Intervals: Student's t over the seeds, 95 %; with 3 seeds that is ±4.3 standard errors. They hold what a seed "
+    "changes, not which videos were filmed: all runs are scored on the same ones. Δ pairs the runs of equal seed."
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,12 @@ class RowResult:
     gain: Spread | None
     methods: Mapping[str, Spread]
 
+    def mean_cost(self, field: str) -> float | None:
+        """Mean over the seeds of one of Costs' numbers; None where no run has it."""
+        values = [getattr(cell.costs, field) for cell in self.cells.values()]
+        there = [value for value in values if value is not None]
+        return float(np.mean(there)) if there else None
+
 
 def row_results(grid: Grid) -> tuple[RowResult, ...]:
     """Every row in the grid's order, also those that were not run."""
@@ -191,8 +207,49 @@ def _aucs(cells: Mapping[int, Cell], name: str) -> dict[int, float]:
     return {seed: cell.aucs[name] for seed, cell in cells.items() if name in cell.aucs}
 
 
-def mean_cost(result: RowResult, field: str) -> float | None:
-    """Mean over the seeds of one of Costs' numbers; None where no run has it."""
-    values = [getattr(cell.costs, field) for cell in result.cells.values()]
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+def as_document(
+    results: Sequence[RowResult], grid: Grid, fingerprint: str, synthetic: bool
+) -> dict[str, Any]:
+    """Rows, means with intervals, and every run, as plain JSON values; not available is null."""
+    document = {
+        "note": SYNTHETIC_NOTE if synthetic else None,
+        "how": HOW,
+        "intervals": INTERVAL,
+        "data_fingerprint": fingerprint,
+        "planned_seeds": list(SEEDS),
+        "seeds": list(grid.seeds),
+        "rows": [_row_document(result) for result in results],
+        "not_evaluated": [f"{key} seed {seed}" for key, seed in sorted(grid.not_evaluated)],
+        "set_aside_for_other_parameters": dict(grid.other_settings),
+    }
+    return rounded(document)
+
+
+def _row_document(result: RowResult) -> dict[str, Any]:
+    return {
+        "key": result.row.key,
+        "title": result.row.title,
+        "flags": list(result.row.flags),
+        "overall_auc": _spread_document(result.overall),
+        "difference_to_v73": _spread_document(result.gain),
+        "method_auc": {name: _spread_document(value) for name, value in result.methods.items()},
+        "missing_seeds": list(result.missing),
+        "runs": {str(seed): _cell_document(cell) for seed, cell in result.cells.items()},
+    }
+
+
+def _spread_document(value: Spread | None) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)
+
+
+def _cell_document(cell: Cell) -> dict[str, Any]:
+    methods: Mapping[str, float] = {name: auc for name, auc in cell.aucs.items() if name != OVERALL}
+    return {
+        "overall_auc": cell.aucs.get(OVERALL),
+        "method_auc": methods,
+        "n_videos": cell.n_videos,
+        "training": asdict(cell.costs),
+        "training_run": cell.training_run,
+        "evaluation_run": cell.evaluation_run,
+        "commit": cell.commit,
+    }

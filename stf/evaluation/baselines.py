@@ -22,7 +22,7 @@ from stf.data.clips import read_clip, read_geometry, video_clip_starts
 from stf.data.pairs import start_loader_worker
 from stf.data.video import Video
 from stf.errors import DataError
-from stf.evaluation.bootstrap import Interval, auc_interval
+from stf.evaluation.intervals import Interval, auc_interval
 from stf.evaluation.predict import Watch, unwatched
 from stf.io.distributed import ALONE, World
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from stf.evaluation.bootstrap import Interval
+from stf.evaluation.intervals import Interval
 
 MIN_REALS_FOR_LOW_FPR = 100  # below it, FPR = 1 % is less than one video
 LOW_FPR = 0.01
@@ -114,10 +113,3 @@ def choose_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> Threshold:
     pick = min(best, key=lambda i: (abs(candidates[i] - 0.5), candidates[i]))
     auc = float(roc_auc_score(labels_N, scores_N))
     return Threshold(float(candidates[pick]), float(balanced[pick]), auc, len(reals), len(fakes))
-
-
-def interpretation(auc: float | None) -> str:
-    """The project's three grades of an AUC in [0, 1]: Working ≥ .75, Moderate ≥ .70, else Needs work."""
-    if auc is None or math.isnan(auc):
-        return "n/a"
-    return "Working" if auc >= 0.75 else "Moderate" if auc >= 0.70 else "Needs work"

@@ -1,13 +1,31 @@
-"""Where an evaluation's files go, and when the DVC outputs are left alone."""
+"""An evaluation as files: where they go, how they are written, and how a comparison reads them back.
+
+The JSON document and the CSV of scores hold no time and no run id: equal input, equal bytes.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import os
-from dataclasses import dataclass
+import reprlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from stf.errors import UsageError
-from stf.io.outputs import require_own_json
+import numpy as np
+import pandas as pd
+
+from stf.errors import DataError, UsageError
+from stf.evaluation.baselines import SCALARS, ScalarAuc
+from stf.evaluation.clips import SPLIT, VideoGroup
+from stf.evaluation.intervals import Interval
+from stf.evaluation.metrics import GroupMetrics
+from stf.evaluation.plots import save_roc_plot, save_scores_plot
+from stf.evaluation.results import OVERALL, TEST_DATA_USE, Evaluation
+from stf.io.files import read_bounded, read_json
+from stf.io.hashing import sha256_of
+from stf.io.outputs import require_own_json, write_text
 
 DOCUMENT_KEY = "qualities"  # what tells an evaluation's document from other JSON
 
@@ -48,3 +66,253 @@ def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> 
     aside = Path("tmp") / f"eval_{phase}" / default.name if output is None else Path(output)
     require_own_json("--output", aside, DOCUMENT_KEY)
     return Outputs.beside(aside)
+
+
+DIGITS = 6
+INTERVAL_METHOD = (
+    "95 % percentile interval of a bootstrap over the split file's identity pairs (both people's videos and fakes "
+    "are drawn together); a draw that lacks a class is drawn again"
+)
+THRESHOLD_METHOD = (
+    "highest balanced accuracy on the self-blended clips of the val split, made by the checkpoint's own recipe; of "
+    "equally good ones the nearest to 0.5; no manipulated and no test video is read"
+)
+
+
+def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict[str, Any]:
+    """Everything the evaluation found, as plain JSON values; not available is null."""
+    e = evaluation
+    document: dict[str, Any] = {
+        "phase": phase,
+        "note": e.note,
+        "test_data_use": TEST_DATA_USE[phase],
+        "checkpoint": {"variant": e.variant, "epoch": e.epoch, "weights_sha256": weights_sha256},
+        "split": SPLIT,
+        "quality": e.headline.quality,
+        "clips": {"per_video": e.clips_per_video, "num_frames": e.num_frames, "img_size": e.img_size},
+        "threshold": rounded(asdict(e.threshold)) | {"chosen_by": THRESHOLD_METHOD},
+        "interval": INTERVAL_METHOD,
+        "qualities": {
+            result.quality: {
+                "groups": {name: _group(metrics) for name, metrics in result.groups.items()},
+                "not_on_disk": list(e.videos.not_on_disk[result.quality]),
+                "videos": _accounts(e, result.quality),
+            }
+            for result in e.qualities
+        },
+        "trivial_baselines": _baselines(e),
+        "gate": asdict(e.gate) if e.gate else None,
+    }
+    if e.open_shares:
+        document["open_state_share"] = [asdict(share) for share in e.open_shares]
+    if e.self_blended:
+        document["self_blended_test"] = {
+            r.recipe: {"meaning": r.meaning, "auc": r.auc, "n_real": r.n_real, "n_fake": r.n_fake}
+            | _interval(r.interval)
+            for r in e.self_blended
+        }
+    return rounded(document)
+
+
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Writes the JSON, keys in the document's order; makes the folder."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_scores(table: pd.DataFrame, path: Path) -> None:
+    """Writes one line per video: ids, label, score, clips, what could not be read, the untrained scalars.
+
+    Nine significant digits, all that a float32 has: with fewer, a network whose scores lie close together would tie
+    videos that it tells apart, and the AUC of this file would not be the document's.
+    """
+    write_text(path, table.to_csv(None, index=False, float_format="%.9g", lineterminator="\n"))
+
+
+def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Flat numbers for a tracking store: 'auc_Deepfakes', 'auc_overall', …; other qualities under 'raw/…'."""
+    found: dict[str, float] = {"threshold": evaluation.threshold.value}
+    for result in evaluation.qualities:
+        prefix = "" if result is evaluation.headline else f"{result.quality}/"
+        for name, metrics in result.groups.items():
+            values = {key: value for key, value in _group(metrics).items() if isinstance(value, int | float)}
+            found |= {f"{prefix}{key}_{name}": float(value) for key, value in values.items()}
+    for scalar, groups in evaluation.baselines.items():
+        auc = groups[OVERALL].auc
+        found |= {f"baseline_auc_{scalar}": auc} if auc is not None else {}
+    found |= {f"open_state_share_qp{share.qp}": share.mean for share in evaluation.open_shares}
+    return found | {f"sbi_test_auc_{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
+
+
+def _accounts(evaluation: Evaluation, quality: str) -> dict[str, Any]:
+    groups = [group for group in evaluation.videos.groups if group.quality == quality]
+    return {group.name: _account(evaluation, group) for group in groups}
+
+
+def _account(evaluation: Evaluation, group: VideoGroup) -> dict[str, Any]:
+    """Where each video of one group went: nothing is left out silently."""
+    table = evaluation.table
+    mine = pd.DataFrame(table.loc[(table["quality"] == group.quality) & (table["method"] == group.name)])
+    return {
+        "on_disk": len(group.videos),
+        "scored": int(np.isfinite(mine["score"].to_numpy(float)).sum()),
+        "unreadable": evaluation.unreadable(group),
+        "test_ids_without_video": list(group.missing),
+        "ignored_target_in_no_split": list(group.outside_splits),
+        "with_geometry_of_their_target": [v.video_id for v in group.videos if v.borrowed_geometry],
+    }
+
+
+def _baselines(evaluation: Evaluation) -> dict[str, Any]:
+    headline = evaluation.headline
+    reasons = evaluation.table["scalar_error"].fillna("").to_numpy(str)
+    return {
+        "meaning": "AUC of scalars that nobody trained, larger = fake, beside the network's",
+        "quality": headline.quality,
+        "unmeasured_videos": int(np.count_nonzero(reasons != "")),
+        "scalars": SCALARS,
+        "auc": {
+            "network": {
+                name: {"auc": m.auc} | _interval(m.auc_interval) for name, m in headline.groups.items()
+            },
+            **{
+                scalar: {name: _scalar(value) for name, value in groups.items()}
+                for scalar, groups in evaluation.baselines.items()
+            },
+        },
+    }
+
+
+def _scalar(value: ScalarAuc) -> dict[str, Any]:
+    return {"auc": value.auc} | _interval(value.interval)
+
+
+def _group(metrics: GroupMetrics) -> dict[str, Any]:
+    values = asdict(metrics)
+    del values["auc_interval"]
+    return values | _interval(metrics.auc_interval)
+
+
+def _interval(interval: Interval | None) -> dict[str, Any]:
+    if interval is None:
+        return {"auc_low": None, "auc_high": None, "n_clusters": None}
+    return {"auc_low": interval.low, "auc_high": interval.high, "n_clusters": interval.n_clusters}
+
+
+def rounded(value: Any) -> Any:
+    """`value` with every float rounded to DIGITS, so that the last bits of a machine do not show."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(entry) for entry in value]
+    return round(value, DIGITS) if isinstance(value, float) else value
+
+
+def write_report(
+    evaluation: Evaluation, outputs: Outputs, phase: str, checkpoint: str | Path
+) -> tuple[Path, ...]:
+    """Writes the JSON document, the scores and both plots; returns their paths. The gate is `write_gate`'s."""
+    digest = sha256_of(checkpoint)
+    write_document(as_document(evaluation, phase, digest), outputs.document)
+    write_scores(evaluation.table, outputs.scores)
+    save_roc_plot(evaluation, outputs.roc_plot)
+    save_scores_plot(evaluation, outputs.scores_plot)
+    return outputs.document, outputs.scores, outputs.roc_plot, outputs.scores_plot
+
+
+def write_gate(evaluation: Evaluation, outputs: Outputs) -> None:
+    """Writes the gate where `outputs` has one; raises DataError, and writes none, when a group has no figures."""
+    failed = evaluation.failed_groups()
+    if failed:
+        hint = "`dvc repro verify_data` lists every defect"
+        raise DataError(f"no video of {', '.join(failed)} could be read, so its figures are n/a; {hint}")
+    if outputs.gate is not None and evaluation.gate is not None:
+        evaluation.gate.write(outputs.gate)
+
+
+MAX_SCORES_BYTES = 200_000_000  # FF++'s 700 videos in three qualities take 200 kB
+MAX_TEXT, MAX_COUNT = 200, 1_000_000_000
+_TEXT_COLUMNS = ["video_id", "method", "quality", "identity_pair"]
+_KEY = ["quality", "method", "video_id"]
+
+
+@dataclass(frozen=True)
+class SavedEvaluation:
+    """What a comparison needs of one evaluation: where it is from, what was scored, and every video's score."""
+
+    variant: str
+    epoch: int
+    quality: str  # the headline
+    clips: dict[str, int]  # per_video, num_frames, img_size
+    is_synthetic: bool
+    weights_sha256: str
+    table: pd.DataFrame  # video_id, method, quality, identity_pair, label, score (NaN: not scored)
+
+
+def read_evaluation(path: str | Path) -> SavedEvaluation:
+    """Reads `DIR/NAME.json` and `DIR/NAME_scores.csv`; raises DataError naming the file that is none."""
+    document_path = Path(path)
+    document = _read_document(document_path)
+    scores_path = Outputs.beside(document_path).scores
+    try:
+        checkpoint = document["checkpoint"]
+        return SavedEvaluation(
+            variant=_text(checkpoint["variant"]),
+            epoch=_count(checkpoint["epoch"]),
+            quality=_text(document["quality"]),
+            clips={name: _count(value) for name, value in document["clips"].items()},
+            is_synthetic=document["note"] is not None,
+            weights_sha256=_text(checkpoint["weights_sha256"]),
+            table=_read_scores(scores_path),
+        )
+    except KeyError as error:
+        raise DataError(f"{document_path} is no evaluation's document: it lacks {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{document_path} is no evaluation's document: {error}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise TypeError(f"{reprlib.repr(value)} stands where a short text belongs")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        raise TypeError(f"{reprlib.repr(value)} stands where a number of things belongs")
+    return value
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {str(error)[:200]}; evaluate again") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path} is no evaluation's document")
+    return document
+
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    wanted = [*_TEXT_COLUMNS, "label", "score"]
+    try:
+        content = io.BytesIO(read_bounded(path, MAX_SCORES_BYTES))
+        kinds: Any = dict.fromkeys(_TEXT_COLUMNS, str) | {"label": int, "score": float}
+        table = pd.read_csv(content, dtype=kinds, usecols=wanted)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; an evaluation's scores lie beside its JSON") from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} cannot be read as a score table: {str(error)[:200]}; evaluate again"
+        ) from None
+    if table[_TEXT_COLUMNS].isna().to_numpy().any():
+        raise DataError(f"{path} holds a video without id, method, quality or identity pair; evaluate again")
+    if not table["score"].dropna().between(0, 1).all():
+        raise DataError(f"{path} holds a score that is no probability; evaluate again")
+    if not set(table["label"]) <= {0, 1}:
+        raise DataError(f"{path} holds a label that is neither 0 nor 1")
+    twice = table[table.duplicated(_KEY)]
+    if len(twice):
+        raise DataError(f"{path} holds {'/'.join(twice.iloc[0][_KEY])} twice")
+    return table

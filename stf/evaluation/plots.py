@@ -1,9 +1,10 @@
-"""The two pictures of an evaluation: ROC curves per method, and every video's score. Equal input, equal bytes."""
+"""The pictures of an evaluation, of a comparison and of the ablation grid. Equal input, equal bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -11,9 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from stf.evaluation.clips import REAL
 from stf.evaluation.metrics import GroupMetrics
-from stf.evaluation.results import OVERALL, REAL, Evaluation, group_rows
+from stf.evaluation.results import OVERALL, Evaluation, group_rows
 from stf.io.outputs import write_png
+
+if TYPE_CHECKING:
+    from stf.evaluation.ablation import RowResult
+    from stf.evaluation.compare import Comparison, Contestant
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {
@@ -36,7 +42,14 @@ STYLE: dict[Any, Any] = {
 }
 GRID = {"color": "#e4e4e4", "linewidth": 0.8, "zorder": 0}
 DPI = 150
+SYNTHETIC_TITLE = "SYNTHETIC STAND-IN: these figures mean nothing for real deepfakes"
 N_BINS = 40
+# Okabe and Ito's palette again; the first is what the others are held against
+RUN_COLOURS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_SPREAD = 0.5  # of a row's height, over which its runs are spread
+_BASE, _FIX, _UPGRADE = "#222222", "#D55E00", "#0072B2"  # rows of the grid: V7.3, fixes alone, with upgrades
+_MARGIN = 2.0  # points of AUC beside the grid's outermost figure
 
 
 def save_roc_plot(evaluation: Evaluation, path: Path) -> None:
@@ -136,7 +149,149 @@ def _threshold_line(axes: Axes, value: float, limits: tuple[float, float], heigh
 def _titles(axes: Axes, evaluation: Evaluation, what: str) -> None:
     title = f"{what}: {evaluation.variant}, epoch {evaluation.epoch}, {evaluation.headline.quality}"
     if evaluation.synthetic:
-        title += "\nSYNTHETIC STAND-IN: these figures mean nothing for real deepfakes"
+        title += f"\n{SYNTHETIC_TITLE}"
     axes.set_title(
         title, fontsize=10.5, loc="left", color="#222222", pad=18 if what.startswith("Scores") else 10
     )
+
+
+def save_comparison_plot(
+    contestants: Sequence[Contestant], comparisons: Sequence[Comparison], synthetic: bool, path: Path
+) -> None:
+    """Both panels share the rows: the methods, then all pooled. At A's headline quality."""
+    names = list(dict.fromkeys(name for c in comparisons for name in c.qualities[c.headline]))
+    names = [name for name in names if name != OVERALL] + [OVERALL]
+    with matplotlib.rc_context(STYLE):
+        height = 2.6 + (0.3 + 0.24 * len(contestants)) * len(names)
+        figure = Figure(figsize=(11.0, height), dpi=DPI, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
+        _auc_panel(left, comparisons, names)
+        _difference_panel(right, comparisons, names)
+        left.set_yticks(range(len(names))[::-1], [_title(name) for name in names])
+        left.set_ylim(-0.6, len(names) - 0.4)
+        for axes in (left, right):
+            axes.tick_params(axis="y", length=0)
+            for row in range(len(names) - 1):  # the lowest stands between the methods and OVERALL
+                axes.axhline(row + 0.5, color="#e4e4e4" if row else "#999999", linewidth=0.8, zorder=0)
+        title = f"Test videos, {comparisons[0].headline}"
+        if synthetic:
+            title += f"\n{SYNTHETIC_TITLE}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, color="#222222")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
+        write_png(path, figure)
+
+
+def _title(name: str) -> str:
+    return name.capitalize() if name == OVERALL else name
+
+
+def _offset(index: int, count: int) -> float:
+    """Height of one run within a row, the first on top."""
+    return _SPREAD * (0.5 - index / (count - 1)) if count > 1 else 0.0
+
+
+def _auc_panel(axes: Axes, comparisons: Sequence[Comparison], names: Sequence[str]) -> None:
+    count = len(comparisons) + 1
+    first = comparisons[0].a
+    runs = [(first, comparisons[0], True), *((c.b, c, False) for c in comparisons)]
+    axes.axvline(50, color="#aaaaaa", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.grid(axis="x", **GRID)
+    for index, (contestant, comparison, is_first) in enumerate(runs):
+        points = []
+        for row, name in enumerate(names):
+            group = comparison.qualities[comparison.headline].get(name)
+            if group is not None and group.delong is not None:
+                auc = group.delong.auc_a if is_first else group.delong.auc_b
+                points.append((100 * auc, len(names) - 1 - row + _offset(index, count)))
+        label = f"{contestant.letter}: {contestant.evaluation.variant} ({contestant.name})"
+        x_P, y_P = zip(*points, strict=True) if points else ((), ())
+        axes.plot(
+            x_P, y_P, MARKERS[index % 7], color=RUN_COLOURS[index % 7], markersize=6, label=label, zorder=3
+        )
+    axes.set_xlabel("AUC, %")
+
+
+def _difference_panel(axes: Axes, comparisons: Sequence[Comparison], names: Sequence[str]) -> None:
+    axes.axvline(0, color="#444444", linewidth=1, zorder=1)
+    axes.grid(axis="x", **GRID)
+    reach = 5.0
+    for index, comparison in enumerate(comparisons):
+        for row, name in enumerate(names):
+            group = comparison.qualities[comparison.headline].get(name)
+            if group is None or group.delong is None:
+                continue
+            y = len(names) - 1 - row + _offset(index, len(comparisons))
+            x, colour = 100 * group.delong.difference, RUN_COLOURS[(index + 1) % 7]
+            axes.plot(x, y, MARKERS[(index + 1) % 7], color=colour, markersize=6, zorder=3)
+            low, high = group.interval or (x / 100, x / 100)
+            axes.plot((100 * low, 100 * high), (y, y), color=colour, linewidth=2, zorder=2)
+            note = f"p = {group.p_text}".replace("= <", "<")
+            place = {"xy": (100 * high, y), "xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(note, **place, fontsize=8, color="#444444")
+            reach = max(reach, abs(100 * low), abs(100 * high))
+    axes.set_xlim(-1.1 * reach, 1.45 * reach)  # room for the p-values
+    axes.set_xlabel(f"difference to {comparisons[0].a.letter}, points, with 95 % interval")
+
+
+def save_grid_plot(results: Sequence[RowResult], synthetic: bool, path: Path) -> None:
+    """Rows from top to bottom in the grid's order; overall AUC in per cent."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 1.6 + 0.42 * len(results)), dpi=DPI, layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="x", **GRID)
+        axes.set_xlim(*_grid_limits(results))
+        axes.axvline(50, color="#aaaaaa", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        baseline = results[0].overall
+        if baseline is not None:
+            axes.axvline(100 * baseline.mean, color=_BASE, linewidth=1, zorder=1)
+        for index, result in enumerate(results):
+            _grid_row(axes, len(results) - 1 - index, result)
+        axes.set_yticks(range(len(results))[::-1], [result.row.title for result in results])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(results) - 0.4)
+        axes.set_xlabel("overall AUC on test videos, %; bar: mean and 95 % t interval over seeds; line: V7.3")
+        _seed_legend(axes, results)
+        title = "Ablation grid, one flag at a time"
+        axes.set_title(f"{title}\n{SYNTHETIC_TITLE}" if synthetic else title, fontsize=10.5, loc="left")
+        write_png(path, figure)
+
+
+def _grid_limits(results: Sequence[RowResult]) -> tuple[float, float]:
+    """Chance, every dot, and the intervals as far as an AUC can go."""
+    shown = [0.5, *(cell.aucs[OVERALL] for result in results for cell in result.cells.values())]
+    for result in results:
+        if result.overall is not None and result.overall.low is not None and result.overall.high is not None:
+            shown += [max(result.overall.low, 0.0), min(result.overall.high, 1.0)]
+    return 100 * min(shown) - _MARGIN, 100 * max(shown) + _MARGIN
+
+
+def _seeds(results: Sequence[RowResult]) -> list[int]:
+    return sorted({seed for result in results for seed in (*result.cells, *result.missing)})
+
+
+def _grid_row(axes: Axes, y: int, result: RowResult) -> None:
+    extra = len(result.row.flags)
+    colour = _BASE if extra == 0 else _FIX if extra <= 4 else _UPGRADE
+    if result.overall is None:
+        axes.text(
+            sum(axes.get_xlim()) / 2, y, "not run", ha="center", va="center", color="#777777", fontsize=9
+        )
+        return
+    mean, low, high = 100 * result.overall.mean, result.overall.low, result.overall.high
+    if low is not None and high is not None:
+        span = (100 * low, 100 * high)
+        axes.plot(span, (y, y), color=colour, linewidth=5, alpha=0.25, solid_capstyle="butt", zorder=2)
+    axes.plot((mean, mean), (y - 0.28, y + 0.28), color=colour, linewidth=2.2, zorder=3)
+    seeds = sorted((*result.cells, *result.missing))
+    for seed, cell in result.cells.items():
+        marker = MARKERS[seeds.index(seed) % len(MARKERS)]
+        axes.plot(100 * cell.aucs[OVERALL], y, marker, color=colour, markersize=5.5, alpha=0.85, zorder=4)
+
+
+def _seed_legend(axes: Axes, results: Sequence[RowResult]) -> None:
+    for index, seed in enumerate(_seeds(results)):
+        axes.plot(
+            [], [], MARKERS[index % len(MARKERS)], color="#666666", markersize=5.5, label=f"seed {seed}"
+        )
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8.5)

@@ -16,7 +16,7 @@ from stf.config import STFV8Config
 from stf.data.pairs import as_floats, start_loader_worker
 from stf.data.video import Video
 from stf.errors import CheckpointError
-from stf.evaluation.clips import EvaluationClips, collate_evaluation
+from stf.evaluation.clips import REAL, EvaluationClips, collate_evaluation
 from stf.io.distributed import ALONE, World
 
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (batches, what they are, how many) → the batches
@@ -94,7 +94,7 @@ def score_videos(
     rows = [
         {
             "video_id": video.video_id,
-            "method": video.method or "real",
+            "method": video.method or REAL,
             "quality": video.quality,
             "label": video.label,
             "target_id": video.target_id,

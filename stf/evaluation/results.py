@@ -1,24 +1,63 @@
-"""Score table → figures per method and overall, per quality."""
+"""Score table → figures per method and overall, per quality; the gate of phase B (SPEC section 7)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from stf.config import Params
 from stf.data.ffpp import FFPPTree, is_sample
 from stf.evaluation.baselines import SCALARS, ScalarAuc, scalar_auc, video_scalars
-from stf.evaluation.bootstrap import auc_interval, identity_clusters
-from stf.evaluation.gate import Gate, judge
+from stf.evaluation.clips import REAL, SPLIT, TestVideos, VideoGroup, select_videos
+from stf.evaluation.intervals import auc_interval, identity_clusters
 from stf.evaluation.metrics import GroupMetrics, Threshold, group_metrics
-from stf.evaluation.open_share import OpenShare, open_shares
 from stf.evaluation.predict import ClipScorer, Watch, score_videos, unwatched
-from stf.evaluation.self_blended import SelfBlendedResult, self_blended_test, validation_threshold
-from stf.evaluation.videos import SPLIT, TestVideos, select_videos
+from stf.evaluation.self_blended import (
+    OpenShare,
+    SelfBlendedResult,
+    open_shares,
+    self_blended_test,
+    validation_threshold,
+)
+from stf.io.outputs import write_text
 
 OVERALL = "overall"
-REAL = "real"
+SYNTHETIC_NOTE = (
+    "Synthetic stand-in: the data is the built-in sample, made to run the line. "
+    "Its figures mean nothing for real deepfakes."
+)
+TEST_DATA_USE = {
+    "a": (
+        "The decision threshold comes from self-blended validation clips alone. The gate of phase B is the one "
+        "declared use of test data: phase B starts only when the overall AUC on the test videos is above "
+        "phase_b.min_phase_a_auc."
+    ),
+    "b": (
+        "The decision threshold comes from self-blended validation clips alone. The gate was the one declared use of "
+        "test data: phase B was trained because phase A's overall AUC on the test videos was above "
+        "phase_b.min_phase_a_auc. Nothing in phase B was chosen by test videos."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether phase B may start, and the overall AUC that phase A had to exceed."""
+
+    passed: bool
+    threshold: float
+
+    def write(self, path: Path) -> None:
+        """Writes verdict and threshold alone: a further figure would retrain phase B for nothing."""
+        write_text(path, json.dumps(asdict(self)) + "\n")
+
+
+def judge(overall_auc: float, threshold: float) -> Gate:
+    """Passed when `overall_auc` (0 to 1) is above `threshold`, not equal to it."""
+    return Gate(passed=overall_auc > threshold, threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -56,11 +95,23 @@ class Evaluation:
     def headline(self) -> QualityResult:
         return self.qualities[0]
 
+    @property
+    def note(self) -> str | None:
+        """SYNTHETIC_NOTE where the figures come from the built-in sample."""
+        return SYNTHETIC_NOTE if self.synthetic else None
+
+    def unreadable(self, group: VideoGroup) -> dict[str, str]:
+        """{video id: error} of the group's videos that could not be scored, or not from every clip."""
+        table = self.table
+        is_mine = (table["quality"] == group.quality) & (table["method"] == group.name)
+        rows = table[is_mine & (table["error"] != "")]
+        return dict(zip(rows["video_id"], rows["error"], strict=True))
+
     def failed_groups(self) -> tuple[str, ...]:
         """'c23/Deepfakes' for every group with videos on disk of which none could be read."""
         scored = self.table[self.table["score"].notna()]
         read = set(zip(scored["quality"], scored["method"], strict=True))
-        names = [(group.quality, group.method or REAL) for group in self.videos.groups]
+        names = [(group.quality, group.name) for group in self.videos.groups]
         return tuple(f"{quality}/{method}" for quality, method in names if (quality, method) not in read)
 
 

@@ -1,4 +1,4 @@
-"""What the evaluation commands share: an evaluation from its checkpoint to its files, tracked."""
+"""The evaluation commands from top to bottom: checkpoint → scores → files → console → tracking → gate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from stf.config import Params, PhaseName
+from stf.console.evaluation import print_report
+from stf.console.tables import make_console
 from stf.data.ffpp import require_fingerprint
-from stf.evaluation.console import make_console, print_report
-from stf.evaluation.document import tracked_metrics
+from stf.evaluation.clips import parse_methods
 from stf.evaluation.options import weights_of
-from stf.evaluation.outputs import Outputs, choose_outputs
+from stf.evaluation.outputs import Outputs, choose_outputs, tracked_metrics, write_gate, write_report
 from stf.evaluation.predict import ClipScorer
-from stf.evaluation.report import write_gate, write_report
-from stf.evaluation.results import Evaluation, evaluate
-from stf.evaluation.videos import parse_methods
+from stf.evaluation.results import TEST_DATA_USE, Evaluation, evaluate
 from stf.io.distributed import World
 from stf.io.paths import DATA_JSON
 from stf.io.processes import set_up_process
@@ -97,7 +96,8 @@ def _report(
 ) -> None:
     """Files, console and MLflow; the gate last, because it can refuse."""
     written = write_report(evaluation, outputs, request.phase, request.checkpoint)
-    print_report(console, evaluation, request.phase, baseline_auc(fingerprint))
+    test_data_use = TEST_DATA_USE[request.phase]
+    print_report(console, evaluation, request.phase, test_data_use, baseline_auc(fingerprint))
     run.log(tracked_metrics(evaluation))
     for path in written:
         run.artifact(path, "evaluation")

@@ -1,4 +1,8 @@
-"""Scores on self-blended clips: validation (it gives the threshold) and the two fixed sets of --sbi-test."""
+"""Scores on clips that no manipulation method made: the validation clips (they give the threshold), the two fixed
+self-blended sets of --sbi-test, and how much of its state an adaptive network reads of real validation clips.
+
+Shapes: N clips, T frames, S = img_size.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 
 from stf.config import Params
+from stf.data.augment.codec import h264_round_trip
 from stf.data.ffpp import FFPPTree
 from stf.data.video_sbi_dataset import PairBatchSampler, Phase, VideoSBIDataset, make_loader
-from stf.evaluation.bootstrap import Interval, auc_interval, identity_clusters
+from stf.evaluation.intervals import Interval, auc_interval, identity_clusters
 from stf.evaluation.metrics import Threshold, choose_threshold
 from stf.evaluation.predict import ClipScorer, Watch, unwatched
+from stf.models.backbone_v8 import STFMambaV8
 
 SBI_TEST_SEED = 8  # fixed: every checkpoint, whatever its run's seed, meets the same clips
 SBI_TEST_FLAGS = {  # recipe → (H.264 augmentation, multi-scale drift)
@@ -103,3 +110,41 @@ def _dataset(phase: Phase, scorer: ClipScorer, params: Params, seed: int) -> Vid
     config = replace(scorer.config, data_root=params.data.root)
     data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
     return VideoSBIDataset(phase, config, data=data, sbi=params.sbi, seed=seed, as_uint8=True)
+
+
+QPS = (23, 40)
+
+
+@dataclass(frozen=True)
+class OpenShare:
+    """Mean and standard deviation over `n_clips` real validation clips at one QP; 1 is the whole state."""
+
+    qp: int
+    mean: float
+    std: float
+    n_clips: int
+
+
+def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) -> tuple[OpenShare, ...]:
+    """The open share of the val split's real clips, the same ones at every QP; () without an adaptive state.
+
+    No manipulated and no test video is read.
+    """
+    model = scorer.model
+    if not isinstance(model, STFMambaV8) or not scorer.config.use_adaptive_sdim:
+        return ()
+    config = replace(scorer.config, data_root=params.data.root, use_compression_aug=False)
+    data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
+    dataset = VideoSBIDataset("val", config, data=replace(data, val_pairs_per_video=1), sbi=params.sbi)
+    found: list[list[float]] = []
+    mine = scorer.world.dealt(range(dataset.n_pairs))
+    for i in watch(mine, "Reading the open share of the state", len(mine)):
+        frames_TSSC = np.rint(255 * dataset.pair(0, i).real.transpose(1, 2, 3, 0)).astype(np.uint8)
+        shares = []
+        for qp in QPS:
+            coded = torch.from_numpy(h264_round_trip(np.ascontiguousarray(frames_TSSC), qp, "rgb24"))
+            video = coded.permute(3, 0, 1, 2)[None].to(scorer.device) / 255
+            shares.append(model.eval().open_share(video).item())
+        found.append(shares)
+    by_qp = zip(QPS, zip(*scorer.world.in_order(found), strict=True), strict=True)
+    return tuple(OpenShare(qp, float(np.mean(s)), float(np.std(s)), len(s)) for qp, s in by_qp)

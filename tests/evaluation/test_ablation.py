@@ -9,9 +9,8 @@ import pytest
 from scipy import stats
 
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
-from stf.evaluation.ablation import ROWS, SEEDS, collect, row_results, spread
-from stf.evaluation.ablation_report import as_document
-from stf.evaluation.setting import newest_of
+from stf.evaluation.ablation import ROWS, SEEDS, as_document, collect, row_results, spread
+from stf.evaluation.stored_runs import newest_of
 
 PARAMS = Params()
 

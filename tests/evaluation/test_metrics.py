@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from stf.evaluation.metrics import (
-    GroupMetrics,
-    choose_threshold,
-    equal_error_rate,
-    group_metrics,
-    interpretation,
-    tpr_at_fpr,
-)
+from stf.evaluation.metrics import GroupMetrics, choose_threshold, equal_error_rate, group_metrics, tpr_at_fpr
 from tests.reference import evaluation_plain as plain
 
 
@@ -124,8 +117,3 @@ def test_of_equally_good_thresholds_the_one_nearest_to_a_half_wins():
 def test_a_threshold_needs_both_classes():
     with pytest.raises(ValueError, match="both classes"):
         choose_threshold(np.ones(3, int), np.array([0.1, 0.2, 0.3]))
-
-
-def test_interpretation_grades_at_the_exact_bounds():
-    grades = {0.75: "Working", 0.7499: "Moderate", 0.70: "Moderate", 0.6999: "Needs work", None: "n/a"}
-    assert {auc: interpretation(auc) for auc in grades} == grades

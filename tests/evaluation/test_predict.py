@@ -10,8 +10,8 @@ import torch
 from stf.data.clips import video_clip_starts
 from stf.data.ffpp import FFPPTree
 from stf.errors import CheckpointError
-from stf.evaluation.bootstrap import identity_clusters
 from stf.evaluation.clips import EvaluationClips
+from stf.evaluation.intervals import identity_clusters
 from stf.evaluation.predict import score_videos
 from tests.reference.evaluation_sets import NoNumber, Redness, scorer_for, write_three_pairs
 

@@ -1,15 +1,23 @@
-"""The figures of a report are those of the score table, group by group."""
+"""The figures of a report are those of the score table, group by group; the gate holds the verdict alone."""
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
-from stf.evaluation.gate import judge
-from stf.evaluation.results import OVERALL, evaluate, group_rows
+from stf.config import FLAGS, STFV8Config
+from stf.evaluation.predict import ClipScorer
+from stf.evaluation.results import OVERALL, Evaluation, evaluate, group_rows, judge
+from stf.io.distributed import World
+from stf.models.network import build_network
 from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_for, write_three_pairs
+from tests.reference.worlds import play
 
 
 def test_each_method_meets_all_reals_and_overall_pools_all_fakes(evaluated):
@@ -66,3 +74,38 @@ def test_evaluating_twice_gives_the_same(evaluated, three_pairs):
         assert a == b
     np.testing.assert_array_equal(again.table["score"], evaluated.table["score"])
     assert again.baselines == evaluated.baselines
+
+
+def test_an_evaluation_by_several_processes_is_that_of_one(three_pairs: Path) -> None:
+    config = dataclasses.replace(
+        STFV8Config.debug(), data_root=str(three_pairs), **dict.fromkeys(FLAGS, True)
+    )
+    torch.manual_seed(0)
+    network = build_network(config)
+    params, methods = params_for(three_pairs, bootstrap_samples=100), ("Deepfakes", "FaceSwap")
+
+    def part(world: World) -> Evaluation:
+        torch.set_num_threads(1)  # of this thread: the number of threads is a matter of rounding
+        scorer = ClipScorer(network, config, world=world)
+        return evaluate(scorer, 1, params, methods, sbi_test=True)
+
+    wanted = part(World())
+    assert wanted.open_shares
+    assert len(wanted.self_blended) == 2
+    for evaluation in play(2, part):
+        pd.testing.assert_frame_equal(evaluation.table, wanted.table, check_exact=True)
+        for name in ("threshold", "qualities", "baselines", "self_blended", "open_shares"):
+            assert getattr(evaluation, name) == getattr(wanted, name), name
+
+
+def test_the_auc_must_be_above_the_threshold():
+    assert judge(0.7001, 0.70).passed
+    assert not judge(0.70, 0.70).passed
+    assert not judge(0.5, 0.70).passed
+
+
+def test_the_file_is_the_same_for_every_auc_on_one_side(tmp_path):
+    judge(0.71, 0.70).write(tmp_path / "new" / "a.json")
+    judge(0.99, 0.70).write(tmp_path / "b.json")
+    assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert json.loads((tmp_path / "b.json").read_text()) == {"passed": True, "threshold": 0.70}

@@ -1,20 +1,29 @@
-"""The threshold sees validation clips alone; --sbi-test scores the two recipes it names, the same for every run."""
+"""The threshold sees validation clips alone, and so does the open share of an adaptive state; --sbi-test scores the two
+recipes it names, the same for every run.
+"""
 
 import dataclasses
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from stf.config import FLAGS, DataParams, Params, STFV8Config
 from stf.data.ffpp import video_folder
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.evaluation.metrics import choose_threshold
+from stf.evaluation.predict import ClipScorer
 from stf.evaluation.self_blended import (
+    QPS,
     SBI_TEST_FLAGS,
+    open_shares,
     score_self_blended,
     self_blended_test,
     validation_threshold,
 )
+from stf.models.network import build_network
 from tests.reference.evaluation_plain import auc_by_counting
 from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_for, write_three_pairs
 
@@ -71,3 +80,45 @@ def test_the_recipes_clips_are_v73s_and_v80s(three_pairs):
         scores = score_self_blended(scorer, dataset, "clips")
         expected = auc_by_counting(scores.labels_N, scores.scores_N)
         assert results[recipe].auc == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture
+def adaptive(shared_tree) -> tuple[ClipScorer, Params]:
+    torch.manual_seed(0)
+    config = replace(STFV8Config.debug(), data_root=str(shared_tree), **dict.fromkeys(FLAGS, True))
+    model = build_network(config).eval()
+    with torch.no_grad():  # as if trained: the share of HLL decides
+        model.state_gate.choice.weight.normal_(std=1.0)
+    data = DataParams(root=str(shared_tree), num_frames=config.num_frames, img_size=config.img_size)
+    return ClipScorer(model, config), Params(data=data)
+
+
+def test_shares_are_those_of_the_compressed_clips(adaptive):
+    shares = open_shares(*adaptive)
+    assert tuple(share.qp for share in shares) == QPS
+    assert all(share.n_clips == 2 for share in shares)  # one of each validation video
+    assert all(0 < share.mean <= 1 for share in shares)
+    assert shares[0].mean != shares[1].mean
+    assert shares == open_shares(*adaptive)
+
+
+def test_only_real_validation_videos_are_read(adaptive, monkeypatch):
+    from stf.evaluation import self_blended
+
+    asked = []
+
+    class Watched(self_blended.VideoSBIDataset):
+        def __init__(self, phase, *arguments, **options):
+            asked.append(phase)
+            super().__init__(phase, *arguments, **options)
+
+    monkeypatch.setattr(self_blended, "VideoSBIDataset", Watched)
+    open_shares(*adaptive)
+    assert asked == ["val"]
+
+
+def test_a_network_without_adaptive_state_has_none(adaptive):
+    _, params = adaptive
+    for flags in ((), ("use_hydra",)):
+        config = replace(STFV8Config.debug(), **dict.fromkeys(flags, True))
+        assert open_shares(ClipScorer(build_network(config), config), params) == ()

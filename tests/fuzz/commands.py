@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from pipeline.compare import main as compare_command
 from stf.errors import StfError
-from stf.evaluation.compare_plots import save_comparison_plot
+from stf.evaluation.compare_run import report_comparison
 from stf.tracking.run import track
 from tests.fuzz.documents import KINDS as DOCUMENT_KINDS
 from tests.fuzz.kinds import Kind, Place, Rng
@@ -14,7 +14,7 @@ from tests.fuzz.mutations import pick
 
 _IMPORTED = (
     track,
-    save_comparison_plot,
+    report_comparison,
 )  # before the clock runs: the command imports them when it needs them
 _INPUTS = [kind for kind in DOCUMENT_KINDS if kind.name in ("params.yaml", "evaluation")]
 

@@ -12,7 +12,7 @@ from stf.config import Params, STFV8Config
 from stf.data.ffpp import FFPPTree, recorded_fingerprint, split_file
 from stf.data.splits import ID_PATTERN, read_split
 from stf.evaluation.compare import Contestant, Costs, compare
-from stf.evaluation.saved import read_evaluation
+from stf.evaluation.outputs import read_evaluation
 from stf.forecast.forecast import Money
 from stf.forecast.line import stored_line
 from stf.training.gate import require_open_gate

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline import ablate
+from pipeline.ablate import main
 from stf.config import PHASE_A_FLAGS, Params
 from stf.errors import TrainingError
+from stf.evaluation import ablation_queue
 from stf.evaluation.ablation import ROWS
 from tests.reference.comparison_sets import FINGERPRINT, score_table, store_both
 
@@ -54,7 +55,7 @@ def repository(workplace):
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(ablate.main, list(arguments), catch_exceptions=False)
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
 
 
 def test_the_whole_grid_but_what_the_store_holds(repository):
@@ -78,7 +79,7 @@ def test_force_leaves_nothing_out_and_other_parameters_make_other_runs(repositor
 
 def test_it_clears_its_own_names_queues_and_works_off(repository, monkeypatch):
     dvc = Dvc(repository)
-    monkeypatch.setattr(ablate, "dvc", dvc)
+    monkeypatch.setattr(ablation_queue, "dvc", dvc)
     result = invoke("--rows", "v73,a", "--seeds", "1", "--jobs", "2")
     assert result.exit_code == 0, result.output
     assert dvc.calls[1] == ["queue", "remove", "grid-a-s1", "grid-v73-s1"]
@@ -90,7 +91,7 @@ def test_it_clears_its_own_names_queues_and_works_off(repository, monkeypatch):
 
 
 def test_experiments_that_leave_no_run_are_named(repository, monkeypatch):
-    monkeypatch.setattr(ablate, "dvc", Dvc(repository, works=False))
+    monkeypatch.setattr(ablation_queue, "dvc", Dvc(repository, works=False))
     result = invoke("--rows", "v73", "--seeds", "0,1", "--jobs", "2")
     assert result.exit_code == 1
     assert "2 of 2 experiments left no evaluated run: grid-v73-s0, grid-v73-s1" in result.output
@@ -98,7 +99,7 @@ def test_experiments_that_leave_no_run_are_named(repository, monkeypatch):
 
 def test_a_grid_that_runs_already_is_left_alone(repository, monkeypatch):
     dvc = Dvc(repository, state="Running")
-    monkeypatch.setattr(ablate, "dvc", dvc)
+    monkeypatch.setattr(ablation_queue, "dvc", dvc)
     result = invoke("--rows", "v73", "--seeds", "1")
     assert (result.exit_code, len(dvc.calls)) == (1, 1)
     assert "grid-v73-s1 is running already" in result.output
@@ -107,7 +108,7 @@ def test_a_grid_that_runs_already_is_left_alone(repository, monkeypatch):
 def test_stages_meet_this_python_and_git_an_identity(repository, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    found = ablate.dvc_environment({"PATH": "/bin", "GIT_AUTHOR_NAME": "me"})
+    found = ablation_queue.dvc_environment({"PATH": "/bin", "GIT_AUTHOR_NAME": "me"})
     assert found["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
     assert (found["GIT_AUTHOR_NAME"], found["GIT_COMMITTER_NAME"]) == ("me", "stf-mamba")
     assert found["GIT_COMMITTER_EMAIL"] == found["GIT_AUTHOR_EMAIL"] == "stf-mamba@localhost"
@@ -138,4 +139,4 @@ def test_outside_a_repository_it_says_so(workplace):
 
 def test_a_dvc_command_that_fails_is_told(repository):
     with pytest.raises(TrainingError, match="dvc exp list failed"):
-        ablate.dvc(["exp", "list"], os.environ, quiet=True)  # no DVC repository here
+        ablation_queue.dvc(["exp", "list"], os.environ, quiet=True)  # no DVC repository here

@@ -15,7 +15,7 @@ from pipeline.eval_a import main as eval_a
 from pipeline.eval_b import main as eval_b
 from stf.config import FLAGS, Params, STFV8Config
 from stf.data.ffpp import fingerprint_of, video_folder
-from stf.evaluation.gate import TEST_DATA_USE
+from stf.evaluation.results import TEST_DATA_USE
 from stf.models.network import build_network
 from stf.models.weights import save_checkpoint
 from stf.tracking.run import track

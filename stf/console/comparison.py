@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stf.evaluation.compare import (
-    BOOTSTRAP_NOTE,
-    DELONG_NOTE,
-    Comparison,
-    Contestant,
-    interval_of,
-    is_synthetic,
-    left_out_text,
-)
-from stf.evaluation.console import FEW_CLUSTERS, make_table, percent
-from stf.evaluation.document import SYNTHETIC_NOTE
-from stf.evaluation.paired import PairedGroup
-from stf.evaluation.results import OVERALL
+from stf.console.tables import FEW_CLUSTERS, make_table, number, percent, print_notes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stf.evaluation.compare import Comparison, Contestant, PairedGroup
 
 ALPHA = 0.05
 
 
 def print_comparison(
-    console: Console, contestants: Sequence[Contestant], comparisons: Sequence[Comparison]
+    console: Console,
+    contestants: Sequence[Contestant],
+    comparisons: Sequence[Comparison],
+    *,
+    warning: str | None,
+    methods: Sequence[str],
 ) -> None:
-    """Prints the runs, then a table for every pair and quality, then what a reader must know."""
+    """Prints the runs, then a table for every pair and quality, then what a reader must know.
+
+    `warning` stands above the tables; `methods` says how intervals and p-values are made.
+    """
     console.print()
-    if is_synthetic(contestants):
-        console.print(f"[bold yellow]{SYNTHETIC_NOTE}[/bold yellow]\n")
+    if warning:
+        console.print(f"[bold yellow]{warning}[/bold yellow]\n")
     console.print(runs_table(contestants))
     for comparison in comparisons:
         for quality in comparison.qualities:
             console.print(pair_table(comparison, quality))
-    print_notes(console, notes(contestants, comparisons))
-
-
-def print_notes(console: Console, texts: Iterator[str]) -> None:
-    """Sentences as bullets."""
-    bullets = Table.grid(padding=(0, 1))
-    for text in texts:
-        bullets.add_row("•", escape(text))
-    console.print(bullets)
+    print_notes(console, [*methods, *notes(contestants, comparisons)])
 
 
 def runs_table(contestants: Sequence[Contestant]) -> Table:
@@ -77,49 +70,36 @@ def pair_table(comparison: Comparison, quality: str) -> Table:
     table = make_table(escape(title), "Method", *(escape(column) for column in columns))
     table.add_column("Test")
     for name, group in comparison.qualities[quality].items():
-        if name == OVERALL:
+        if group.is_overall:
             table.add_section()
-        table.add_row(name.capitalize() if name == OVERALL else name, *_cells(name, group))
+        table.add_row(name.capitalize() if group.is_overall else name, *_cells(group))
     return table
 
 
-def _cells(name: str, group: PairedGroup) -> tuple[str, ...]:
-    count, test = f"{group.n_real} + {group.n_fake}", "bootstrap" if name == OVERALL else "DeLong"
+def _cells(group: PairedGroup) -> tuple[str, ...]:
+    count, test = f"{group.n_real} + {group.n_fake}", "bootstrap" if group.is_overall else "DeLong"
     if group.delong is None:
         return count, "n/a", "n/a", "n/a", "n/a", test
-    change, p_text = f"{100 * group.delong.difference:+.1f}", "n/a"
-    shown = interval_of(name, group)
-    if shown is not None:
-        low, high, p_value = shown
+    change, p_text = f"{100 * group.delong.difference:+.1f}", group.p_text
+    if group.interval is not None:
+        low, high = group.interval
         change += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-        p_text = p_value_text(p_value)
-        if p_value is not None and p_value < ALPHA:
-            p_text = f"[bold]{p_text}[/bold]"
+    if group.shown is not None and group.shown.p_value is not None and group.shown.p_value < ALPHA:
+        p_text = f"[bold]{p_text}[/bold]"
     return count, percent(group.delong.auc_a), percent(group.delong.auc_b), escape(change), p_text, test
-
-
-def p_value_text(p_value: float | None) -> str:
-    """Three decimals, or that it is below them."""
-    if p_value is None:
-        return "n/a"
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def number(value: float | None, scale: float, decimals: int) -> str:
-    """`value`·`scale` with that many decimals; None is n/a."""
-    return "n/a" if value is None else f"{value * scale:.{decimals}f}"
 
 
 def notes(contestants: Sequence[Contestant], comparisons: Sequence[Comparison]) -> Iterator[str]:
     """What a reader must know beside the tables."""
-    yield DELONG_NOTE
-    yield BOOTSTRAP_NOTE
     clusters = [c.overall.bootstrap.n_clusters for c in comparisons if c.overall.bootstrap]
     if clusters and min(clusters) < FEW_CLUSTERS:
         yield f"Only {min(clusters)} identity pairs: with so few the overall interval is too narrow."
     yield "Test videos: look, do not choose. Weights, epoch and threshold come from validation alone."
     for comparison in comparisons:
-        lost = left_out_text(comparison)
+        lost = [
+            f"{quality}/{method}: " + ", ".join(f"{count} {why}" for why, count in counts.items())
+            for (quality, method), counts in comparison.pairing.left_out.items()
+        ]
         if lost:
             yield f"{comparison.b.letter} against {comparison.a.letter} leaves out: {'; '.join(lost)}."
     if len({tuple(sorted(c.evaluation.clips.items())) for c in contestants}) > 1:

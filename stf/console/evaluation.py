@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stf.evaluation.bootstrap import Interval
-from stf.evaluation.document import SYNTHETIC_NOTE, unreadable
-from stf.evaluation.gate import TEST_DATA_USE
-from stf.evaluation.metrics import GroupMetrics, interpretation
-from stf.evaluation.results import OVERALL, REAL, Evaluation
+from stf.console.tables import FEW_CLUSTERS, make_table, percent, print_notes
 
-WIDTH = 100
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stf.evaluation.intervals import Interval
+    from stf.evaluation.metrics import GroupMetrics
+    from stf.evaluation.results import Evaluation
+
+T = TypeVar("T")
 V73_AUC_ON_FFPP = 0.5155  # V7.3 on FF++'s test split, all four methods: the figure V8.0 has to move
-FEW_CLUSTERS = 10
 MAX_NAMES = 8
 GRADE_STYLE = {"Working": "green", "Moderate": "yellow", "Needs work": "red", "n/a": "dim"}
 
 
-def make_console() -> Console:
-    """A console of at most WIDTH columns; exactly WIDTH where the output is no terminal."""
-    console = Console(highlight=False)
-    return Console(highlight=False, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
-
-
-def print_report(console: Console, evaluation: Evaluation, phase: str, store_baseline: float | None) -> None:
+def print_report(
+    console: Console, evaluation: Evaluation, phase: str, test_data_use: str, store_baseline: float | None
+) -> None:
     """Prints everything on an evaluation of `phase`.
 
-    `store_baseline` is the overall AUC of this store's V7.3 run, None when there is none.
+    `test_data_use` says what test data decided in that phase. `store_baseline` is the overall AUC of this store's V7.3
+    run, None when there is none.
     """
     e = evaluation
     clips = f"≤ {e.clips_per_video} clips of {e.num_frames} frames at {e.img_size} px per video"
     console.print(f"\n[bold]{escape(e.variant)}[/bold], epoch {e.epoch}, on the test split: {clips}")
-    if e.synthetic:
-        console.print(f"[bold yellow]{SYNTHETIC_NOTE}[/bold yellow]")
+    if e.note:
+        console.print(f"[bold yellow]{e.note}[/bold yellow]")
     console.print(main_table(e, store_baseline))
     console.print(detail_table(e))
     for result in e.qualities[1:]:
@@ -45,18 +44,21 @@ def print_report(console: Console, evaluation: Evaluation, phase: str, store_bas
     console.print(baseline_table(e))
     if e.self_blended:
         console.print(self_blended_table(e))
-    bullets = Table.grid(padding=(0, 1))
-    for note in notes(e, phase, store_baseline):
-        bullets.add_row("•", escape(note))
-    console.print(bullets)
+    print_notes(console, notes(e, phase, test_data_use, store_baseline))
 
 
-def make_table(title: str, *columns: str) -> Table:
-    """An empty table; the first column is left-justified, the others right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
+def interpretation(auc: float | None) -> str:
+    """The project's three grades of an AUC in [0, 1]: Working ≥ .75, Moderate ≥ .70, else Needs work."""
+    if auc is None or math.isnan(auc):
+        return "n/a"
+    return "Working" if auc >= 0.75 else "Moderate" if auc >= 0.70 else "Needs work"
+
+
+def _titled(groups: Mapping[str, T]) -> Iterator[tuple[str, T, bool]]:
+    """(title, value, whether it is the last: all methods pooled) of every group."""
+    *_, pooled = groups
+    for name, value in groups.items():
+        yield name.capitalize() if name == pooled else name, value, name == pooled
 
 
 def main_table(evaluation: Evaluation, store_baseline: float | None) -> Table:
@@ -66,13 +68,13 @@ def main_table(evaluation: Evaluation, store_baseline: float | None) -> Table:
         f"Real test videos against each method's fakes, {quality}", "Method", "N", "AUC % [95 %]", "Acc %"
     )
     table.add_column("Interpretation")
-    for name, metrics in evaluation.headline.groups.items():
+    for title, metrics, is_overall in _titled(evaluation.headline.groups):
         grade = interpretation(metrics.auc)
         text = f"[{GRADE_STYLE[grade]}]{grade}[/]"
-        if name == OVERALL:
+        if is_overall:
             table.add_section()
             text += _change(metrics, store_baseline)
-        table.add_row(*_row(name, metrics), text)
+        table.add_row(title, *_figures(metrics), text)
     return table
 
 
@@ -87,15 +89,10 @@ def _change(metrics: GroupMetrics, store_baseline: float | None) -> str:
     return f"\n{100 * (metrics.auc - baseline):+.1f}{spread} points\non V7.3's {100 * baseline:.2f} %"
 
 
-def _row(name: str, metrics: GroupMetrics) -> tuple[str, str, str, str]:
+def _figures(metrics: GroupMetrics) -> tuple[str, str, str]:
+    """N, AUC and accuracy."""
     auc = escape(percent(metrics.auc) + _spread(metrics.auc_interval))
-    count = f"{metrics.n_real} + {metrics.n_fake}"
-    return name.capitalize() if name == OVERALL else name, count, auc, percent(metrics.accuracy)
-
-
-def percent(value: float | None) -> str:
-    """A share in [0, 1] as per cent with one decimal; None is n/a."""
-    return "n/a" if value is None else f"{100 * value:.1f}"
+    return f"{metrics.n_real} + {metrics.n_fake}", auc, percent(metrics.accuracy)
 
 
 def _spread(interval: Interval | None) -> str:
@@ -106,9 +103,9 @@ def detail_table(evaluation: Evaluation) -> Table:
     """The other metrics at the headline quality, in per cent."""
     columns = ("Bal. acc", "Precision", "Recall", "F1", "EER", "AP", "TPR @ FPR 1 %")
     table = make_table("At the validation threshold, % (EER, AP, TPR without it)", "Method", *columns)
-    for name, m in evaluation.headline.groups.items():
+    for title, m, _ in _titled(evaluation.headline.groups):
         values = (m.balanced_accuracy, m.precision, m.recall, m.f1, m.eer, m.ap, m.tpr_at_fpr_1pct)
-        table.add_row(name.capitalize() if name == OVERALL else name, *map(percent, values))
+        table.add_row(title, *map(percent, values))
     return table
 
 
@@ -116,8 +113,8 @@ def quality_table(evaluation: Evaluation, quality: str) -> Table:
     """N, AUC and accuracy of one further quality."""
     result = next(result for result in evaluation.qualities if result.quality == quality)
     table = make_table(f"The same in {quality}", "Method", "N", "AUC % [95 %]", "Acc %")
-    for name, metrics in result.groups.items():
-        table.add_row(*_row(name, metrics))
+    for title, metrics, _ in _titled(result.groups):
+        table.add_row(title, *_figures(metrics))
     return table
 
 
@@ -125,17 +122,17 @@ def baseline_table(evaluation: Evaluation) -> Table:
     """AUC of the untrained scalars beside the network's."""
     groups = evaluation.headline.groups
     table = make_table("Trivial baselines: AUC % of untrained scalars, larger = fake", "Scalar")
-    for name in groups:
-        table.add_column("Overall [95 %]" if name == OVERALL else name, justify="right")
+    for title, _, is_overall in _titled(groups):
+        table.add_column(f"{title} [95 %]" if is_overall else title, justify="right")
     network = [
-        escape(percent(m.auc) + (_spread(m.auc_interval) if name == OVERALL else ""))
-        for name, m in groups.items()
+        escape(percent(m.auc) + (_spread(m.auc_interval) if is_overall else ""))
+        for _, m, is_overall in _titled(groups)
     ]
     table.add_row("the network", *network, style="bold")
     for scalar, by_group in evaluation.baselines.items():
         cells = [
-            escape(percent(s.auc) + (_spread(s.interval) if name == OVERALL else ""))
-            for name, s in by_group.items()
+            escape(percent(s.auc) + (_spread(s.interval) if is_overall else ""))
+            for _, s, is_overall in _titled(by_group)
         ]
         table.add_row(scalar, *cells)
     return table
@@ -152,14 +149,16 @@ def self_blended_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def notes(evaluation: Evaluation, phase: str, store_baseline: float | None) -> Iterator[str]:
+def notes(
+    evaluation: Evaluation, phase: str, test_data_use: str, store_baseline: float | None
+) -> Iterator[str]:
     """What a reader must know beside the tables, one sentence or two each."""
     t = evaluation.threshold
     yield (
         f"Threshold {t.value:.3f}: best balanced accuracy ({100 * t.balanced_accuracy:.1f} %, AUC "
         f"{100 * t.auc:.1f} %) on {t.n_real} + {t.n_fake} self-blended validation clips."
     )
-    yield TEST_DATA_USE[phase]
+    yield test_data_use
     interval = evaluation.headline.overall.auc_interval
     if interval is not None:
         few = "; with so few an interval is too narrow" if interval.n_clusters < FEW_CLUSTERS else ""
@@ -189,9 +188,8 @@ def _defects(evaluation: Evaluation) -> Iterator[str]:
         if methods:
             yield f"Not on disk in {quality}: {', '.join(methods)}."
     for group in evaluation.videos.groups:
-        name = group.method or REAL
-        where = f"{group.quality}/{name}"
-        errors = unreadable(evaluation, group.quality, name)
+        where = f"{group.quality}/{group.name}"
+        errors = evaluation.unreadable(group)
         if errors:
             reasons = _names([f"{video_id} ({error})" for video_id, error in errors.items()])
             yield f"{where}: {len(errors)} of {len(group.videos)} videos not or not wholly readable: {reasons}."

@@ -1,32 +1,25 @@
-"""What a reader gets: tables of at most 100 columns, a complete JSON, two plots, all the same for the same input."""
+"""What a reader gets: tables of at most 100 columns, and the same statements as in the JSON."""
 
 import dataclasses
 import io
-import json
 import re
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from stf.config import METHODS
-from stf.errors import DataError, UsageError
+from stf.console.evaluation import interpretation, print_report
+from stf.console.tables import WIDTH, make_console
 from stf.evaluation.baselines import ScalarAuc
-from stf.evaluation.bootstrap import Interval
-from stf.evaluation.console import WIDTH, make_console, print_report
-from stf.evaluation.document import SYNTHETIC_NOTE, as_document, tracked_metrics
-from stf.evaluation.gate import TEST_DATA_USE
+from stf.evaluation.intervals import Interval
 from stf.evaluation.metrics import GroupMetrics
-from stf.evaluation.outputs import Outputs, choose_outputs
-from stf.evaluation.report import write_gate, write_report
-from stf.evaluation.results import OVERALL, QualityResult
+from stf.evaluation.outputs import Outputs, as_document, write_report
+from stf.evaluation.results import OVERALL, SYNTHETIC_NOTE, TEST_DATA_USE, QualityResult
 
 
 def printed(evaluation, baseline=None, phase="a", width=WIDTH):
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_report(console, evaluation, phase, baseline)
+    print_report(console, evaluation, phase, TEST_DATA_USE[phase], baseline)
     return console.file.getvalue()
 
 
@@ -146,89 +139,6 @@ def test_without_an_overall_auc_there_is_neither_change_nor_gate(evaluated):
     assert as_document(e, "a", "0")["gate"] is None
 
 
-def test_the_document_holds_every_figure_and_only_json(evaluated):
-    document = as_document(evaluated, "a", "f00")
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
-    overall = document["qualities"]["c23"]["groups"]["overall"]
-    wanted = {f.name for f in dataclasses.fields(GroupMetrics)} - {"auc_interval"}
-    assert set(overall) == wanted | {"auc_low", "auc_high", "n_clusters"}
-    assert overall["auc"] == pytest.approx(evaluated.headline.overall.auc, abs=1e-6)
-    assert overall["tpr_at_fpr_1pct"] is None
-    assert document["threshold"]["value"] == pytest.approx(evaluated.threshold.value, abs=1e-6)
-    assert set(document["trivial_baselines"]["auc"]) == {"network", "bits_per_pixel", "sharpness", "face_px"}
-    assert set(document["self_blended_test"]) == {"V7.3 recipe", "V8.0 recipe"}
-    assert document["checkpoint"] == {"variant": "V7.3", "epoch": 7, "weights_sha256": "f00"}
-
-
-def test_tracked_metrics_are_flat_numbers_with_the_headline_unprefixed(evaluated):
-    found = tracked_metrics(evaluated)
-    assert found["auc_overall"] == pytest.approx(evaluated.headline.overall.auc)
-    assert found["raw/auc_FaceSwap"] == pytest.approx(evaluated.qualities[1].groups["FaceSwap"].auc)
-    assert "tpr_at_fpr_1pct_overall" not in found
-    assert all(np.isfinite(value) for value in found.values())
-    assert {"threshold", "baseline_auc_face_px", "sbi_test_auc_V7.3"} <= set(found)
-
-
-def test_files_are_the_same_bytes_and_carry_no_version_or_time(evaluated, tmp_path):
-    (tmp_path / "w").write_bytes(b"weights")
-    first, second = Outputs.beside(tmp_path / "1" / "e.json"), Outputs.beside(tmp_path / "2" / "e.json")
-    for a, b in zip(
-        write_report(evaluated, first, "a", tmp_path / "w"),
-        write_report(evaluated, second, "a", tmp_path / "w"),
-        strict=True,
-    ):
-        assert a.read_bytes() == b.read_bytes()
-    for plot in (first.roc_plot, first.scores_plot):
-        with Image.open(plot) as image:
-            assert set(image.info) <= {"dpi"}
-            assert min(image.size) >= 600
-
-
-def test_the_csv_holds_every_video_with_its_score(evaluated, tmp_path):
-    (tmp_path / "w").write_bytes(b"weights")
-    outputs = Outputs.beside(tmp_path / "e.json")
-    write_report(evaluated, outputs, "a", tmp_path / "w")
-    table = pd.read_csv(outputs.scores, dtype={"video_id": str, "target_id": str})
-    assert len(table) == 36
-    assert table["score"].tolist() == pytest.approx(evaluated.table["score"].tolist(), abs=1e-6)
-    assert table["video_id"].tolist() == evaluated.table["video_id"].tolist()
-
-
-def test_the_gate_is_written_once_all_groups_have_figures(evaluated, tmp_path):
-    outputs = Outputs.beside(tmp_path / "e.json", gate=tmp_path / "gate.json")
-    table = evaluated.table.copy()
-    table.loc[(table["method"] == "FaceSwap") & (table["quality"] == "raw"), "score"] = np.nan
-    with pytest.raises(DataError, match="raw/FaceSwap"):
-        write_gate(dataclasses.replace(evaluated, table=table), outputs)
-    assert not outputs.gate.exists()
-    write_gate(evaluated, Outputs.beside(tmp_path / "e.json"))
-    assert not outputs.gate.exists()
-    write_gate(evaluated, outputs)
-    assert set(json.loads(outputs.gate.read_text())) == {"passed", "threshold"}
-
-
-def test_only_the_plain_command_writes_the_pipelines_outputs():
-    plain = choose_outputs("a", None, ())
-    paths = [plain.document, plain.scores, plain.roc_plot, plain.scores_plot, plain.gate]
-    assert [path.as_posix() for path in paths] == [
-        "metrics/eval_a.json",
-        "metrics/eval_a_scores.csv",
-        "metrics/plots/eval_a_roc.png",
-        "metrics/plots/eval_a_scores.png",
-        "metrics/gate_a.json",
-    ]
-    assert choose_outputs("a", "./metrics/eval_a.json", ()) == plain
-    aside = choose_outputs("a", None, ("--methods",))
-    assert (aside.document.as_posix(), aside.gate) == ("tmp/eval_a/eval_a.json", None)
-    own = choose_outputs("a", "x/mine.json", ())
-    assert (own.scores.as_posix(), own.roc_plot.as_posix(), own.gate) == (
-        "x/mine_scores.csv",
-        "x/plots/mine_roc.png",
-        None,
-    )
-    later = choose_outputs("b", None, ())
-    assert (later.document.as_posix(), later.gate) == ("metrics/eval_b.json", None)
-    with pytest.raises(UsageError, match=r"--sbi-test would change it"):
-        choose_outputs("a", "metrics/eval_a.json", ("--sbi-test",))
-    with pytest.raises(UsageError, match=r"\.json"):
-        choose_outputs("a", "metrics", ())
+def test_interpretation_grades_at_the_exact_bounds():
+    grades = {0.75: "Working", 0.7499: "Moderate", 0.70: "Moderate", 0.6999: "Needs work", None: "n/a"}
+    assert {auc: interpretation(auc) for auc in grades} == grades
