@@ -15,10 +15,10 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install repro test lint check fuzz drill bench ui baseline grid deps lock
+.PHONY: help install repro test test-all lint check fuzz drill bench ui baseline grid deps lock
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 # The scripts in .venv begin with the folder they were installed in: a moved or copied repository gets a new .venv.
 ifneq ($(wildcard $(INSTALLED)),)
@@ -41,8 +41,14 @@ install: $(INSTALLED) ## set up .venv from requirements.lock (the other targets 
 repro: $(INSTALLED) ## the main job: data, training, evaluation; only what changed runs again
 	dvc repro
 
-test: $(INSTALLED) ## all tests that this machine can run; ARGS="-m 'not slow'" and the like
-	pytest $(ARGS)
+# One process of tests per core. Afterwards -m, -n and the like in ARGS have the last word.
+PYTEST := pytest -n auto --dist loadgroup
+
+test: $(INSTALLED) ## what guards a change, in minutes; ARGS="tests/data -n 0" and the like
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(INSTALLED) ## what make test leaves out: kills, processes, long properties, fuzz, drill
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(INSTALLED) ## format, lint, types, and who may import whom
 	ruff format --check .

@@ -1,4 +1,4 @@
-"""For every test: no write into this checkout's MLflow store, no network on import, and skips that say why."""
+"""For every test: one thread, no write into this checkout's MLflow store, no network on import, skips that say why."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 
 import pytest
 
+from stf.io.cores import usable_cores
+
+# Tests are spread over the cores, and their tensors are tiny: threads of one test would only slow the others down.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -16,6 +21,12 @@ def _own_mlflow_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.getbasetemp() / "dvc_root"))
     for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a process per usable core, up to eight, for each takes close to 1 GB."""
+    return min(usable_cores(), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

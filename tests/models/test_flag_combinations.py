@@ -1,5 +1,6 @@
 """All 256 combinations of the eight flags, in either phase: each builds and takes one finite training step, and each
-flag alone changes parameters, loss or clips."""
+flag alone changes parameters, loss or clips. `make test` takes no flag, each alone, all but one and all, among which
+any two flags are seen off, on, and one without the other; `make test-all` takes the others."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from stf.training.step import Batch, train_step
 COMBINATIONS = [
     tuple(itertools.compress(FLAGS, chosen)) for chosen in itertools.product((0, 1), repeat=len(FLAGS))
 ]
+FEW_OR_MANY = [flags for flags in COMBINATIONS if not 1 < len(flags) < len(FLAGS) - 1]
 DATA_FLAGS = ("use_compression_aug", "use_multiscale_drift")
 LOSS_FLAGS = ("use_contrastive_hll", "use_hll_normalization")
 PARAMS = Params.load("profiles/sample.yaml")
@@ -30,14 +32,6 @@ def debug_config(flags: tuple[str, ...], phase: str = "a") -> STFV8Config:
     """The debug network under `flags`, with the learning rate of a phase of the sample's profile."""
     lr = STFV8Config.from_params(PARAMS, "b" if phase == "b" else "a").lr
     return replace(STFV8Config.debug(), lr=lr, **dict.fromkeys(flags, True))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +64,11 @@ def phase_a_weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("phase", ["a", "b"])
-@pytest.mark.parametrize("flags", COMBINATIONS, ids=lambda f: "+".join(n[4:] for n in f) or "none")
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param(f, marks=[] if f in FEW_OR_MANY else pytest.mark.slow) for f in COMBINATIONS],
+    ids=lambda f: "+".join(n[4:] for n in f) or "none",
+)
 def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_weights):
     config = debug_config(flags, phase)
     torch.manual_seed(0)
@@ -85,6 +83,13 @@ def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_w
     after = model.state_dict()
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_any_two_flags_are_seen_in_every_state_by_make_test():
+    for first, second in itertools.combinations(FLAGS, 2):
+        assert {(first in flags, second in flags) for flags in FEW_OR_MANY} == {
+            (False, False), (False, True), (True, False), (True, True)
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", DATA_FLAGS)
