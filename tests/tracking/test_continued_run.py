@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +16,14 @@ import pytest
 
 from stf.config import Params, STFV8Config
 from stf.errors import DataError, Interrupted, StfError
+from stf.tracking import delivery
 from stf.tracking.operations import MODEL_NAME
 from stf.tracking.run import track
 from stf.tracking.store import open_store, shown_address
+from tests.reference.forks import forked
 
 PARAMS = Params()
 Runs = Callable[[], list]
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from stf.config import Params
-import stf.tracking.delivery
-from stf.tracking.run import track
-stf.tracking.delivery.FLUSH_EVERY_S = float(sys.argv[2])
-with track("train_phase_a", params=Params(), memory=Path(sys.argv[1]), identity="plan 1") as run:
-    for step in range(1, 6):
-        run.log({"step/loss": step / 10}, step=step)
-    if sys.argv[2] == "0.0":
-        run.text("of the first part", "first.txt")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 def _part(memory: Path, steps: range, error: StfError | None = None, params: Params = PARAMS) -> None:
@@ -49,9 +35,18 @@ def _part(memory: Path, steps: range, error: StfError | None = None, params: Par
 
 
 def _kill_one(memory: Path, flush_every_s: float = 0.0) -> None:
-    here = Path(__file__).resolve().parents[2]
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(memory), str(flush_every_s)], cwd=here)
-    assert killed.returncode == -signal.SIGKILL
+    """A run of another process that is killed by force after five steps."""
+
+    def run_and_die() -> None:
+        delivery.FLUSH_EVERY_S = flush_every_s
+        with track("train_phase_a", params=PARAMS, memory=memory, identity="plan 1") as run:
+            for step in range(1, 6):
+                run.log({"step/loss": step / 10}, step=step)
+            if flush_every_s == 0.0:
+                run.text("of the first part", "first.txt")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forked(run_and_die) == (-signal.SIGKILL, None)
 
 
 def _points(run_id: str, key: str = "step/loss") -> list[tuple[int, float]]:

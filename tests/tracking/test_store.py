@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from stf.config import Params
 from stf.errors import TrackingError
 from stf.io.paths import repository_root
+from stf.tracking.run import track
 from stf.tracking.store import EXPERIMENT, open_store, store_uri
 
 
@@ -76,28 +76,33 @@ def test_deleted_experiment_is_brought_back(root: Path) -> None:
     assert open_store().client.get_experiment_by_name(EXPERIMENT).lifecycle_stage == "active"
 
 
-@pytest.mark.slow
-def test_eight_runs_that_start_at_once_from_nothing_lose_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("n_racers", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_runs_that_start_at_once_from_nothing_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_racers: int
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    here = Path(__file__).resolve().parents[2]
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RACER, str(number)], cwd=here, stderr=subprocess.PIPE, text=True
-        )
-        for number in range(8)
-    ]
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("ready-*"))) < 8 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (tmp_path / "go").touch()
-    errors = [racer.communicate(timeout=300)[1] for racer in racers]
-    assert [racer.returncode for racer in racers] == [0] * 8, errors
+    fork = multiprocessing.get_context("fork")
+    at_once = fork.Barrier(n_racers)
+
+    def race(number: int) -> None:
+        at_once.wait()
+        with track("train_phase_a", params=Params()) as run:
+            run.tag("racer", str(number))
+            for step in range(100):
+                run.log({"loss": float(number + step)}, step=step)
+                if step % 10 == 0:
+                    run.tag("step", str(step))
+
+    racers = [fork.Process(target=race, args=(number,)) for number in range(n_racers)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0] * n_racers
     store = open_store()
     runs = store.client.search_runs([store.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 8
-    assert sorted(run.data.tags["racer"] for run in runs) == [str(number) for number in range(8)]
+    assert [run.info.status for run in runs] == ["FINISHED"] * n_racers
+    assert sorted(run.data.tags["racer"] for run in runs) == [str(number) for number in range(n_racers)]
     for run in runs:
         history = store.client.get_metric_history(run.info.run_id, "loss")
         numbers = [(point.step, point.value) for point in history]
@@ -105,21 +110,3 @@ def test_eight_runs_that_start_at_once_from_nothing_lose_nothing(
     with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert not any((tmp_path / "mlruns" / "unsent").iterdir())
-
-
-_RACER = """
-import os, sys, time
-from pathlib import Path
-from stf.config import Params
-from stf.tracking.run import track
-root = Path(os.environ["DVC_ROOT"])
-(root / f"ready-{sys.argv[1]}").touch()
-while not (root / "go").exists():
-    time.sleep(0.01)
-with track("train_phase_a", params=Params()) as run:
-    run.tag("racer", sys.argv[1])
-    for step in range(100):
-        run.log({"loss": float(sys.argv[1]) + step}, step=step)
-        if step % 10 == 0:
-            run.tag("step", step)
-"""

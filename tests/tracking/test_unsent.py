@@ -5,11 +5,10 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +28,9 @@ from stf.tracking.journal import homes
 from stf.tracking.operations import MODEL_NAME
 from stf.tracking.run import TrackedRun, track
 from stf.tracking.store import open_store
+from tests.reference.forks import forked
 
 PARAMS = Params()
-HERE = Path(__file__).resolve().parents[2]
 Runs = Callable[[], list]
 
 
@@ -298,29 +297,25 @@ def test_nowhere_to_write_is_one_clear_error(root: Path) -> None:
 
 
 def test_a_disk_that_gets_full_is_one_clear_error_and_leaves_whole_lines(
-    root: Path, runs: Runs, tmp_path: Path
+    root: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited = """
-import resource, sys, signal
-import stf.tracking.delivery as delivery
-from stf.config import Params
-from stf.errors import TrackingError
-from stf.tracking.run import track
-delivery.ANSWER_WAIT_S = delivery._RETRY_WAIT_S = 0.2
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-try:
-    with track("train_phase_a", params=Params()) as run:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        for step in range(10_000):
-            run.log({"loss": step / 8}, step=step)
-except TrackingError as error:
-    sys.exit(f"told: {error}")
-"""
+    monkeypatch.setattr(delivery, "RETRY_EVERY_S", 60.0)
+
+    def fill() -> str:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            with track("train_phase_a", params=PARAMS) as run:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+                for step in range(10_000):
+                    run.log({"loss": step / 8}, step=step)
+        except TrackingError as error:
+            return str(error)
+        return "nothing"
+
     with _locked(root):
-        done = subprocess.run([sys.executable, "-c", limited], cwd=HERE, capture_output=True, text=True)
-    assert "told: " in done.stderr
-    assert "cannot be written: " in done.stderr
-    assert "Traceback" not in done.stderr
+        code, told = forked(fill)
+    assert (code, "cannot be written: " in told) == (0, True), told
+    assert len(told.splitlines()) == 1
     assert _send().exit_code == 0
     (run,) = runs()
     history = open_store().client.get_metric_history(run.info.run_id, "loss")
@@ -328,21 +323,19 @@ except TrackingError as error:
     assert len(history) > 100
 
 
-def test_killed_in_the_middle_of_a_line_the_rest_is_sent(root: Path, runs: Runs) -> None:
-    killed = """
-import os, signal
-import stf.tracking.delivery as delivery
-from stf.config import Params
-from stf.tracking.run import track
-delivery.ANSWER_WAIT_S = 0.2
-with track("train_phase_a", params=Params()) as run:
-    for step in range(50):
-        run.log({"loss": step / 8}, step=step)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+def test_killed_in_the_middle_of_a_line_the_rest_is_sent(
+    root: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_EVERY_S", 60.0)
+
+    def run_and_die() -> None:
+        with track("train_phase_a", params=PARAMS) as run:
+            for step in range(50):
+                run.log({"loss": step / 8}, step=step)
+            os.kill(os.getpid(), signal.SIGKILL)
+
     with _locked(root):
-        done = subprocess.run([sys.executable, "-c", killed], cwd=HERE)
-    assert done.returncode == -signal.SIGKILL
+        assert forked(run_and_die) == (-signal.SIGKILL, None)
     (folder,) = _left()
     journal = folder / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])
@@ -400,9 +393,8 @@ def test_a_running_run_is_left_alone(root: Path, runs: Runs, monkeypatch: pytest
     with _locked(root):
         opened = track("train", params=PARAMS)
         run = opened.__enter__()
-    code = "from pipeline.send_runs import main; main()"
-    other = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
-    assert (other.returncode, "is in use by its run" in other.stdout) == (0, True), other.stderr
+    code, (exit_code, output) = forked(lambda: ((sent := _send()).exit_code, sent.output))
+    assert (code, exit_code, "is in use by its run" in output) == (0, 0, True), output
     assert runs() == []
     run.log({"loss": 1.0}, step=1)
     opened.__exit__(None, None, None)
@@ -439,13 +431,26 @@ def test_attempts_take_a_small_share_of_a_run_however_slow_the_store_is_to_fail(
         assert attempts_s == [2.5 * attempt for attempt in range(8)]  # 0.5 s of trying, then 2 s without
 
 
+@pytest.fixture(scope="module")
+def unsent(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run left in mlruns/unsent of a store that was locked; copy it."""
+    root = Path(shutil.copytree(empty_store, tmp_path_factory.mktemp("unsent") / "root"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr("stf.tracking.delivery.ANSWER_WAIT_S", 0.2)
+        patch.setattr("stf.tracking.delivery._RETRY_WAIT_S", 0.2)
+        with _locked(root), track("train", params=PARAMS) as run:
+            run.log({"loss": 1.0}, step=1)
+            run.text("kept", "note.txt")
+    return root / "mlruns" / "unsent"
+
+
 @pytest.fixture
-def journal(root: Path) -> Path:
+def journal(unsent: Path, root: Path) -> Path:
     """A run's journal, unsent; the folder that it lies in has a secret beside it."""
     (root / "secret.txt").write_text("secret")
-    with _locked(root), track("train", params=PARAMS) as run:
-        run.log({"loss": 1.0}, step=1)
-        run.text("kept", "note.txt")
+    shutil.copytree(unsent, root / "mlruns" / "unsent", dirs_exist_ok=True)
     (folder,) = _left()
     return folder / "journal.jsonl"
 
