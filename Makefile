@@ -15,7 +15,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install repro test test-all lint check fuzz drill bench ui baseline grid deps lock
+.PHONY: help install repro test test-all lint check fuzz drill bench ui baseline grid lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -55,7 +55,6 @@ lint: $(INSTALLED) ## format, lint, types, and who may import whom
 	ruff check .
 	basedpyright
 	lint-imports
-	python scripts/dvc_deps.py
 
 check: lint test ## lint and test
 
@@ -90,9 +89,6 @@ baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in 
 JOBS ?= 1
 grid: $(INSTALLED) ## the ablations, one flag at a time, three seeds each; JOBS=2: two at once
 	@python -m pipeline.ablate --jobs $(JOBS); status=$$?; python -m pipeline.compare --grid; exit $$status
-
-deps: $(INSTALLED) ## write the stages' import closures into dvc.yaml
-	python scripts/dvc_deps.py --write
 
 lock: $(INSTALLED) ## resolve pyproject.toml into requirements.lock
 	uv pip compile pyproject.toml --extra dev --universal --no-emit-index-url --generate-hashes -o requirements.lock

@@ -22,10 +22,11 @@ def main(params_path: str, estimate: bool) -> None:
     """
     import cv2
 
+    from stf.console.face_cache import cost_text
     from stf.console.tables import make_console
     from stf.data.ffpp import require_fingerprint
     from stf.errors import ConfigError
-    from stf.training.face_cache import cost_text, face_cache, fill, measure, training_videos
+    from stf.training.face_cache import face_cache, fill, measure, training_videos
 
     params, console = load_params(params_path), make_console()
     if not params.runtime.face_cache:

@@ -56,14 +56,13 @@ def print_resumed(path: str | Path, place: str, *, finished: bool, note: str) ->
     click.echo(text + note)
 
 
-def resume_advice(*, fresh: bool, from_state: bool) -> str:
-    """What is said to whoever stops the run.
+def stopped_by(request: str, unwanted_option: str) -> str:
+    """What is said to whoever stops a run: by what, and how it is resumed.
 
-    The same weights given again are resumed from; --fresh begins anew, and a state that --resume gives is where the run
-    would start again.
+    `unwanted_option` is to be left out of the same command then: --fresh would begin anew, --resume STATE start there.
     """
-    without = " without --fresh" if fresh else " without --resume" if from_state else ""
-    return f"the same command{without} goes on from the last state in checkpoints/"
+    without = f" without {unwanted_option}" if unwanted_option else ""
+    return f"stopped by {request}; the same command{without} goes on from the last state in checkpoints/"
 
 
 def no_budget_left(spent_usd: float, budget: BudgetParams, ledger: Path) -> str:
@@ -75,13 +74,24 @@ def no_budget_left(spent_usd: float, budget: BudgetParams, ledger: Path) -> str:
     )
 
 
-def money_text(spent_and_left: tuple[float, float] | None, max_budget: float) -> str:
-    """A sentence on what the plan has spent and may still spend."""
+def closed_gate(
+    auc: float | None,
+    threshold: float,
+    gate_path: str | Path,
+    spent_and_left: tuple[float, float] | None,
+    max_budget: float,
+) -> str:
+    """The text of the error that keeps phase B from starting: the figures, the plan's money, what to do."""
+    figure = "" if auc is None else f", {auc:.4f},"
     if spent_and_left is None:
-        return "Billing is off, so no money is counted."
-    spent, left = spent_and_left
+        money = "Billing is off, so no money is counted."
+    else:
+        spent, left = spent_and_left
+        money = f"The plan has spent ${spent:.2f} of ${max_budget:.2f}, with ${left:.2f} left before training stops."
     return (
-        f"The plan has spent ${spent:.2f} of ${max_budget:.2f}, with ${left:.2f} left before training stops."
+        f"phase B does not start: phase A's overall AUC on real deepfakes{figure} is not above "
+        f"phase_b.min_phase_a_auc = {threshold:g} ({gate_path}). {money} Train phase A longer (phase_a.epochs) or "
+        "otherwise, or lower phase_b.min_phase_a_auc and write down why"
     )
 
 

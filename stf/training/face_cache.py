@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stf.console.face_cache import cost_text, print_left_out
 from stf.console.progress import progress_bar
 from stf.io.paths import repository_root
 
@@ -12,12 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stf.config import Params
-    from stf.data.cache.build import BuiltVideo, Estimate
+    from stf.data.cache.build import Estimate
     from stf.data.cache.face_cache import FaceCache
     from stf.data.face_clip import Reader
     from stf.data.video import Video
-
-MAX_NAMED = 10
 
 
 def training_reader(params: Params, fingerprint: str) -> Reader:
@@ -65,10 +64,10 @@ def fill(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Con
         return
     planned = measure(cache, missing, n_workers, console)
     require_space(cache, planned.n_bytes)
-    console.print(f"face cache {cache.folder}: {cost_text(planned, n_workers)}", soft_wrap=True)
+    console.print(f"face cache {cache.folder}:", cost_text(planned, n_workers), soft_wrap=True)
     with progress_bar(console, "caching faces") as advance:
         built = build(cache, missing, n_workers, advance)
-    tell_what_is_left_out(built, console)
+    print_left_out(built, console)
 
 
 def measure(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> Estimate:
@@ -77,26 +76,3 @@ def measure(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: 
 
     with progress_bar(console, "measuring faces") as advance:
         return estimate(cache, videos, n_workers, advance)
-
-
-def cost_text(planned: Estimate, n_workers: int) -> str:
-    """'720 videos, 367,200 frames: 190.2 GB (518 kB a frame), about 101 core-minutes, 13 minutes in 8 processes'."""
-    size = f"{planned.n_bytes / 1e9:,.1f} GB ({planned.n_bytes / max(1, planned.n_frames) / 1e3:,.0f} kB a frame)"
-    minutes, n_processes = planned.core_seconds / 60, max(1, n_workers)
-    where = "one process" if n_processes == 1 else f"{n_processes} processes"
-    time = f"about {minutes:,.1f} core-minutes, {minutes / n_processes:,.1f} minutes in {where}"
-    return f"{planned.n_videos:,} videos, {planned.n_frames:,} frames: {size}, {time}"
-
-
-def tell_what_is_left_out(built: Sequence[BuiltVideo], console: Console) -> None:
-    """Names the videos of which some clips stay with the PNGs, and why."""
-    partial = [video for video in built if video.problem]
-    for video in partial[:MAX_NAMED]:
-        served = f"{video.n_served} of {video.n_clips} clips are cached"
-        console.print(
-            f"{video.name}: {served}; {video.problem}", style="yellow", markup=False, soft_wrap=True
-        )
-    if len(partial) > MAX_NAMED:
-        console.print(
-            f"and {len(partial) - MAX_NAMED} more such videos; `dvc repro verify_data` lists them all"
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from stf.console.training import closed_gate
 from stf.errors import TrainingError
 from stf.io.files import read_json
 
@@ -16,12 +17,17 @@ RENEW = "`dvc repro eval_a` writes it"
 
 
 def require_open_gate(
-    gate_path: str | Path, wanted_threshold: float, report_path: str | Path, money: str
+    gate_path: str | Path,
+    wanted_threshold: float,
+    report_path: str | Path,
+    spent_and_left: tuple[float, float] | None,
+    max_budget: float,
 ) -> None:
     """Returns when phase B may start; else raises TrainingError with the figures and what to do.
 
-    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` the evaluation whose verdict the gate is, `money` a
-    sentence about the budget. A gate that was judged by another threshold, or cannot be read, is refused too.
+    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` the evaluation whose verdict the gate is; the plan's
+    dollars (see stf.training.budget.spent_and_left) are for the message. A gate that was judged by another threshold,
+    or cannot be read, is refused too.
     """
     passed, threshold = _read_gate(Path(gate_path))
     if threshold != wanted_threshold:
@@ -31,12 +37,7 @@ def require_open_gate(
         )
     if not passed:
         auc = _overall_auc(Path(report_path))
-        figure = "" if auc is None else f", {auc:.4f},"
-        raise TrainingError(
-            f"phase B does not start: phase A's overall AUC on real deepfakes{figure} is not above "
-            f"phase_b.min_phase_a_auc = {threshold:g} ({gate_path}). {money} Train phase A longer (phase_a.epochs) or "
-            "otherwise, or lower phase_b.min_phase_a_auc and write down why"
-        )
+        raise TrainingError(closed_gate(auc, threshold, gate_path, spent_and_left, max_budget))
 
 
 def _read_gate(path: Path) -> tuple[bool, float]:

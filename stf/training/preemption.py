@@ -20,6 +20,7 @@ from types import FrameType
 
 import psutil
 
+from stf.console.training import stopped_by
 from stf.errors import Interrupted
 
 LEAVE_S = 25.0  # a spot machine gives 30
@@ -69,9 +70,7 @@ class Leaving:
     """Whether this process was asked to leave; see `listening`."""
 
     def __init__(self) -> None:
-        self.goes_on = (
-            "the same command goes on from the last state in checkpoints/"  # what is told with the request
-        )
+        self.unwanted_option = ""  # of the command, when the run is resumed
         self._request: Interrupted | None = None
         self._asked_s = 0.0
         self._patient = False
@@ -111,7 +110,7 @@ class Leaving:
             raise self._request
 
     def _made(self, by: str, signum: int) -> Interrupted:
-        return Interrupted(f"stopped by {by}; {self.goes_on}", 128 + signum)
+        return Interrupted(stopped_by(by, self.unwanted_option), 128 + signum)
 
 
 @contextlib.contextmanager

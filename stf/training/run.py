@@ -14,7 +14,7 @@ import torch
 
 from stf.config import Params, PhaseName, STFV8Config
 from stf.console.hints import explained
-from stf.console.training import money_text, print_best, print_network, print_resumed, resume_advice, warn
+from stf.console.training import print_best, print_network, print_resumed, warn
 from stf.data.ffpp import require_fingerprint
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
@@ -71,8 +71,8 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         plan_id = config_hash(asked, "a")  # an option of the command opens no budget of its own
         config, plan = STFV8Config.from_params(params, phase), Plan.of(params, phase)
         if phase == "b" and not dry_run:
-            money = money_text(spent_and_left(params, phase, plan_id), params.budget.max_budget)
-            require_open_gate(GATE, params.phase_b.min_phase_a_auc, PHASE_A_REPORT, money)
+            threshold, money = params.phase_b.min_phase_a_auc, spent_and_left(params, phase, plan_id)
+            require_open_gate(GATE, threshold, PHASE_A_REPORT, money, params.budget.max_budget)
         elif phase == "b":
             click.echo(f"dry run: {GATE} is not asked whether phase B may start")
         device = set_up_process(params.runtime, world)
@@ -126,10 +126,10 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
             if options.fresh:  # refused without money before the state is put aside
                 ends_without_money(params, plan_id, Progress(), plan.epochs, budget.check())
         progress = _starting_point(learner, folder, plan, steps, options, params.seed)
-        stop.goes_on = resume_advice(
-            fresh=options.fresh,
-            from_state=options.resume_path is not None and not folder.starts_from_weights,
-        )
+        if options.fresh:
+            stop.unwanted_option = "--fresh"
+        elif options.resume_path is not None and not folder.starts_from_weights:
+            stop.unwanted_option = "--resume"  # the same weights given again are resumed from, a state is not
         if budget is not None and not params.runtime.billing:  # no ledger knows of earlier runs
             budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
         progress.stopped_by_budget = world.from_main(
@@ -183,7 +183,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                 run.log({"cost_usd": budget.check().spent})
 
         # ------------------------------------------------------------------------------ outputs
-        if run is None:
+        if run is None:  # a rank above 0
             return
         best = progress.best
         if best is None:

@@ -151,7 +151,7 @@ def _read_json(place: Place) -> None:
     assert line is None or len(line) < 300
     assert isinstance(recorded_fingerprint(place.case / "data.json"), str)
     assert ledger_usd(place.case / "ledger") >= 0
-    require_open_gate(place.case / "gate_a.json", 0.7, place.case / "eval_a.json", "No money is counted.")
+    require_open_gate(place.case / "gate_a.json", 0.7, place.case / "eval_a.json", None, 5.0)
 
 
 _WORDS = (
