@@ -13,7 +13,7 @@ from stf.data.blend import BlendDraw
 from stf.data.face_clip import read_face_clip
 from stf.data.ffpp import FFPPTree, split_file
 from stf.data.pairs import PairBatchSampler, make_loader
-from stf.data.video_sbi_dataset import VideoSBIDataset, replay
+from stf.data.video_sbi_dataset import VideoSBIDataset, collate_fn, replay
 from stf.errors import ConfigError, DataError
 from tests.reference.data_video_sbi_sets import S, T, config_for, dataset_for, drawn, everything_on
 
@@ -88,6 +88,18 @@ def test_the_same_clips_with_any_number_of_workers(shared_tree):
         for one, two in zip(expected, batches(num_workers), strict=True):
             assert torch.equal(one["video"], two["video"])
             assert one["provenance"] == two["provenance"]
+
+
+def test_a_plain_loader_with_collate_fn_gives_the_pair_loaders_batches(shared_tree):
+    """torch's own DataLoader, in the data set's order: epoch 0 of both."""
+    dataset = dataset_for(shared_tree)
+    plain = torch.utils.data.DataLoader(dataset, batch_size=4, collate_fn=collate_fn)
+    ours = make_loader(dataset, PairBatchSampler(dataset.n_pairs, 4, seed=0, shuffle=False), 0)
+    for one, two in zip(plain, ours, strict=True):
+        assert set(one) == set(two) == {"video", "label", "provenance"}
+        assert torch.equal(one["video"], two["video"])
+        assert torch.equal(one["label"], two["label"])
+        assert one["provenance"] == two["provenance"]
 
 
 def test_a_pair_is_computed_once_for_both_members(shared_tree, monkeypatch):
