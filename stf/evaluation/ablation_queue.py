@@ -92,11 +92,11 @@ def held_experiments(params: Params) -> set[str]:
 def require_runs(names: Sequence[str], params: Params) -> None:
     """Raises TrainingError naming the experiments that left no run in the store; DVC itself ends with 0."""
     held = held_experiments(params)
-    lost = [name for name in names if name not in held]
-    if lost:
+    missing = [name for name in names if name not in held]
+    if missing:
         raise TrainingError(
-            f"{len(lost)} of {len(names)} experiments left no evaluated run: {', '.join(lost)}. `dvc queue logs NAME` "
-            'tells why; where it says "cached", DVC restored an earlier result: --force trains it again'
+            f"{len(missing)} of {len(names)} experiments left no evaluated run: {', '.join(missing)}. `dvc queue logs "
+            'NAME` tells why; where it says "cached", DVC restored an earlier result: --force trains it again'
         )
 
 

@@ -41,9 +41,9 @@ LETTERS = string.ascii_uppercase  # what a report calls the runs
 def report_comparison(runs: Sequence[str], params: Params, path: Path) -> None:
     """Finds the runs, compares them, writes and prints the report, and keeps it as a run of its own."""
     picture = path.with_suffix(".png")
-    found: Sequence[str | StoredRun] = [find(run) for run in runs] if runs else repository_runs(params)
+    sources: Sequence[str | StoredRun] = [find(run) for run in runs] if runs else repository_runs(params)
     with tempfile.TemporaryDirectory() as folder:
-        contestants = [load(LETTERS[i], run, Path(folder) / LETTERS[i]) for i, run in enumerate(found)]
+        contestants = [load(LETTERS[i], run, Path(folder) / LETTERS[i]) for i, run in enumerate(sources)]
     fingerprints = {c.fingerprint: c.name for c in contestants if c.fingerprint is not None}
     if len(fingerprints) > 1:
         names = ", ".join(f"{name}: {digest[:8]}" for digest, name in fingerprints.items())
@@ -70,14 +70,14 @@ def find(text: str) -> str | StoredRun:
     return text if Path(text).suffix == ".json" else find_evaluation(text)
 
 
-def load(letter: str, found: str | StoredRun, folder: Path) -> Contestant:
+def load(letter: str, source: str | StoredRun, folder: Path) -> Contestant:
     """Reads one evaluation, and what its network and training took from the run that made the weights."""
-    if isinstance(found, str):
-        evaluation, name, run_id, fingerprint = read_evaluation(found), found, None, None
+    if isinstance(source, str):
+        evaluation, name, run_id, fingerprint = read_evaluation(source), source, None, None
     else:
         folder.mkdir()
-        evaluation = read_evaluation(fetch_evaluation(found, folder))
-        name, run_id, fingerprint = found.label, found.run_id, found.tags.get("data_fingerprint")
+        evaluation = read_evaluation(fetch_evaluation(source, folder))
+        name, run_id, fingerprint = source.label, source.run_id, source.tags.get("data_fingerprint")
     training = training_of(evaluation.weights_sha256)
     costs = Costs() if training is None else Costs.of(training.metrics, training.minutes, training.tags)
     return Contestant(letter, name, run_id, fingerprint, evaluation, costs)
@@ -92,7 +92,7 @@ def repository_runs(params: Params) -> list[StoredRun]:
         (STFV8Config.from_params(params, "a").variant(), "a", "dvc repro"),
         (STFV8Config.from_params(params, "b").variant(), "b", "dvc repro"),
     )
-    found: list[StoredRun] = []
+    runs: list[StoredRun] = []
     missing: list[str] = []
     for variant, phase, makes in phases:
         evaluations = finished_runs((f"eval_{phase}",), fingerprint)
@@ -100,16 +100,16 @@ def repository_runs(params: Params) -> list[StoredRun]:
         if run is None:
             missing.append(f"{variant} by eval_{phase} (`{makes}` makes it)")
         else:
-            found.append(run)
+            runs.append(run)
     text = f"not in the store, with this data, params.yaml and seed {params.seed}: {'; '.join(missing)}"
-    if len(found) < 2:
+    if len(runs) < 2:
         hint = "what DVC restored from its cache made no MLflow run: `dvc repro --force`"
         raise TrackingError(
             f"fewer than two runs to compare; {text}. {hint}, or give two evaluations' JSON files"
         )
     if missing:
         click.secho(f"{text}", fg="yellow")
-    return found
+    return runs
 
 
 def report_grid(params: Params, path: Path) -> None:
