@@ -52,7 +52,7 @@ def test_a_time_limit_is_one_items(tmp_path: Path) -> None:
     began = time.monotonic()
     results = list(run_isolated(functools.partial(act, tmp_path), ["sleeps", "a"], 1, 1))
     assert results == [Died("sleeps", "took longer than 1 s and was stopped"), "A"]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50  # it would have slept for 60
 
 
 def test_an_error_that_concerns_all_ends_all(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_wish_to_leave_is_heard_while_all_are_at_work(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="enough"):
         list(run_isolated(functools.partial(act, tmp_path), ["sleeps1", "sleeps2", "never"], 2, 60, leave))
-    assert time.monotonic() < began + 10
+    assert time.monotonic() < began + 50
     assert len(processes(tmp_path)) == 2
     assert not any(alive(pid) for pid in processes(tmp_path))
 

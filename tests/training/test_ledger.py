@@ -79,6 +79,7 @@ with BudgetTracker(3600.0, 1e6, ledger_path=sys.argv[1]) as budget:
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_busy_elsewhere_is_counted_to_the_second(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for run in range(5):
@@ -197,6 +198,7 @@ def test_a_full_disk_is_an_error_of_check_and_not_of_the_heartbeat(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
+    began_s = time.monotonic()
     with BudgetTracker(PRICE, 5.0, ledger_path=tmp_path) as budget:
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", full)
@@ -204,7 +206,7 @@ def test_a_full_disk_is_an_error_of_check_and_not_of_the_heartbeat(
             with pytest.raises(TrainingError, match="No space left"):
                 budget.check()
         time.sleep(3 * BEAT_S)
-    assert ledger_usd(tmp_path) == pytest.approx(6 * BEAT_S / 3600 * PRICE, rel=0.5)
+    assert 3 * BEAT_S < ledger_usd(tmp_path) / PRICE * 3600 <= time.monotonic() - began_s
 
 
 def test_the_age_of_a_process_is_that_of_its_first_moment() -> None:

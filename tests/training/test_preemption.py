@@ -89,7 +89,7 @@ def test_a_stage_whose_dvc_has_gone_is_asked_to_leave(dvc: Path, by_dvc: bool, e
             assert process.stdout.readline() == b"ready\n"
         early = not early
     time.sleep(0.5)
-    told = select.select([process.stdout], [], [], 5.0 if by_dvc else 0.0)[0]
+    told = select.select([process.stdout], [], [], 60.0 if by_dvc else 0.0)[0]
     line = process.stdout.readline() if told else b""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -145,6 +145,6 @@ def test_who_is_stuck_in_a_step_leaves_all_the_same() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.terminate()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "leaving with the last state kept" in errors

@@ -143,7 +143,7 @@ def leave_when(progress: Progress, step: int) -> Callable[[], Interrupted | None
     return lambda: Interrupted("enough", 143) if progress.global_step >= step else None
 
 
-@pytest.mark.parametrize("leave_after", [(1,), (2,), (3,), (4,), (1, 2, 3, 4, 5), (2, 2, 6)])
+@pytest.mark.parametrize("leave_after", [(1, 2, 3, 4, 5), (2, 2, 6)])
 def test_a_run_in_pieces_ends_with_the_bits_of_a_whole_one(
     make_run: MakeRun, leave_after: tuple[int, ...]
 ) -> None:
