@@ -15,6 +15,7 @@ from tests.drill.chain import Moment, run_chain
 from tests.drill.scratch import Outcome, Place, make_template, new_place, set_seed
 from tests.drill.ways import Way, processes, start
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 EPOCHS = 3
 DRILLS = {
     Way("python", "sigterm"): [Moment("any", 12.0), Moment("writing", 5.0)],
@@ -32,7 +33,6 @@ def expected(template: Place) -> Outcome:
     return undisturbed(template, template.path.with_name("undisturbed"))[1]
 
 
-@pytest.mark.slow
 def test_killed_trainings_end_as_an_undisturbed_one(
     template: Place, expected: Outcome, tmp_path: Path
 ) -> None:
@@ -50,7 +50,6 @@ def test_killed_trainings_end_as_an_undisturbed_one(
             assert not processes(Place(tmp_path / chain.way.launcher, ""))
 
 
-@pytest.mark.slow
 def test_a_second_trainer_waits_and_is_then_refused_by_name(template: Place, tmp_path: Path) -> None:
     place = new_place(template, tmp_path / "twice")
     set_seed(place)

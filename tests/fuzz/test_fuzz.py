@@ -6,9 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
-from tests.fuzz.__main__ import fuzz, names_of, report
+from tests.fuzz.__main__ import fuzz, main, names_of, report
 from tests.fuzz.kinds import SHARES
 from tests.fuzz.planted import PLANTED
 from tests.fuzz.supervise import COLUMNS, run_inputs
@@ -47,7 +48,6 @@ def test_inputs_are_the_same_for_a_seed_and_every_kind_is_among_them() -> None:
     assert not set(names) & set(names_of(1000, 4, SHARES))
 
 
-@pytest.mark.slow
 def test_spoiled_inputs_are_refused_in_one_line_or_read_rightly() -> None:
     """Without commands, whose imports take longer than these inputs do."""
     shares = {name: share for name, share in SHARES.items() if name != "compare"}
@@ -58,3 +58,11 @@ def test_spoiled_inputs_are_refused_in_one_line_or_read_rightly() -> None:
     assert sum(tally.counts["inputs"] for tally in tallies.values()) == INPUTS
     refused, accepted = (sum(t.counts[c] for t in tallies.values()) for c in ("refused", "accepted"))
     assert refused > accepted > 0  # else the inputs are spoiled too little, or beyond all recognition
+
+
+@pytest.mark.slow
+def test_the_command_finds_none_of_it_in_other_inputs() -> None:
+    """Every kind, commands too; with time enough for an input on a machine that is busy."""
+    done = CliRunner().invoke(main, ["--inputs", "4000", "--seed", "1", "--workers", "1", "--limit", "60"])
+    assert done.exit_code == 0, done.output
+    assert "4,000" in done.output

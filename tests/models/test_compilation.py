@@ -27,6 +27,26 @@ def test_without_a_compiler_it_is_refused_before_training(monkeypatch):
         compile_blocks(build_network(V80), "cuda")
 
 
+def test_stem_and_blocks_are_what_is_compiled_and_keep_their_names(monkeypatch):
+    """With a stand-in for the compiler, which takes a minute."""
+    calls = []
+
+    def compiled(function):
+        return lambda *inputs: (calls.append(function), function(*inputs))[1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setenv("CXX", "true")
+    model = build_network(V80).eval()
+    names, (video, _) = list(model.state_dict()), pairs(1, V80.num_frames, V80.img_size)
+    with torch.no_grad():
+        expected = model(video)["logits"]
+        compile_blocks(model, "cpu")
+        assert torch.equal(model(video)["logits"], expected)
+    n_blocks = sum(getattr(V80, f"stage{stage}_blocks") for stage in (1, 2, 3, 4))
+    assert len(calls) == len(set(calls)) == 1 + n_blocks
+    assert list(model.state_dict()) == names
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_losses_gradients_and_names_are_the_same(tmp_path, monkeypatch):

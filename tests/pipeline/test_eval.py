@@ -22,6 +22,7 @@ from stf.tracking.run import track
 from stf.tracking.store import open_store
 from tests.reference.evaluation_sets import write_three_pairs
 
+pytestmark = pytest.mark.xdist_group("eval")  # one evaluated project for all
 COMMANDS = {"a": eval_a, "b": eval_b}
 FLAGS_ON = {"a": ("use_multiscale_drift",), "b": FLAGS}
 GATE = "metrics/gate_a.json"

@@ -154,7 +154,10 @@ def wait_for_first_video(tmp_path: Path, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGTERM, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGKILL, signal.SIGINT))],
+)
 def test_stopped_in_the_middle_it_goes_on_after_what_is_complete(how: signal.Signals, tmp_path: Path) -> None:
     recordings(tmp_path / "raw", 6, 10)
     process = start(tmp_path, 0.1)

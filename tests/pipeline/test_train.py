@@ -163,7 +163,8 @@ def test_state_of_other_code_is_not_gone_on_from(
     assert "epoch 2/2" in result.output
 
 
-@pytest.mark.parametrize("look", [2, 5, 8])  # after a step, and in the validations of both epochs
+# in the validation of the first epoch; after a step, and in the validation of the second
+@pytest.mark.parametrize("look", [5, *(pytest.param(look, marks=pytest.mark.slow) for look in (2, 8))])
 def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
     train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, look: int
 ) -> None:
