@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -50,6 +51,23 @@ def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
 def test_what_changes_training_changes_the_hash(change: dict[str, Any]) -> None:
     assert config_hash(replace(Params(), **change), "a") != config_hash(Params(), "a")
     assert config_hash(replace(Params(), **change), "b") != config_hash(Params(), "b")
+
+
+def test_every_parameter_that_training_depends_on_changes_the_hash() -> None:
+    """All of params.yaml but what is named here; else a run would go on from the state of other parameters."""
+    of_other_stages = {"audit", "evaluation", "budget", "runtime"}
+    no_step = {"data.max_failure_share", "phase_b.min_phase_a_auc"}
+    same = set()
+    for key in Params().flat():
+        section, _, name = key.partition(".")
+        if section in of_other_stages:
+            continue
+        other, phase = copy.deepcopy(Params()), "b" if section == "phase_b" else "a"
+        owner, field = (getattr(other, section), name) if name else (other, key)
+        object.__setattr__(owner, field, f"not {getattr(owner, field)}")  # past all checks
+        if config_hash(other, phase) == config_hash(Params(), phase):
+            same.add(key)
+    assert same == no_step
 
 
 @pytest.mark.parametrize(
