@@ -16,6 +16,7 @@ from pipeline.eval_b import main as eval_b
 from stf.config import FLAGS, Params, STFV8Config
 from stf.data.ffpp import fingerprint_of, video_folder
 from stf.evaluation.results import TEST_DATA_USE
+from stf.evaluation.run import Request
 from stf.models.network import build_network
 from stf.models.weights import save_checkpoint
 from stf.tracking.run import track
@@ -163,6 +164,21 @@ def test_options_leave_the_pipelines_outputs_alone(project, phase):
     assert "V7.3 recipe: fixed 2-px drift, no H.264" in result.output
     written = {path.name for path in (project / f"tmp/eval_{phase}").rglob("*.*")}
     assert written == {Path(name).name for name in plain_files(phase)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        ("checkpoint", "other.pt", "--checkpoint"),
+        ("params_path", "other.yaml", "--params"),
+        ("methods", ("FaceSwap",), "--methods"),
+        ("sbi_test", True, "--sbi-test"),
+    ],
+)
+def test_each_option_alone_makes_a_result_that_is_not_the_pipelines(field, value, option):
+    plain = Request("a", "weights/phase_a.pt", "params.yaml", methods=(), output=None, sbi_test=False)
+    assert plain.changed() == ()
+    assert dataclasses.replace(plain, **{field: value}).changed() == (option,)
 
 
 def test_another_output_and_checkpoint(project):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from stf.errors import TrainingError
+from stf.errors import DataError, TrainingError
 from stf.models.weights import load_model, read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
 from stf.training.progress import Progress
 from stf.training.records import EpochRecord
+from stf.training.step import Batch
 
 MakeRun = Callable[..., Any]
 TIMES = ("epoch_time", "cost_usd", "timestamp")
@@ -154,6 +155,19 @@ def test_nan_leaves_the_checkpoints_of_earlier_epochs_as_they_were(make_run: Mak
         run.fit(progress)
     assert {name: (run.folder.path / name).read_bytes() for name in before} == before
     assert len(run.epochs) == 1
+
+
+def test_failed_draws_of_validation_end_training_too(
+    make_run: MakeRun, make_batch: Callable[..., Batch]
+) -> None:
+    run = make_run(epochs=1)
+    run.val = [make_batch(4, failures=("empty mask",)), make_batch(4, seed=1)]
+    run.plan = replace(run.plan, max_failure_share=0.4)
+    with pytest.raises(DataError, match=r"4 of the 8 pairs of validation in epoch 1 .*4 × empty mask"):
+        run.fit()
+    assert not list(run.folder.path.glob("*.pt"))
+    run.plan = replace(run.plan, max_failure_share=0.5)
+    assert run.fit().epoch == 1
 
 
 def test_a_finished_run_trains_no_further(make_run: MakeRun) -> None:
