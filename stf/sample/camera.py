@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.performance import FPS
 
 Frames = NDArray[np.uint8]
@@ -39,7 +41,7 @@ class Camera:
 
 def draw_camera(rng: np.random.Generator) -> Camera:
     """A camera, its settings and the mains it hangs on."""
-    noise = float(np.exp(rng.uniform(np.log(0.2), np.log(0.7))))
+    noise = float(portable.exp(rng.uniform(math.log(0.2), math.log(0.7))))
     return Camera(
         lens_blur_px=float(rng.uniform(*LENS_BLUR_px)),
         vignette=float(rng.uniform(0.0, 0.22)),

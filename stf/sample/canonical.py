@@ -11,6 +11,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.identity import Shape
 
 Points = NDArray[np.float64]
@@ -38,7 +39,7 @@ def _mirrored(half_N2: Points) -> Points:
 
 def _jaw(shape: Shape) -> Points:
     half = np.array(_JAW)
-    half[:, 0] += shape.jaw * np.sin(np.pi * half[:, 1])
+    half[:, 0] += shape.jaw * portable.sin(np.pi * half[:, 1])
     half[:, 1] = EAR_V + half[:, 1] * (shape.chin_v - EAR_V)
     return np.concatenate([_mirrored(half), [[0.0, shape.chin_v]], half[::-1]])
 
@@ -57,7 +58,7 @@ def _brow(shape: Shape) -> Points:
 
 def lid_heights(shape: Shape, x_N: NDArray[np.floating], openness: float) -> tuple[NDArray, NDArray]:
     """v of the upper and lower lid relative to the eye's centre; x in [-1, 1] runs from the nose outwards."""
-    arch = np.clip(1 - np.abs(x_N) ** 2.2, 0, 1)
+    arch = np.clip(1 - portable.power(np.abs(x_N), 2.2), 0, 1)
     lower = 0.72 * shape.eye_half_height * np.clip(1 - x_N**2, 0, 1) - shape.eye_tilt * x_N
     upper = -1.28 * shape.eye_half_height * arch - shape.eye_tilt * x_N
     shut = 0.97 * lower + 0.03 * upper
@@ -84,9 +85,13 @@ def _nose(shape: Shape) -> Points:
 def lip_profiles(shape: Shape, u: NDArray[np.floating]) -> tuple[NDArray, NDArray, NDArray]:
     """v of the upper edge, the line between the closed lips and the lower edge at each u (inside the corners)."""
     x = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1)
-    line = shape.mouth_v + 0.012 * np.cos(np.pi * x) - 0.008
-    bow = 1 - x**1.7 - 0.17 * np.exp(-((x / 0.16) ** 2))
-    return line - shape.upper_lip * bow, line, line + shape.lower_lip * np.clip(1 - x**2.4, 0, 1)
+    line = shape.mouth_v + 0.012 * portable.cos(np.pi * x) - 0.008
+    bow = 1 - portable.power(x, 1.7) - 0.17 * portable.exp(-((x / 0.16) ** 2))
+    return (
+        line - shape.upper_lip * bow,
+        line,
+        line + shape.lower_lip * np.clip(1 - portable.power(x, 2.4), 0, 1),
+    )
 
 
 def _mouth(shape: Shape) -> Points:
@@ -106,7 +111,7 @@ def _mouth(shape: Shape) -> Points:
 def _forehead(shape: Shape) -> Points:
     angle = np.linspace(np.pi * 0.93, np.pi * 0.07, 13)
     top = shape.hairline_v + 0.06
-    return np.stack([0.96 * np.cos(angle), -0.42 + (top + 0.42) * np.sin(angle)], axis=1)
+    return np.stack([0.96 * portable.cos(angle), -0.42 + (top + 0.42) * portable.sin(angle)], axis=1)
 
 
 @functools.lru_cache(maxsize=8)  # every frame asks for the same person's

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.canonical import eye_points, lip_profiles, neutral_landmarks
 from stf.sample.identity import Shape
 
@@ -44,12 +45,12 @@ def mouth_shift(shape: Shape, expression: Expression, u: Values, v: Values, lowe
     """(du, dv) that jaw, smile and pucker give to points (u, v) of the neutral face."""
     e, line = expression, shape.mouth_v
     gap = parting(shape, e, u)
-    near_low = np.exp(np.minimum(line - v, 0) / 0.22)
-    near_up = np.exp(np.minimum(v - line, 0) / 0.14)
-    chin = 0.62 * e.jaw * np.exp(-((u / 0.62) ** 2)) * (1 - near_low)
+    near_low = portable.exp(np.minimum(line - v, 0) / 0.22)
+    near_up = portable.exp(np.minimum(v - line, 0) / 0.14)
+    chin = 0.62 * e.jaw * portable.exp(-((u / 0.62) ** 2)) * (1 - near_low)
     dv = np.where(lower, (1 - UPPER_SHARE) * gap * near_low + chin, -UPPER_SHARE * gap * near_up)
-    corner = np.exp(-(((np.abs(u) - shape.mouth_half_width) / 0.17) ** 2) - ((v - line) / 0.17) ** 2)
-    around = np.exp(-((u / 0.42) ** 2) - ((v - line) / 0.2) ** 2)
+    corner = portable.exp(-(((np.abs(u) - shape.mouth_half_width) / 0.17) ** 2) - ((v - line) / 0.17) ** 2)
+    around = portable.exp(-((u / 0.42) ** 2) - ((v - line) / 0.2) ** 2)
     du = 0.065 * e.smile * np.sign(u) * corner - 0.30 * e.pucker * u * around
     return du, dv - 0.055 * e.smile * corner
 
@@ -57,8 +58,8 @@ def mouth_shift(shape: Shape, expression: Expression, u: Values, v: Values, lowe
 def brow_shift(shape: Shape, expression: Expression, u: Values, v: Values) -> Shift:
     """(du, dv) that raised and knitted brows give to points (u, v) of the neutral face."""
     beside = np.abs(u)
-    brow = np.exp(-(((beside - 0.45) / 0.34) ** 2) - ((v - shape.brow_v) / 0.15) ** 2)
-    inner = np.exp(-(((beside - 0.2) / 0.16) ** 2) - ((v - shape.brow_v) / 0.14) ** 2)
+    brow = portable.exp(-(((beside - 0.45) / 0.34) ** 2) - ((v - shape.brow_v) / 0.15) ** 2)
+    inner = portable.exp(-(((beside - 0.2) / 0.16) ** 2) - ((v - shape.brow_v) / 0.14) ** 2)
     dv = 0.045 * expression.frown * inner - 0.085 * expression.brow * brow
     return -0.035 * expression.frown * np.sign(u) * inner, dv
 

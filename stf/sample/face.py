@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.expression import Expression, moved_landmarks, undo
 from stf.sample.features import paint_eyes, paint_mouth
 from stf.sample.relief import TEXELS, U0, V0, Plane, Visibility
@@ -32,12 +33,12 @@ class Pose:
 
     def rotation(self) -> NDArray[np.float64]:
         """(3, 3): turn (yaw), nod (pitch), tilt (roll)."""
-        cy, sy, cp, sp = np.cos(self.yaw), np.sin(self.yaw), np.cos(self.pitch), np.sin(self.pitch)
-        cr, sr = np.cos(self.roll), np.sin(self.roll)
+        angles = (self.yaw, self.pitch, self.roll)
+        (cy, cp, cr), (sy, sp, sr) = portable.cos(angles), portable.sin(angles)
         yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
         pitch = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
         roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-        return roll @ yaw @ pitch
+        return portable.product(portable.product(roll, yaw), pitch)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def project(head: Head, pose: Pose, points_N2: NDArray[np.float64]) -> NDArray[n
 def unproject(head: Head, pose: Pose, height: int, width: int) -> tuple[Plane, Plane]:
     """(u, v) on the moved face that each pixel shows, by fixed-point iteration on the head's depth."""
     r = pose.rotation()
-    inverse = np.linalg.inv(r[:2, :2])
+    inverse = portable.inverse_22(r[:2, :2])
     x = ((np.arange(width) - pose.x_px) / pose.scale_px - PIVOT[0])[None]
     y = ((np.arange(height) - pose.y_px) / pose.scale_px - PIVOT[1])[:, None]
     slope = inverse[:, 0] * r[0, 2] + inverse[:, 1] * r[1, 2]
@@ -99,12 +100,12 @@ def shade(
 ) -> NDArray[np.float32]:
     """Wrapped Lambert key light with red scatter at its edge, sky and bounce fill, and a skin-oil highlight."""
     lit, occlusion = reached[..., 0], reached[..., 1]
-    towards = (r.T @ light.towards).astype(np.float32)  # the light in the head's own axes
+    towards = portable.product(r.T, light.towards).astype(np.float32)  # the light in the head's own axes
     n = normal_gloss[..., :3]
     cosine = n[..., 0] * towards[0] + n[..., 1] * towards[1] + n[..., 2] * towards[2]
     up = np.float32(0.5) - np.float32(0.32) * n[..., 1]
-    half = towards + (r.T @ np.array([0, 0, 1.0])).astype(np.float32)
-    half /= np.linalg.norm(half)
+    half = towards + r[2].astype(np.float32)
+    half /= np.sqrt(np.float32((half * half).sum(dtype=np.float64)))
     mirror = np.clip(n[..., 0] * half[0] + n[..., 1] * half[1] + n[..., 2] * half[2], 0, 1)
     m2 = mirror * mirror
     m8 = (m2 * m2) * (m2 * m2)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.face import Rendering
 from stf.sample.take import Take
 
@@ -61,13 +62,16 @@ def paste(frame: NDArray[np.uint8], picture: Picture, mask: Mask) -> NDArray[np.
 
 def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> Points:
     """(2, 3) least-squares map of source onto target points, a similarity or a full affine map."""
-    x, y, one = source_N2[:, 0], source_N2[:, 1], np.ones(len(source_N2))
-    if not similarity:
-        return np.linalg.lstsq(np.stack([x, y, one], 1), target_N2, rcond=None)[0].T
-    zero = np.zeros_like(one)
-    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    a, b, tx, ty = np.linalg.lstsq(rows, target_N2.T.ravel(), rcond=None)[0]
-    return np.array([[a, -b, tx], [b, a, ty]])
+    centre, goal = source_N2.mean(0), target_N2.mean(0)
+    (x, y), (u, v) = (source_N2 - centre).T, (target_N2 - goal).T
+    if similarity:
+        size, a, b = ((p * q + r * s).sum() for p, q, r, s in ((x, x, y, y), (x, u, y, v), (x, v, -y, u)))
+        linear = np.array([[a, -b], [b, a]]) / size
+    else:
+        spread = np.array([[(p * q).sum() for q in (x, y)] for p in (x, y)])
+        carried = np.array([[(p * q).sum() for q in (x, y)] for p in (u, v)])
+        linear = portable.product(carried, portable.inverse_22(spread))
+    return np.concatenate([linear, (goal - portable.product(linear, centre))[:, None]], axis=1)
 
 
 def move(points_N2: Points, matrix_23: Points) -> Points:
@@ -77,7 +81,7 @@ def move(points_N2: Points, matrix_23: Points) -> Points:
 
 def _kernel(a_N2: Points, b_M2: Points) -> Points:
     squared = (a_N2[:, :1] - b_M2[:, 0]) ** 2 + (a_N2[:, 1:] - b_M2[:, 1]) ** 2
-    return 0.5 * squared * np.log(squared + 1e-9)
+    return 0.5 * squared * portable.log(squared + 1e-9)
 
 
 def warp_field(new_N2: Points, old_N2: Points, size: tuple[int, int], step_px: int = 6) -> tuple[Mask, Mask]:
@@ -89,10 +93,11 @@ def warp_field(new_N2: Points, old_N2: Points, size: tuple[int, int], step_px: i
     system[:n, :n] = _kernel(centres, centres) + 2e-3 * np.eye(n)
     system[:n, n:] = np.concatenate([np.ones((n, 1)), centres], 1)
     system[n:, :n] = system[:n, n:].T
-    weights = np.linalg.solve(system, np.concatenate([old_N2 - new_N2, np.zeros((3, 2))]))
+    weights = portable.solve(system, np.concatenate([old_N2 - new_N2, np.zeros((3, 2))]))
     rows, columns = size[0] // step_px + 2, size[1] // step_px + 2
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * (step_px / scale)
-    shift = _kernel(grid, centres) @ weights[:n] + weights[n] + grid @ weights[n + 1 :]
+    shift = portable.product(_kernel(grid, centres), weights[:n]) + weights[n]
+    shift += portable.product(grid, weights[n + 1 :])
     coarse = shift.reshape(rows, columns, 2).astype(np.float32)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     fine = cv2.remap(coarse, x / step_px, y / step_px, cv2.INTER_LINEAR)

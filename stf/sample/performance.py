@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.expression import Expression
 from stf.sample.face import Light, Pose
 
@@ -23,10 +24,10 @@ def wander(rng: np.random.Generator, n_frames: int, spread: float, smooth_s: flo
     """Smooth random motion of standard deviation `spread`: white noise under a Gaussian of `smooth_s` seconds."""
     sigma = smooth_s * FPS
     radius = int(3 * sigma) + 1
-    kernel = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
+    kernel = portable.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
     kernel /= np.sqrt((kernel**2).sum())
     drawn = rng.normal(size=n_frames + 2 * radius)
-    return spread * np.asarray(np.convolve(drawn, kernel, mode="valid"), np.float64)
+    return spread * portable.convolve(drawn, kernel)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Staging:
         """Unit vector to the key light (right, down, viewer), turned by `turn` radians from its mean place."""
         angle = self.light_angle + turn
         flat = np.sqrt(1 - self.light_height**2)
-        return np.array([flat * np.sin(angle), -flat * np.cos(angle), self.light_height])
+        return np.array([flat * portable.sin(angle), -flat * portable.cos(angle), self.light_height])
 
     def light(self, t: int) -> Light:
         """The light in frame t; its strength is the camera's exposure, flicker comes in the camera."""
@@ -95,7 +96,7 @@ def _speech(rng: np.random.Generator, n_frames: int) -> Track:
     while start < n_frames:
         length = float(rng.uniform(4.2, 8.3))
         width = length * float(rng.uniform(0.26, 0.36))
-        jaw += loud * float(rng.uniform(0.05, 0.21)) * np.exp(-(((t - start) / width) ** 2))
+        jaw += loud * float(rng.uniform(0.05, 0.21)) * portable.exp(-(((t - start) / width) ** 2))
         start += length + (float(rng.uniform(6, 16)) if rng.random() < 0.12 else 0.0)
     return np.clip(jaw - 0.012, 0, 0.27)
 
@@ -150,7 +151,7 @@ def draw_staging(rng: np.random.Generator, n_frames: int) -> Staging:
         camera_x_px=wander(rng, n_frames, shake, 0.18),
         camera_y_px=wander(rng, n_frames, shake, 0.18),
         light_turn=wander(rng, n_frames, 0.06, 0.6),
-        exposure=float(rng.uniform(0.85, 1.15)) * np.exp(wander(rng, n_frames, 0.02, 0.5)),
+        exposure=float(rng.uniform(0.85, 1.15)) * portable.exp(wander(rng, n_frames, 0.02, 0.5)),
         light_angle=float(rng.uniform(-1.1, 1.1)),
         light_height=float(rng.uniform(0.62, 0.88)),
         fill=float(rng.uniform(0.3, 0.5)),

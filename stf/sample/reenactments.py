@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.camera import Frames
 from stf.sample.expression import Expression
 from stf.sample.face import Rendering, render
@@ -124,7 +125,7 @@ def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> t
         model = match_colours(develop(target, drawn), recorded, mask, 0.6)
         picture = warped + 0.65 * (model - warped)
         picture += _lips_mask(landmarks[t], size, 1.0)[..., None] * (model - picture)
-        wave = np.sin(0.7 * t + np.arange(3) * 2.1)
+        wave = portable.sin(0.7 * t + np.arange(3) * 2.1)
         grain = lattice + 1.2 * (shimmer[0] * wave[0] + shimmer[1] * wave[1] + shimmer[2] * wave[2]).astype(
             np.float32
         )

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.canonical import EAR_V, neutral_landmarks
 from stf.sample.identity import Shape
 
@@ -50,22 +51,24 @@ def blurred(plane: NDArray[Any], sigma: float) -> Plane:
 def bump(centre: tuple[float, float], sigma: tuple[float, float], mirrored: bool = False) -> Plane:
     """A Gaussian of height 1; `mirrored` adds the one at -u."""
     u, v = plane_coordinates()
-    side = np.exp(-(((u - centre[0]) / sigma[0]) ** 2) / 2)
+    side = portable.exp(-(((u - centre[0]) / sigma[0]) ** 2) / 2)
     if mirrored:
-        side = side + np.exp(-(((u + centre[0]) / sigma[0]) ** 2) / 2)
-    return (side * np.exp(-(((v - centre[1]) / sigma[1]) ** 2) / 2)).astype(np.float32)
+        side = side + portable.exp(-(((u + centre[0]) / sigma[0]) ** 2) / 2)
+    return (side * portable.exp(-(((v - centre[1]) / sigma[1]) ** 2) / 2)).astype(np.float32)
 
 
 def head_outline(shape: Shape) -> NDArray[np.float64]:
     """(N, 2) outline of the skull with the jaw, ears apart."""
     jaw = neutral_landmarks(shape)[:17] * (1.035, 1.0) + (0, 0.012)
     angle = np.linspace(0, np.pi, 40)
-    skull = np.stack([1.04 * np.cos(angle), EAR_V - 1.28 * np.sin(angle) ** 0.85], axis=1)
+    skull = np.stack(
+        [1.04 * portable.cos(angle), EAR_V - 1.28 * portable.power(portable.sin(angle), 0.85)], axis=1
+    )
     dense = np.linspace(0, 16, 81)
     smooth_jaw = np.stack([np.interp(dense, np.arange(17), jaw[:, k]) for k in (0, 1)], axis=1)
     kernel = np.array([1, 2, 3, 2, 1]) / 9
     for k in (0, 1):
-        smooth_jaw[2:-2, k] = np.convolve(smooth_jaw[:, k], kernel, mode="valid")
+        smooth_jaw[2:-2, k] = portable.convolve(smooth_jaw[:, k], kernel)
     return np.concatenate([smooth_jaw, skull])
 
 
@@ -84,9 +87,9 @@ def _nose(shape: Shape) -> Plane:
     u, v = plane_coordinates()
     top, tip = shape.eye_v - 0.05, shape.nose_v - 0.08
     along = np.clip((v - top) / (tip - top), 0, 1)
-    under = 1 / (1 + np.exp((v - tip - 0.105) / 0.03))
+    under = 1 / (1 + portable.exp((v - tip - 0.105) / 0.03))
     sigma = 0.085 + 0.06 * along**2
-    ridge = (0.28 + 0.72 * along**1.3) * np.exp(-((u / sigma) ** 2) / 2) * under
+    ridge = (0.28 + 0.72 * portable.power(along, 1.3)) * portable.exp(-((u / sigma) ** 2) / 2) * under
     ridge = ridge * np.clip((v - top + 0.2) / 0.25, 0, 1)
     wings = bump((shape.nose_half_width * 0.78, shape.nose_v - 0.02), (0.055, 0.065), True)
     ball = bump((0, tip), (0.10, 0.10))
@@ -116,7 +119,7 @@ def fold_lines(shape: Shape) -> Plane:
     end = np.array([shape.mouth_half_width + 0.10, shape.mouth_v + 0.05])
     plane = np.zeros((HEIGHT, WIDTH), np.uint8)
     s = np.linspace(0, 1, 12)[:, None]
-    curve = start + (end - start) * s + np.array([0.055, 0]) * np.sin(np.pi * s)
+    curve = start + (end - start) * s + np.array([0.055, 0]) * portable.sin(np.pi * s)
     for points in (curve, curve * (-1, 1)):
         path = np.round(to_texel(points) * 16).astype(np.int32)
         cv2.polylines(plane, [path], False, 255, 3, cv2.LINE_AA, 4)
@@ -147,12 +150,13 @@ def cast_shadow(surface: Plane, light_3: NDArray[np.floating]) -> Plane:
     """Share of the light that reaches each texel, 0–1, soft: steps along the direction to the light."""
     lit = np.ones_like(surface)
     across = np.array(light_3[:2], np.float64)
+    length = max(1e-6, float(np.sqrt((across * across).sum())))
     for step in (0.04, 0.08, 0.13, 0.19, 0.27, 0.36):
-        shift = across / max(1e-6, float(np.linalg.norm(across))) * step * TEXELS
+        shift = across / length * step * TEXELS
         matrix = np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]], np.float64)
         size = (surface.shape[1], surface.shape[0])
         seen = cv2.warpAffine(surface, matrix, size, borderMode=cv2.BORDER_REPLICATE)
-        rise = step * light_3[2] / max(1e-6, float(np.linalg.norm(across)))
+        rise = step * light_3[2] / length
         lit = np.minimum(lit, 1 - np.clip((seen - surface - rise) / (0.25 * step + 0.02), 0, 1))
     return blurred(lit.astype(np.float32), 3.0)
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.face import Pose
 from stf.sample.identity import Looks, linear
 from stf.sample.relief import blurred
@@ -41,7 +42,9 @@ def _panels(rng: np.random.Generator, room: Picture) -> None:
         x, y = rng.uniform(-0.1, 1) * width, rng.uniform(-0.1, 1) * height
         angle = np.deg2rad(rng.normal(0, 2.5))
         corners = np.array([[0, 0], [w, 0], [w, h], [0, h]])
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        turn = np.array(
+            [[portable.cos(angle), portable.sin(angle)], [-portable.sin(angle), portable.cos(angle)]]
+        )
         points = np.round((corners[:, :1] * turn[0] + corners[:, 1:] * turn[1] + (x, y)) * 16).astype(
             np.int32
         )
@@ -49,7 +52,7 @@ def _panels(rng: np.random.Generator, room: Picture) -> None:
         cv2.fillPoly(room, [points], [float(c) for c in colour], cv2.LINE_AA, 4)
     if rng.random() < 0.4:
         x = np.arange(width) / rng.uniform(6, 16)
-        room *= (1 + 0.22 * np.sin(x + rng.uniform(0, 6))[None, :, None]).astype(np.float32)
+        room *= (1 + 0.22 * portable.sin(x + rng.uniform(0, 6))[None, :, None]).astype(np.float32)
 
 
 def _lamps(rng: np.random.Generator, room: Picture) -> None:
@@ -77,7 +80,7 @@ def draw_scene(rng: np.random.Generator, looks: Looks, height: int, width: int) 
     ]  # wallpaper, plaster: the wall is never quite smooth
     cloth = _muted(rng, 25, 205, 24)
     weave = 1 + 0.04 * noise(rng, 2, *full) + 0.10 * noise(rng, 26, *full)
-    stripes = np.sin(np.arange(full[1]) * rng.uniform(0.3, 0.9)) * rng.choice([0.0, 0.18])
+    stripes = portable.sin(np.arange(full[1]) * rng.uniform(0.3, 0.9)) * rng.choice([0.0, 0.18])
     clothes = cloth * (weave * (1 + stripes[None]))[..., None]
     return Scene(
         room, clothes.astype(np.float32), float(rng.uniform(0.5, 0.8)), (looks.skin * 0.55).astype(np.float32)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.canonical import EAR_V, lip_profiles, neutral_landmarks
 from stf.sample.identity import Identity, Looks, Shape
 from stf.sample.relief import (
@@ -56,7 +57,7 @@ def noise(rng: np.random.Generator, texels: float, height: int = HEIGHT, width: 
 def _strokes(rng: np.random.Generator, roots_N2, angles_N, lengths_N) -> Plane:
     """Hairs drawn as thin lines, in [0, 1]."""
     plane = np.zeros((HEIGHT, WIDTH), np.uint8)
-    tips = roots_N2 + np.stack([np.cos(angles_N), np.sin(angles_N)], 1) * lengths_N[:, None]
+    tips = roots_N2 + np.stack([portable.cos(angles_N), portable.sin(angles_N)], 1) * lengths_N[:, None]
     starts = np.round(to_texel(roots_N2) * 16).astype(np.int32)
     ends = np.round(to_texel(tips) * 16).astype(np.int32)
     greys = rng.integers(120, 256, len(starts))

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
 from stf.sample.camera import Frames, LENS_BLUR_px
 from stf.sample.face import Light, render
 from stf.sample.forging import (
@@ -41,7 +42,7 @@ def _place(picture: Picture, matrix: Landmarks) -> Picture:
 
 def _shaken(matrix: Landmarks, centre: Landmarks, shift_px: Landmarks, turn: float, grow: float) -> Landmarks:
     """The map followed by a small turn and growth about `centre` and a shift."""
-    c, s = (1 + grow) * np.cos(turn), (1 + grow) * np.sin(turn)
+    c, s = (1 + grow) * portable.cos(turn), (1 + grow) * portable.sin(turn)
     extra = np.array([[c, -s], [s, c]])
     linear = np.stack(
         [(extra[:, :1] * matrix[:1, k] + extra[:, 1:] * matrix[1:, k])[:, 0] for k in range(3)], 1
