@@ -35,7 +35,7 @@ from stf.sample.skin import Head, paint_head
 from stf.sample.swaps import deepfakes, faceswap
 from stf.sample.take import Take, record
 
-SAMPLE_VERSION = 3
+SAMPLE_VERSION = 4
 SAMPLE_SEED = 0  # not the run's: runs with other seeds train and are tested on the same people
 C23 = 23
 _PERSON, _ACTING, _RECORDING, _FORGERY, _UPLOAD, _DETECTOR = range(6)  # the purposes of draws

@@ -12,7 +12,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.performance import FPS
 
 Frames = NDArray[np.uint8]
@@ -62,17 +62,17 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 def expose(camera: Camera, light_HWC: NDArray[np.float32], t: int, rng: np.random.Generator) -> Frames:
     """One 8-bit picture (H, W, 3) of linear light; the noise grows with the signal, as photons do."""
     height, width = light_HWC.shape[:2]
-    picture = cv2.GaussianBlur(light_HWC, (0, 0), camera.lens_blur_px)
+    picture = exact.gaussian_blur(light_HWC, camera.lens_blur_px)
     y = np.arange(height, dtype=np.float32)[:, None]
     x = np.arange(width, dtype=np.float32)[None]
-    mains = np.sin(camera.flicker_phase + camera.flicker_step * t + camera.flicker_tilt * y)
+    mains = portable.sin(camera.flicker_phase + camera.flicker_step * t + camera.flicker_tilt * y)
     corner = ((x / width - 0.5) ** 2 + (y / height - 0.5) ** 2) * 2
     gain = (1 + camera.flicker * mains) * (1 - camera.vignette * corner)
     picture = np.clip(picture * gain[..., None].astype(np.float32) * camera.gains, 0, None)
     deviation = np.sqrt(camera.shot_noise * picture + camera.read_noise**2)
-    grain = cv2.GaussianBlur(rng.standard_normal(picture.shape, dtype=np.float32), (0, 0), camera.grain_px)
+    grain = exact.gaussian_blur(rng.standard_normal(picture.shape, dtype=np.float32), camera.grain_px)
     picture = np.clip(picture + deviation * grain, 0, 1)
-    coded = np.power(picture, np.float32(1 / 2.2))
+    coded = portable.power(picture, np.float32(1 / 2.2))
     levels = np.round(camera.black + coded * (camera.white - camera.black)).astype(np.uint8)
     luma_chroma = cv2.cvtColor(levels, cv2.COLOR_RGB2YCrCb)
     luma_chroma[..., 1:] = cv2.GaussianBlur(luma_chroma[..., 1:], (0, 0), CHROMA_BLUR_px)

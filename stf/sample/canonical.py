@@ -82,10 +82,15 @@ def _nose(shape: Shape) -> Points:
     return np.concatenate([bridge, np.stack([u, v], axis=1)])
 
 
+def lip_line(shape: Shape, u: NDArray[np.floating]) -> NDArray:
+    """v of the line between the closed lips at each u."""
+    x = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1)
+    return shape.mouth_v + 0.012 * portable.cos(np.pi * x) - 0.008
+
+
 def lip_profiles(shape: Shape, u: NDArray[np.floating]) -> tuple[NDArray, NDArray, NDArray]:
     """v of the upper edge, the line between the closed lips and the lower edge at each u (inside the corners)."""
-    x = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1)
-    line = shape.mouth_v + 0.012 * portable.cos(np.pi * x) - 0.008
+    x, line = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1), lip_line(shape, u)
     bow = 1 - portable.power(x, 1.7) - 0.17 * portable.exp(-((x / 0.16) ** 2))
     return (
         line - shape.upper_lip * bow,
@@ -102,7 +107,7 @@ def _mouth(shape: Shape) -> Points:
     top, low, line = (
         lip_profiles(shape, u_top)[0],
         lip_profiles(shape, u_low)[2],
-        lip_profiles(shape, u_in)[1],
+        lip_line(shape, u_in),
     )
     u = np.concatenate([u_top, u_low, u_in])
     return np.stack([u, np.concatenate([top, low, line])], axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stf.sample import portable
-from stf.sample.canonical import eye_points, lip_profiles, neutral_landmarks
+from stf.sample.canonical import eye_points, lip_line, neutral_landmarks
 from stf.sample.identity import Shape
 
 Values = NDArray[Any]
@@ -95,11 +95,11 @@ def undo(shape: Shape, expression: Expression, u: Values, v: Values) -> Undone:
     nu[brows], nv[brows] = _invert(lambda a, b: brow_shift(shape, expression, a, b), u[brows], v[brows])
     upper = face & (v > 0.2) & (v < shape.mouth_v + 0.3)
     up_u, up_v = _invert(lambda a, b: mouth_shift(shape, expression, a, b, np.False_), u[upper], v[upper])
-    line = lip_profiles(shape, up_u)[1]
+    line = lip_line(shape, up_u)
     nu[upper], nv[upper], beyond[0][upper] = up_u, np.minimum(up_v, line), up_v - line
     lower = face & (v > shape.mouth_v - 0.12) & (v < 1.8)
     low_u, low_v = _invert(lambda a, b: mouth_shift(shape, expression, a, b, np.True_), u[lower], v[lower])
-    line = lip_profiles(shape, low_u)[1]
+    line = lip_line(shape, low_u)
     own = low_v >= line
     nu[lower], nv[lower] = np.where(own, low_u, nu[lower]), np.where(own, low_v, nv[lower])
     beyond[1][lower] = line - low_v

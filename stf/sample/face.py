@@ -59,7 +59,8 @@ class Rendering:
     landmarks_81: NDArray[np.float64]
 
 
-def _sample(plane: NDArray[np.float32], u: Plane, v: Plane) -> NDArray[np.float32]:
+def _sample(plane: Plane, u: Plane, v: Plane) -> NDArray[np.float32]:
+    """The map at (u, v); its values lie on exact.on_grid's grid."""
     x, y = (u - np.float32(U0)) * TEXELS - 0.5, (v - np.float32(V0)) * TEXELS - 0.5
     return np.asarray(cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.face import Rendering
 from stf.sample.take import Take
 
@@ -30,14 +30,14 @@ def hull(points_N2: Points, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def feathered(inside: NDArray[np.uint8], width_px: float) -> Mask:
     """A mask that rises from 0 at the edge of `inside` to 1 `width_px` further in; exactly 0 outside."""
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    distance = exact.distance_inside(inside)
     ramp = np.clip(distance / width_px, 0, 1).astype(np.float32)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def develop(take: Take, rendering: Rendering) -> Picture:
     """A rendering in the grey levels of the take's camera, without lens, noise and flicker."""
-    coded = np.power(np.clip(rendering.colour_HWC, 0, 1), np.float32(1 / 2.2))
+    coded = portable.power(np.clip(rendering.colour_HWC, 0, 1), np.float32(1 / 2.2))
     return take.camera.black + coded * np.float32(take.camera.white - take.camera.black)
 
 
@@ -98,7 +98,7 @@ def warp_field(new_N2: Points, old_N2: Points, size: tuple[int, int], step_px: i
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * (step_px / scale)
     shift = portable.product(_kernel(grid, centres), weights[:n]) + weights[n]
     shift += portable.product(grid, weights[n + 1 :])
-    coarse = shift.reshape(rows, columns, 2).astype(np.float32)
+    coarse = shift.reshape(rows, columns, 2)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    fine = cv2.remap(coarse, x / step_px, y / step_px, cv2.INTER_LINEAR)
+    fine = cv2.remap(exact.on_grid(coarse), x / step_px, y / step_px, cv2.INTER_LINEAR).astype(np.float32)
     return x + fine[..., 0], y + fine[..., 1]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stf.sample import portable
+
 Colour = NDArray[np.float32]
 
 SKIN_TONES = (
@@ -28,7 +30,7 @@ HAIR_STYLES = ("short", "long", "receding", "fringe")
 
 def linear(rgb_8bit: tuple[int, int, int] | NDArray[np.float64]) -> Colour:
     """sRGB in 0–255 to linear light, by the 2.2 power."""
-    return ((np.asarray(rgb_8bit, np.float32) / 255.0) ** 2.2).astype(np.float32)
+    return np.asarray(portable.power(np.asarray(rgb_8bit, np.float32) / 255.0, 2.2), np.float32)
 
 
 @dataclass(frozen=True)

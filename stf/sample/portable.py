@@ -1,7 +1,8 @@
-"""Arithmetic that gives the same bits on every CPU, for float64; the sample's bytes must not depend on the machine.
+"""Arithmetic that gives the same bits on every CPU: the sample's files must not depend on the machine.
 
-NumPy's exp, sin, log and powers round differently with AVX-512 than without, and BLAS adds in an order of its own on
-each family of CPUs. Here is only what IEEE 754 fixes to the last bit: + − × ÷ √, number by number, in a set order.
+NumPy's exp, sin, log and powers round differently with AVX-512, with AVX2 and without, and BLAS adds in an order of
+its own on each family of CPUs. Here is only what IEEE 754 fixes to the last bit: + − × ÷ √, number by number, in a
+set order.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 Values = NDArray[Any]
 # Of ln 2 and π/2, the first part has so few bits that its product with a small integer is exact.
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
+_LN2_SINGLE = (0.693359375, -2.12194440e-4)
 _HALF_PI = (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
 _EXP = [1 / math.factorial(n) for n in range(14)]
 _SIN = [(-1) ** n / math.factorial(2 * n + 1) for n in range(9)]
 _COS = [(-1) ** n / math.factorial(2 * n) for n in range(10)]
+_ARCTAN = [(-1) ** n / (2 * n + 1) for n in range(12)]
 _LOG = [2 / (2 * n + 1) for n in range(13)]
 
 
@@ -34,54 +37,66 @@ def _polynomial(coefficients: Sequence[float], x: Values) -> Values:
 def exp(x: Any) -> Values:
     """e to the x."""
     x = np.asarray(x)
-    if x.dtype == np.float32:
-        return np.exp(x)
-    x = np.maximum(x, -745.0)
+    single = x.dtype == np.float32
+    (high, low), terms = (_LN2_SINGLE, _EXP[:8]) if single else (_LN2, _EXP)
+    x = np.maximum(x, -103.0 if single else -745.0)
     k = np.rint(x * (1 / math.log(2)))
-    return np.ldexp(_polynomial(_EXP, (x - k * _LN2[0]) - k * _LN2[1]), k.astype(np.int32))
+    return np.ldexp(_polynomial(terms, (x - k * high) - k * low), k.astype(np.int32))
 
 
 def log(x: Any) -> Values:
     """Natural logarithm of positive numbers."""
     x = np.asarray(x)
-    if x.dtype == np.float32:
-        return np.log(x)
+    single = x.dtype == np.float32
+    (high, low), terms = (_LN2_SINGLE, _LOG[:6]) if single else (_LN2, _LOG)
     mantissa, k = np.frexp(x)
-    low = mantissa < math.sqrt(0.5)
-    mantissa, k = np.where(low, 2 * mantissa, mantissa), k - low
+    small = mantissa < math.sqrt(0.5)
+    mantissa, k = np.where(small, 2 * mantissa, mantissa), (k - small).astype(x.dtype)
     s = (mantissa - 1) / (mantissa + 1)
-    return k * _LN2[0] + (s * _polynomial(_LOG, s * s) + k * _LN2[1])
+    return k * high + (s * _polynomial(terms, s * s) + k * low)
 
 
 def power(base: Any, exponent: Any) -> Values:
     """A base of 0 or more to a positive power."""
-    if np.result_type(base, exponent) == np.float32:
-        return np.asarray(base**exponent)
-    base = np.asarray(base, np.float64)
-    return np.where(base > 0, exp(exponent * log(np.maximum(base, 1e-300))), 0.0)
+    base = np.asarray(base, np.result_type(base, exponent))
+    raised = exp(exponent * log(np.maximum(base, np.finfo(base.dtype).tiny)))
+    return np.where(base > 0, raised, base.dtype.type(0))
 
 
 def _turned(x: Any, quarter: int) -> Values:
     """sin(x + quarter * π / 2) for |x| up to some thousands."""
-    x = np.asarray(x, np.float64)
+    asked, x = np.asarray(x).dtype, np.asarray(x, np.float64)
     k = np.rint(x * (2 / math.pi))
     r = ((x - k * _HALF_PI[0]) - k * _HALF_PI[1]) - k * _HALF_PI[2]
     square = r * r
     sine, cosine = r * _polynomial(_SIN, square), _polynomial(_COS, square)
     turn = (k.astype(np.int64) + quarter) & 3
-    return np.where(turn & 1, cosine, sine) * np.where(turn & 2, -1.0, 1.0)
+    return (np.where(turn & 1, cosine, sine) * np.where(turn & 2, -1.0, 1.0)).astype(asked)
 
 
 def sin(x: Any) -> Values:
     """Sine of radians."""
-    x = np.asarray(x)
-    return np.sin(x) if x.dtype == np.float32 else _turned(x, 0)
+    return _turned(x, 0)
 
 
 def cos(x: Any) -> Values:
     """Cosine of radians."""
-    x = np.asarray(x)
-    return np.cos(x) if x.dtype == np.float32 else _turned(x, 1)
+    return _turned(x, 1)
+
+
+def arctan2(y: Any, x: Any) -> Values:
+    """The angle of (x, y) in radians; 0 for the origin."""
+    asked = np.result_type(y, x)
+    y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
+    across, up = np.abs(x), np.abs(y)
+    steep = up > across
+    tangent = np.minimum(up, across) / np.maximum(np.maximum(up, across), np.finfo(np.float64).tiny)
+    for _ in range(2):  # halves the angle, so that the series ends early
+        tangent = tangent / (1 + np.sqrt(1 + tangent * tangent))
+    angle = 4 * tangent * _polynomial(_ARCTAN, tangent * tangent)
+    angle = np.where(steep, math.pi / 2 - angle, angle)
+    angle = np.where(x < 0, math.pi - angle, angle)
+    return np.where(y < 0, -angle, angle).astype(asked)
 
 
 def convolve(values: Values, kernel: Values) -> Values:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.camera import Frames
 from stf.sample.expression import Expression
 from stf.sample.face import Rendering, render
@@ -61,7 +61,7 @@ def _driven(
 
 def _warped(frame: NDArray[np.uint8], new: Landmarks, old: Landmarks) -> Picture:
     maps = warp_field(new, old, frame.shape[:2])
-    return cv2.remap(frame, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    return exact.cubic_lookup(frame, *maps)
 
 
 def _lips_mask(landmarks: Landmarks, size: tuple[int, int], blur_px: float) -> Mask:
@@ -96,7 +96,7 @@ def face2face(target: Take, source: Acting, rng: np.random.Generator) -> tuple[F
         mask = feathered(hull(target.landmarks_T[t], size), feather_px)
         model = match_colours(develop(target, drawn), frames[t].astype(np.float32), mask, 0.5)
         picture += _lips_mask(landmarks[t], size, 0.8)[..., None] * (model - picture)
-        picture = cv2.GaussianBlur(picture, (0, 0), blur_px) * (1 + relit[..., None])
+        picture = exact.gaussian_blur(picture, blur_px) * (1 + relit[..., None])
         frames[t] = paste(frames[t], picture, mask)
     return frames, landmarks
 
@@ -129,6 +129,6 @@ def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> t
         grain = lattice + 1.2 * (shimmer[0] * wave[0] + shimmer[1] * wave[1] + shimmer[2] * wave[2]).astype(
             np.float32
         )
-        picture = cv2.GaussianBlur(picture, (0, 0), blur_px) + grain[..., None]
+        picture = exact.gaussian_blur(picture, blur_px) + grain[..., None]
         frames[t] = paste(frames[t], picture, mask)
     return frames, landmarks

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.canonical import EAR_V, neutral_landmarks
 from stf.sample.identity import Shape
 
@@ -45,7 +45,9 @@ def polygon(points_N2: NDArray[np.floating], blur_texels: float) -> Plane:
 
 def blurred(plane: NDArray[Any], sigma: float) -> Plane:
     """A Gaussian blur of `sigma` pixels, float32."""
-    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
+    if plane.dtype == np.uint8:  # OpenCV's is exact there, and rounds to whole grey levels
+        return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
+    return exact.gaussian_blur(plane, sigma)
 
 
 def bump(centre: tuple[float, float], sigma: tuple[float, float], mirrored: bool = False) -> Plane:
@@ -79,8 +81,7 @@ def _half_widths(shape: Shape) -> Plane:
     lower = np.interp(v[:, 0], jaw[:, 1], jaw[:, 0])
     upper = 1.23 * np.sqrt(np.clip(1 - ((v[:, 0] - EAR_V) / 1.5) ** 2, 0.01, 1))
     widths = np.where(v[:, 0] < EAR_V, upper, lower)
-    smoothed = cv2.GaussianBlur(np.maximum(widths, 0.5).astype(np.float32)[:, None], (1, 0), 0, sigmaY=6)
-    return np.asarray(smoothed, np.float32).reshape(-1, 1)
+    return exact.gaussian_blur(np.maximum(widths, 0.5)[:, None], 0, 6)
 
 
 def _nose(shape: Shape) -> Plane:
@@ -148,14 +149,14 @@ def normals(surface: Plane) -> NDArray[np.float32]:
 
 def cast_shadow(surface: Plane, light_3: NDArray[np.floating]) -> Plane:
     """Share of the light that reaches each texel, 0–1, soft: steps along the direction to the light."""
-    lit = np.ones_like(surface)
+    lit, heights = np.ones_like(surface), exact.on_grid(surface)
     across = np.array(light_3[:2], np.float64)
     length = max(1e-6, float(np.sqrt((across * across).sum())))
     for step in (0.04, 0.08, 0.13, 0.19, 0.27, 0.36):
         shift = across / length * step * TEXELS
         matrix = np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]], np.float64)
         size = (surface.shape[1], surface.shape[0])
-        seen = cv2.warpAffine(surface, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+        seen = cv2.warpAffine(heights, matrix, size, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
         rise = step * light_3[2] / length
         lit = np.minimum(lit, 1 - np.clip((seen - surface - rise) / (0.25 * step + 0.02), 0, 1))
     return blurred(lit.astype(np.float32), 3.0)

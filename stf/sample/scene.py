@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.face import Pose
 from stf.sample.identity import Looks, linear
 from stf.sample.relief import blurred
@@ -21,7 +21,7 @@ MARGIN_px = 24  # the room is larger than the frame, so that a moving camera see
 
 @dataclass(frozen=True)
 class Scene:
-    """`room` is (H + 2 margins, W + 2 margins, 3); `clothes` likewise a texture."""
+    """`room` is (H + 2 margins, W + 2 margins, 3); `clothes` likewise a texture; both on exact.on_grid's grid."""
 
     room: Picture
     clothes: Picture
@@ -70,11 +70,11 @@ def draw_scene(rng: np.random.Generator, looks: Looks, height: int, width: int) 
     full = (height + 2 * MARGIN_px, width + 2 * MARGIN_px)
     wall = _muted(rng, 60, 190, 11)
     room = np.broadcast_to(wall, (*full, 3)).copy()
-    room *= np.exp(0.25 * noise(rng, 90, *full))[..., None]
+    room *= portable.exp(0.25 * noise(rng, 90, *full))[..., None]
     _panels(rng, room)
-    room *= np.exp(0.05 * noise(rng, 8, *full) + 0.03 * noise(rng, 4, *full))[..., None]
+    room *= portable.exp(0.05 * noise(rng, 8, *full) + 0.03 * noise(rng, 4, *full))[..., None]
     _lamps(rng, room)
-    room = cv2.GaussianBlur(room, (0, 0), float(rng.uniform(1.0, 2.6)))
+    room = exact.gaussian_blur(room, float(rng.uniform(1.0, 2.6)))
     room *= (1 + 0.012 * noise(rng, 3, *full))[
         ..., None
     ]  # wallpaper, plaster: the wall is never quite smooth
@@ -83,7 +83,10 @@ def draw_scene(rng: np.random.Generator, looks: Looks, height: int, width: int) 
     stripes = portable.sin(np.arange(full[1]) * rng.uniform(0.3, 0.9)) * rng.choice([0.0, 0.18])
     clothes = cloth * (weave * (1 + stripes[None]))[..., None]
     return Scene(
-        room, clothes.astype(np.float32), float(rng.uniform(0.5, 0.8)), (looks.skin * 0.55).astype(np.float32)
+        exact.on_grid(room),
+        exact.on_grid(clothes),
+        float(rng.uniform(0.5, 0.8)),
+        (looks.skin * 0.55).astype(np.float32),
     )
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.canonical import EAR_V, lip_profiles, neutral_landmarks
 from stf.sample.identity import Identity, Looks, Shape
 from stf.sample.relief import (
@@ -33,25 +33,28 @@ from stf.sample.relief import (
 
 @dataclass(frozen=True)
 class Head:
-    """Everything about a head that does not move: maps on the texture plane (HT, WT)."""
+    """Everything about a head that does not move: maps on the texture plane (HT, WT).
+
+    Those that are looked up between texels lie on exact.on_grid's grid.
+    """
 
     identity: Identity
-    albedo_alpha: NDArray[np.float32]  # (HT, WT, 4)
-    normal_gloss: NDArray[np.float32]  # (HT, WT, 4)
+    albedo_alpha: NDArray[np.float64]  # (HT, WT, 4)
+    normal_gloss: NDArray[np.float64]  # (HT, WT, 4)
     surface: Plane
     depth: Plane  # for projection
     occlusion: Plane
 
     def visibility(self, towards_3: NDArray[np.floating]) -> Visibility:
         """How much of the key light from direction `towards_3` and of the sky reaches each texel."""
-        return np.dstack([cast_shadow(self.surface, towards_3), self.occlusion])
+        return exact.on_grid(np.dstack([cast_shadow(self.surface, towards_3), self.occlusion]))
 
 
 def noise(rng: np.random.Generator, texels: float, height: int = HEIGHT, width: int = WIDTH) -> Plane:
     """Smooth noise of about unit variance whose bumps are `texels` wide."""
     shape = (max(2, round(height / texels) + 2), max(2, round(width / texels) + 2))
     grid = rng.normal(0, 1.25, shape).astype(np.float32)
-    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+    return np.asarray(exact.enlarged(grid, height, width), np.float32)
 
 
 def _strokes(rng: np.random.Generator, roots_N2, angles_N, lengths_N) -> Plane:
@@ -87,7 +90,7 @@ def _lips(shape: Shape) -> tuple[Plane, Plane]:
     top, line, low = lip_profiles(shape, u)
     inside = np.clip((shape.mouth_half_width - np.abs(u)) * TEXELS / 2, 0, 1)
     mask = np.clip((v - top) * TEXELS / 2 + 0.5, 0, 1) * np.clip((low - v) * TEXELS / 2 + 0.5, 0, 1) * inside
-    seam = np.exp(-(((v - line) / 0.012) ** 2)) * np.clip(
+    seam = portable.exp(-(((v - line) / 0.012) ** 2)) * np.clip(
         (shape.mouth_half_width * 1.03 - np.abs(u)) / 0.03, 0, 1
     )
     return blurred(mask.astype(np.float32), 1.1), seam.astype(np.float32)
@@ -96,7 +99,7 @@ def _lips(shape: Shape) -> tuple[Plane, Plane]:
 def _tint(albedo: NDArray[np.float32], amount: Plane, factors: tuple[float, float, float]) -> None:
     """Multiplies the colour by factors ** amount, in place."""
     for k, factor in enumerate(factors):
-        albedo[..., k] *= np.float32(factor) ** amount
+        albedo[..., k] *= portable.power(np.float32(factor), amount)
 
 
 def _spots(rng: np.random.Generator, n: int, radius: tuple[float, float], region: Plane) -> Plane:
@@ -151,7 +154,10 @@ def _hair_mask(rng: np.random.Generator, identity: Identity) -> Plane:
     if style == "receding":
         edge = edge - 0.10 * (1 - np.minimum(1, np.abs(u) / 0.4))
     line = (
-        edge + 0.42 * np.clip(np.abs(u) / 1.0, 0, 1.2) ** 3.2 + 0.008 * noise(rng, 3) + 0.02 * noise(rng, 20)
+        edge
+        + 0.42 * portable.power(np.clip(np.abs(u) / 1.0, 0, 1.2), 3.2)
+        + 0.008 * noise(rng, 3)
+        + 0.02 * noise(rng, 20)
     )
     cap = np.clip((line - v) * 13 + 0.12 * noise(rng, 2), 0, 1)
     side = np.clip((np.abs(u) - 0.965 + 0.01 * noise(rng, 6)) * 16, 0, 1)
@@ -172,20 +178,23 @@ def _curtain() -> Plane:
     half = [[1.10, -0.75], [1.20, -0.4], [1.26, 0.0], [1.28, 0.5], [1.24, 1.0], [1.16, 1.5], [1.12, 2.2]]
     side = np.array(half)
     curtain = polygon(np.concatenate([side, (side * (-1, 1))[::-1]]), 2.0)
-    inner = np.clip((np.abs(u) - 0.985 + 0.22 * np.clip(v - 0.7, 0, 0.5) + 0.02 * np.sin(5 * v)) * 15, 0, 1)
+    inner = np.clip(
+        (np.abs(u) - 0.985 + 0.22 * np.clip(v - 0.7, 0, 0.5) + 0.02 * portable.sin(5 * v)) * 15, 0, 1
+    )
     return (curtain * np.maximum(inner, np.clip(-(v + 0.95) * 6, 0, 1))).astype(np.float32)
 
 
 def _strands(rng: np.random.Generator, hair: NDArray[np.float32]) -> NDArray[np.float32]:
     """Hair colour with strands that fan out from the crown."""
     u, v = plane_coordinates()
-    angle = np.arctan2(u, -(v - 0.9)) * 95
-    radius = np.hypot(u, v - 0.9) * 9
+    angle = portable.arctan2(u, -(v - 0.9)) * 95
+    radius = np.sqrt(u**2 + (v - 0.9) ** 2) * 9
     fan = noise(rng, 1.6, 64, 640)
-    mapx = ((angle + 320 + 6 * np.sin(radius * 0.5)) % 639).astype(np.float32)
+    mapx = ((angle + 320 + 6 * portable.sin(radius * 0.5)) % 639).astype(np.float32)
     mapy = np.broadcast_to(radius, mapx.shape).astype(np.float32)
-    strands = cv2.remap(fan, mapx, mapy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    tone = np.exp(0.33 * strands + 0.22 * noise(rng, 18))
+    strands = cv2.remap(exact.on_grid(fan), mapx, mapy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    strands = strands.astype(np.float32)
+    tone = portable.exp(0.33 * strands + 0.22 * noise(rng, 18))
     return hair * tone[..., None]
 
 
@@ -221,7 +230,9 @@ def paint_head(identity: Identity) -> Head:
     albedo += hair[..., None] * (_strands(rng, looks.hair) - albedo)
     # What a soft edge shows: hair above the ears, skin below.
     albedo += (outside * above_ears)[..., None] * (looks.hair - albedo)
-    ears = np.clip((1 - np.hypot((np.abs(u) - 1.03) / 0.115, (v - EAR_V - 0.12) / 0.30)) * 10, 0, 1)
+    ears = np.clip(
+        (1 - np.sqrt(((np.abs(u) - 1.03) / 0.115) ** 2 + ((v - EAR_V - 0.12) / 0.30) ** 2)) * 10, 0, 1
+    )
     alpha = np.maximum(
         np.maximum(polygon(head_outline(shape), 1.0), hair), ears * (looks.hair_style != "long")
     )
@@ -234,9 +245,9 @@ def paint_head(identity: Identity) -> Head:
     occlusion = ambient(surface) * (1 - 0.25 * hair * (1 - hair) * 4)
     return Head(
         identity,
-        np.dstack([np.clip(albedo, 0.002, 1), alpha]).astype(np.float32),
-        np.dstack([normals(bumpy), gloss]).astype(np.float32),
+        exact.on_grid(np.dstack([np.clip(albedo, 0.002, 1), alpha])),
+        exact.on_grid(np.dstack([normals(bumpy), gloss])),
         surface,
-        depth,
+        exact.on_grid(depth),
         occlusion.astype(np.float32),
     )

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stf.sample import portable
+from stf.sample import exact, portable
 from stf.sample.camera import Frames, LENS_BLUR_px
 from stf.sample.face import Light, render
 from stf.sample.forging import (
@@ -36,7 +36,9 @@ INNER = slice(17, 68)  # brows, nose, eyes, mouth: what face swaps align
 
 def _place(picture: Picture, matrix: Landmarks) -> Picture:
     size = (picture.shape[1], picture.shape[0])
-    placed = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    placed = cv2.warpAffine(
+        exact.on_grid(picture), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     return np.asarray(placed, np.float32)
 
 
@@ -72,7 +74,7 @@ def deepfakes(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fra
         matrix = _shaken(matrix, centre, shake[t, :2], shake[t, 2], shake[t, 3])
         picture = _place(develop(target, drawn), matrix)
         small = cv2.resize(picture, None, fx=resolution, fy=resolution, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        picture = exact.enlarged(small, *size)
         mask = feathered(hull(target.landmarks_T[t], size), feather_px) * _place(drawn.alpha_HW, matrix)
         picture = match_colours(picture, frames[t].astype(np.float32), mask, 0.7) * np.float32(gain[t])
         frames[t] = paste(frames[t], picture, mask)
@@ -89,10 +91,8 @@ def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fram
     """
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     n_frames = len(frames)
-    matte = dataclasses.replace(
-        source, normal_gloss=source.normal_gloss * np.array([1, 1, 1, 0.15], np.float32)
-    )
-    visibility = np.dstack([np.ones_like(source.occlusion), source.occlusion])
+    matte = dataclasses.replace(source, normal_gloss=exact.on_grid(source.normal_gloss * (1, 1, 1, 0.15)))
+    visibility = exact.on_grid(np.dstack([np.ones_like(source.occlusion), source.occlusion]))
     error = np.stack([wander(rng, n_frames, spread, 0.12) for spread in (1.0, 1.0, 0.010, 0.012)], 1)
     wrong_light, damping = float(rng.normal(0, 0.35)), float(rng.uniform(0.65, 0.9))
     feather_px, lens_px = float(rng.uniform(1.5, 3.5)), float(rng.uniform(*LENS_BLUR_px))
