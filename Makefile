@@ -74,10 +74,16 @@ ui: $(INSTALLED) ## compare the runs in a browser; PORT=5000
 	@echo
 	mlflow ui --backend-store-uri "sqlite:///mlruns/mlflow.db" --workers 1 --port $(PORT)
 
+# DVC writes the path of its cache into the temporary copy as ASCII, and fails on any other.
+.PHONY: ascii-cache
+ascii-cache: $(INSTALLED)
+	@if dvc cache dir | LC_ALL=C grep -q '[^ -~]'; then \
+	  echo "error: below a folder with an accent DVC needs its cache by another path; see docs/folders.md" >&2; exit 1; fi
+
 # Up to eval_a alone: V7.3 has no phase B. In a temporary copy, so that params.yaml, weights/ and metrics/ stay as they
 # are. Uncommitted changes of tracked files take part; files unknown to both git and DVC do not. Where nothing changed
 # since the last time, its results come from DVC's cache without training. The MLflow run lands in the same store.
-baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in the same store
+baseline: ascii-cache ## the V7.3 baseline (every flag off), beside phase A in the same store
 	@dvc exp remove --quiet v73-baseline 2>/dev/null || true
 	@export GIT_AUTHOR_NAME="$${GIT_AUTHOR_NAME:-$$(git config user.name || echo stf-mamba)}"; \
 	export GIT_AUTHOR_EMAIL="$${GIT_AUTHOR_EMAIL:-$$(git config user.email || echo stf-mamba@localhost)}"; \
@@ -87,7 +93,7 @@ baseline: $(INSTALLED) ## the V7.3 baseline (every flag off), beside phase A in 
 	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
 
 JOBS ?= 1
-grid: $(INSTALLED) ## the ablations, one flag at a time, three seeds each; JOBS=2: two at once
+grid: ascii-cache ## the ablations, one flag at a time, three seeds each; JOBS=2: two at once
 	@python -m pipeline.ablate --jobs $(JOBS); status=$$?; python -m pipeline.compare --grid; exit $$status
 
 lock: $(INSTALLED) ## resolve pyproject.toml into requirements.lock

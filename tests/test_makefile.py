@@ -116,6 +116,24 @@ def test_a_moved_or_copied_folder_is_installed_anew_and_once(
         assert installer.called == ""
 
 
+@pytest.mark.parametrize(
+    ("cache", "works"), [("/my projects/.dvc/cache", True), ("/prójects/.dvc/cache", False)]
+)
+def test_experiments_in_a_copy_need_an_ascii_path_of_the_cache(
+    cache: str, works: bool, installer: Installer, tmp_path: Path
+) -> None:
+    """DVC would fail with "'ascii' codec can't encode character"."""
+    copy_makefile(tmp_path / "stf")
+    installer.make("install", tmp_path / "stf")
+    (tmp_path / "stf/.venv/bin/dvc").write_text(f"#!/bin/sh\necho '{cache}'\n", encoding="utf-8")
+    if works:
+        installer.make("ascii-cache", tmp_path / "stf")
+        return
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        installer.make("ascii-cache", tmp_path / "stf")
+    assert "see docs/folders.md" in failed.value.stderr
+
+
 def test_by_a_link_the_same_installation_is_used(installer: Installer, tmp_path: Path) -> None:
     """From either side: installed by the link and used by the folder, and the other way round."""
     folder, link = tmp_path / "my prójects" / "stf", tmp_path / "a link"
