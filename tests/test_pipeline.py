@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 
 from pipeline.eval_a import main as eval_a
@@ -39,7 +38,6 @@ def files_below(place: Path) -> set[str]:
     return {name for name in found if not name.endswith("_log.csv")}
 
 
-@pytest.mark.slow
 def test_the_line_runs_and_every_run_knows_its_parent(training_place: Path) -> None:
     small = {"evaluation": {"clips_per_video": 1, "bootstrap_samples": 200}}
     for stage, command in COMMANDS.items():

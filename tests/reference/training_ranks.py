@@ -1,7 +1,7 @@
 """A command for torchrun: trains tiny learners on clips without files, and writes what every rank saw.
 
-python -m tests.reference.training_ranks FOLDER            each of CASES, 20 optimizer steps or more
-python -m tests.reference.training_ranks FOLDER --nan 1    rank 1 meets a clip that is no number
+python -m tests.reference.training_ranks FOLDER             each of CASES, 20 optimizer steps or more
+python -m tests.reference.training_ranks FOLDER --nan 12    then a run in which one rank meets a clip that is no number
 """
 
 from __future__ import annotations
@@ -137,15 +137,16 @@ def digest_of(learner: Learner) -> str:
 
 @command
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--nan", "poisoned", type=int, help="Pair whose fake is no number.")
+@click.option("--nan", "poisoned", type=int, help="Then, the pair whose fake is no number.")
 def main(folder: Path, poisoned: int | None) -> None:
     """Trains, and writes FOLDER/<rank>.json."""
     torch.set_num_threads(1)
-    names = CASES if poisoned is None else ["contrastive"]
     with open_processes() as world:
-        seen = {name: learn(name, folder, world, poisoned) for name in names}
+        seen = {name: learn(name, folder, world) for name in CASES}
         (folder / f"{world.rank}.json").write_text(json.dumps(seen), encoding="utf-8")
         click.echo(f"rank {world.rank} is through")
+        if poisoned is not None:
+            learn("contrastive", folder / "poisoned", world, poisoned)
 
 
 if __name__ == "__main__":
