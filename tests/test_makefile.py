@@ -43,6 +43,18 @@ def test_the_list_of_targets_fits_the_terminal() -> None:
     assert max(map(len, lines)) <= 100
 
 
+def test_make_test_and_make_test_all_share_the_tests_without_a_rest() -> None:
+    asked = [
+        subprocess.run(
+            ("make", "--no-print-directory", "--dry-run", target, "ARGS=--collect-only"),
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()[-1]
+        for target in ("test", "test-all")
+    ]  # fmt: skip
+    assert asked[0].replace(" -m 'not slow' ", " -m slow ") == asked[1]
+    assert asked[0] == "pytest -n auto --dist loadgroup -m 'not slow' --collect-only"
+
+
 # A real venv with stand-ins for what is installed; dvc names its interpreter by the whole path, as pip's and uv's
 # scripts do: through a shell where the path has a space, for the kernel would look for its first word.
 PYTHON = f"""#!/bin/bash
@@ -147,11 +159,18 @@ def test_by_a_link_the_same_installation_is_used(installer: Installer, tmp_path:
         assert installer.called == ""
 
 
-def test_ci_runs_the_readmes_own_commands() -> None:
+@pytest.mark.xdist_group("one process")
+def test_tests_of_a_group_are_kept_together(request: pytest.FixtureRequest) -> None:
+    """Their group stands in the name by which xdist deals them out (see conftest.py)."""
+    dealt = getattr(request.config.option, "loadgroup", False)
+    assert request.node.nodeid.endswith("@one process") == dealt
+
+
+def test_ci_runs_every_test_once_and_the_readmes_own_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert ci[-4:] == ["make repro", "make test", "make test-all", "make lint"]
     for command in ("make repro", "make test"):
-        assert command in ci
         assert any(line.strip().startswith(command) for line in readme), command
 
 

@@ -84,6 +84,7 @@ def test_recompressing_only_the_fake_fails_the_audit_too(data: DataParams) -> No
     assert {"noise level", "blockiness", "bitrate"} <= set(leaking)
 
 
+@pytest.mark.slow
 def test_the_correct_recipe_passes_on_a_quarter_of_the_pairs_per_setting(data: DataParams) -> None:
     seen: list[tuple[int, int]] = []
     report = run_audit(

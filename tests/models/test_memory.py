@@ -47,11 +47,11 @@ def kept_bytes(config: STFV8Config, bfloat16: bool, checkpointing: bool) -> tupl
 @pytest.mark.parametrize(
     ("config", "bfloat16", "checkpointing", "gib"),
     [
-        pytest.param(A, True, False, 26.0, id="phase A, bfloat16"),
+        pytest.param(A, True, False, 26.0, id="phase A, bfloat16", marks=pytest.mark.slow),
         pytest.param(A, True, True, 4.7, id="phase A, bfloat16, checkpointing"),
         pytest.param(B, True, False, 18.7, id="phase B, bfloat16"),
-        pytest.param(B, True, True, 4.9, id="phase B, bfloat16, checkpointing"),
-        pytest.param(A, False, False, 41.4, id="phase A, float32"),
+        pytest.param(B, True, True, 4.9, id="phase B, bfloat16, checkpointing", marks=pytest.mark.slow),
+        pytest.param(A, False, False, 41.4, id="phase A, float32", marks=pytest.mark.slow),
     ],
 )
 def test_full_size_training_keeps_what_the_docstrings_say(config, bfloat16, checkpointing, gib):

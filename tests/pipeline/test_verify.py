@@ -12,6 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pipeline.verify_data import AUDIT_JSON, DATA_JSON, PAIRS_PNG, main
+from stf.audit.leak_audit import SETTINGS
+from stf.audit.probes import PROBES
 from stf.config import SAMPLE_ROOT, Params
 from stf.data.ffpp import fingerprint_of, is_sample, require_fingerprint, split_file, video_folder
 from stf.data.png import read_header
@@ -77,6 +79,13 @@ def test_sound_data_pass_and_leave_the_same_files_twice(
     audit = json.loads(written[1])
     assert audit["passed"]
     assert audit["pairs"] == 200
+    assert len(audit["probes"]) == len(PROBES)
+    for verdict in audit["probes"].values():
+        assert set(verdict["win_rate_by_group"]) == {setting.name for setting in SETTINGS}
+        assert abs(verdict["auc"] - 0.5) < 0.02
+        for setting in SETTINGS:
+            if not setting.codec:  # bit-identical backgrounds: nothing but ties
+                assert verdict["win_rate_by_group"][setting.name] == 0.5
     assert audit["test_videos"]["bitrate"]["n_fake"] == 8
     assert read_header(PAIRS_PNG).width > 500
     if times == 1:

@@ -58,7 +58,12 @@ def in_gradient(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 @pytest.mark.parametrize(
-    ("plant", "what"), [(in_weights, "the loss"), (in_clip, "the loss"), (in_gradient, "the gradient's norm")]
+    ("plant", "what"),
+    [
+        pytest.param(in_weights, "the loss", marks=pytest.mark.slow),
+        (in_clip, "the loss"),
+        (in_gradient, "the gradient's norm"),
+    ],
 )
 def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     plant: Callable[[Learner, Sequence[Batch]], Sequence[Batch]],
@@ -205,6 +210,7 @@ pairs.settle_worker = settle_in_little
 """
 
 
+@pytest.mark.slow
 def test_workers_without_memory_end_training_with_one_line(place: Path) -> None:
     with training(place, _LITTLE_MEMORY) as process:
         line = error_of(process)
