@@ -192,3 +192,13 @@ def training_place(workplace: Path, tiny_tree: Path) -> Path:
     verified = {"fingerprint": fingerprint_of("data")}
     (workplace / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
     return workplace
+
+
+@pytest.fixture
+def plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training commands estimate nothing and keep blank pictures, which at this size take a third of their time."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("stf.forecast.line.quick_line", lambda *_: "no estimate")
+    for name in ("pairs_figure", "hll_figure"):
+        monkeypatch.setattr(f"stf.training.outputs.{name}", lambda *_: Figure(figsize=(1, 1)))

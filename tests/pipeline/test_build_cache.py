@@ -23,6 +23,8 @@ from stf.errors import DataError
 from stf.training.face_cache import prepare_face_cache, training_reader
 from tests.reference.training_commands import digest, run_training
 
+pytestmark = pytest.mark.usefixtures("plain_training")
+
 
 def params_with(face_cache: str, num_workers: int = 2) -> Params:
     params = Params()

@@ -34,7 +34,7 @@ def place(training_place: Path) -> Path:
 
 
 @pytest.fixture
-def train(place: Path) -> Callable[..., Result]:
+def train(place: Path, plain_training: None) -> Callable[..., Result]:
     """`train("--option", …, phase_a={"lr": …})` runs the command with PARAMS and these changes."""
     return functools.partial(run_training, main)
 
@@ -43,8 +43,8 @@ def outputs_of(place: Path) -> dict[str, str]:
     return {name: digest(place / name) for name in OUTPUTS if (place / name).exists()}
 
 
-def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result], place: Path) -> None:
-    result = train()
+def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
+    result = run_training(main)
     assert result.exit_code == 0, result.output
     network, config, epoch = load_model(place / OUTPUTS[0])
     summary = json.loads((place / OUTPUTS[1]).read_text())
@@ -81,6 +81,7 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(train: Callable[..., Result],
     assert sizes["model/gmacs_per_clip"] > 0
     assert "scan backend: torch (auto: not mamba_ssm, its kernels need CUDA" in result.output
     assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0])["ssm_backend"] == "torch"
+    assert "estimate: phase A trains about" in result.output
     pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
     assert pictures == {"sample_pairs.png", "hll_maps.png"}
 

@@ -57,7 +57,7 @@ def place(training_place: Path) -> Path:
 
 
 @pytest.fixture
-def train(place: Path) -> Train:
+def train(place: Path, plain_training: None) -> Train:
     """`train("--option", …, phase_b={"lr": …})` runs the command with PARAMS and these changes."""
     return functools.partial(run_training, train_b)
 

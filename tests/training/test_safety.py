@@ -30,7 +30,7 @@ RUNTIME = {"checkpoint_minutes": 0.0001}  # the state after every step
 
 
 @pytest.fixture
-def place(training_place: Path) -> Path:
+def place(training_place: Path, plain_training: None) -> Path:
     return training_place
 
 
