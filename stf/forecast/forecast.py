@@ -1,6 +1,6 @@
 """Hours and dollars of both phases from rates and counts: what `pipeline.forecast` prints before anything is spent.
 
-Pure arithmetic; forecast_measure.py finds the rates. A clip is one real or fake member; a pair is two clips.
+Pure arithmetic; measure.py finds the rates. A clip is one real or fake member; a pair is two clips.
 """
 
 from __future__ import annotations

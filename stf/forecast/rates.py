@@ -1,6 +1,6 @@
 """Rates that only pipeline.forecast asks for: several processes, H.264 alone, evaluation's clips, the cache's frames.
 
-Apart from forecast_measure, so that an edit of evaluation's clips trains nothing again. T frames, S = img_size.
+Apart from measure.py, so that an edit of evaluation's clips trains nothing again. T frames, S = img_size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop of either phase: epochs of optimizer steps, validation, checkpoints, budget, and who is told."""
+"""The training loop of either phase: epochs of optimizer steps, validation, checkpoints, budget, records."""
 
 from __future__ import annotations
 
