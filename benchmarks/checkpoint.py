@@ -17,15 +17,15 @@ from benchmarks.harness import interleaved, print_table
 from stf.config import STFV8Config, TrainingParams
 from stf.models.network import build_network
 from stf.models.weights import read_checkpoint
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.identity import Origin
-from stf.training.learner import Learner, build_learner
 from stf.training.progress import Best, Progress
-from stf.training.state import CheckpointFolder
+from stf.training.train_state import TrainState, build_train_state
 
 
-def full_size_learner(config: STFV8Config) -> tuple[Learner, Progress]:
+def full_size_train_state(config: STFV8Config) -> tuple[TrainState, Progress]:
     """As after a step: every parameter has its moments."""
-    learner = build_learner(
+    train_state = build_train_state(
         build_network(config, "cpu"),
         config,
         TrainingParams(ema_decay=0.99),
@@ -33,11 +33,11 @@ def full_size_learner(config: STFV8Config) -> tuple[Learner, Progress]:
         steps_per_epoch=10,
         device="cpu",
     )
-    for parameter in learner.parameters():
+    for parameter in train_state.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    learner.optimizer.step()
-    weights = {name: value.clone() for name, value in learner.judged.state_dict().items()}
-    return learner, Progress(1, 1, best=Best(1, 0.5, 0.7, weights))
+    train_state.optimizer.step()
+    weights = {name: value.clone() for name, value in train_state.evaluation_model.state_dict().items()}
+    return train_state, Progress(1, 1, best=Best(1, 0.5, 0.7, weights))
 
 
 @click.command()
@@ -49,13 +49,13 @@ def main(folder: Path | None, repeats: int) -> None:
     """Time the keeping and the reading of a full-size training state against torch.save and torch.load."""
     config = STFV8Config.phase_a()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        learner, progress = full_size_learner(config)
+        train_state, progress = full_size_train_state(config)
         checkpoints = CheckpointFolder(Path(scratch) / "ours", config, Origin("config", "data", "code"))
-        checkpoints.keep_last(learner, progress)
+        checkpoints.keep_last(train_state, progress)
         payload, plain = read_checkpoint(checkpoints.path / "last.pt"), Path(scratch) / "plain.pt"
         works = {
             "torch.save": lambda: torch.save(payload, plain),
-            "keep_last: copy, checksum, fsync": lambda: checkpoints.keep_last(learner, progress),
+            "keep_last: copy, checksum, fsync": lambda: checkpoints.keep_last(train_state, progress),
         }
         megabytes = (checkpoints.path / "last.pt").stat().st_size / 1e6
         print_table(f"a state of {megabytes:.0f} MB", interleaved(works, repeats), "torch.save")

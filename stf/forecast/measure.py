@@ -19,8 +19,8 @@ from stf.errors import TrainingError
 from stf.model_size import multiply_adds
 from stf.models.checkpointing import use_checkpointing
 from stf.models.network import build_network
-from stf.training.learner import Learner, build_learner
 from stf.training.step import Batch, to_device, train_step
+from stf.training.train_state import TrainState, build_train_state
 
 # Frames, and pixels square: of clips that warm a network up, and of those on which a quick estimate times it
 # where a whole one is too slow.
@@ -93,22 +93,22 @@ def _step_rates(
         use_checkpointing(model, checkpointing)
         # a learning rate that diverges is not the forecast's to find
         calm = replace(config, lr=config.min_lr)
-        learner = build_learner(model, calm, training, epochs=10, steps_per_epoch=10, device=device)
+        train_state = build_train_state(model, calm, training, epochs=10, steps_per_epoch=10, device=device)
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         _step_s(
-            learner, random_batch(small(config), 2)
+            train_state, random_batch(small(config), 2)
         )  # imports and threads that only the first step waits for
         pair = random_batch(config, 2)
-        first_s = _step_s(learner, pair)
+        first_s = _step_s(train_state, pair)
         whole = config.batch_size > 2 and 3 * first_s * config.batch_size / 2 < limit_s
         batch = random_batch(config, config.batch_size) if whole else pair
         if whole or 2 * first_s < limit_s:
-            _step_s(learner, batch)  # allocations, kernels' choice
-            step_s = min(_step_s(learner, batch) for _ in range(_repeats(first_s, limit_s)))
+            _step_s(train_state, batch)  # allocations, kernels' choice
+            step_s = min(_step_s(train_state, batch) for _ in range(_repeats(first_s, limit_s)))
         else:
             step_s = first_s
-        score_s = _score_s(learner, batch)
+        score_s = _score_s(train_state, batch)
         peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if cuda else None
     clips = len(batch.label)
     return StepRates(clips / step_s, clips / score_s, peak_gb, clips)
@@ -144,15 +144,15 @@ def _repeats(first_s: float, limit_s: float) -> int:
     return int(min(5, max(1, limit_s / max(first_s, 1e-6) / 8)))
 
 
-def _step_s(learner: Learner, batch: Batch) -> float:
+def _step_s(train_state: TrainState, batch: Batch) -> float:
     started = time.perf_counter()
-    train_step(learner, [batch], "a forecast's step")
+    train_step(train_state, [batch], "a forecast's step")
     return time.perf_counter() - started
 
 
-def _score_s(learner: Learner, batch: Batch) -> float:
-    network = learner.model.eval()
+def _score_s(train_state: TrainState, batch: Batch) -> float:
+    network = train_state.model.eval()
     started = time.perf_counter()
-    with torch.no_grad(), learner.autocast():
-        network(to_device(batch, learner.device)[0])["logits"].tolist()
+    with torch.no_grad(), train_state.autocast():
+        network(to_device(batch, train_state.device)[0])["logits"].tolist()
     return time.perf_counter() - started

@@ -16,13 +16,13 @@ from stf.config import Params, PhaseName
 from stf.console.training import too_many_failures
 from stf.errors import DataError, Interrupted
 from stf.training.budget_tracker import BudgetStatus
-from stf.training.learner import Learner
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.loaders import ClipLoader
 from stf.training.optimizer import learning_rates
 from stf.training.progress import Best, Progress
 from stf.training.records import EpochDetails, EpochMeans, EpochRecord, StepFigures, StepRecord
-from stf.training.state import CheckpointFolder
 from stf.training.step import Batch, train_step
+from stf.training.train_state import TrainState
 from stf.training.validation import ValidationFigures, failures_in, pairs_failed_in, validate
 
 _BY_CHANCE = 3  # sound pairs fail now and then: 0.8 % of the sample's, as "invisible blend"
@@ -75,7 +75,7 @@ class _StepReport(NamedTuple):
 
 
 def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
-    learner: Learner,
+    train_state: TrainState,
     train_loader: ClipLoader,
     val_batches: Iterable[Batch],
     plan: Plan,
@@ -89,30 +89,30 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
 ) -> None:
     """Trains from `progress`, which it updates, to the end of the plan, or until the budget is used up.
 
-    Every process of learner.world calls it, with its share of the clips. Rank 0 alone writes and has the callbacks;
+    Every process of train_state.world calls it, with its share of the clips. Rank 0 alone writes and has the callbacks;
     every process is asked `asked_to_stop`, which gives the error to stop with. last.pt is written after every epoch,
     every plan.keep_every_s, when the budget ends training, and when somebody asked to stop, whose Interrupted is then
     raised. An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best
     checkpoint; last.pt knows nothing of that. Raises TrainingError on a NaN or infinite loss, with the checkpoints
     untouched.
     """
-    world, steps = learner.world, plan.steps_per_epoch(len(train_loader))
-    on_cuda, kept_s = learner.device.type == "cuda", time.monotonic()
+    world, steps = train_state.world, plan.steps_per_epoch(len(train_loader))
+    on_cuda, kept_s = train_state.device.type == "cuda", time.monotonic()
     while progress.epoch < plan.epochs and not progress.stopped_by_budget:
         epoch, epoch_began_s = progress.epoch + 1, time.monotonic() - progress.epoch_s
         means, complete = progress.means, True
         if on_cuda:
-            torch.cuda.reset_peak_memory_stats(learner.device)
+            torch.cuda.reset_peak_memory_stats(train_state.device)
 
         # The steps that are left of the epoch
         train_loader.set_epoch(epoch - 1, means.steps * plan.grad_accum)
         waiting_since_s = time.perf_counter()
         for batches in _grouped(train_loader, plan.grad_accum) if means.steps < steps else ():
             began_s, step = time.perf_counter(), means.steps + 1
-            rates = learning_rates(learner.optimizer)
-            figures = train_step(learner, batches, f"epoch {epoch}, step {step}")
+            rates = learning_rates(train_state.optimizer)
+            figures = train_step(train_state, batches, f"epoch {epoch}, step {step}")
             progress.global_step += 1
-            learner.schedule.step_update(progress.global_step)
+            train_state.schedule.step_update(progress.global_step)
             own = _StepReport(
                 data_s=began_s - waiting_since_s,
                 step_s=time.perf_counter() - began_s,
@@ -135,7 +135,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
                 torch.cuda.empty_cache()  # fragmentation ends long runs on small cards
             interrupted = next((other.interrupted for other in by_rank if other.interrupted), None)
             if interrupted is not None or by_rank[0].should_keep:
-                kept_s = _keep(learner, folder, progress, epoch_began_s)
+                kept_s = _keep(train_state, folder, progress, epoch_began_s)
             if interrupted is not None:
                 raise interrupted
             if by_rank[0].should_stop and step < steps:
@@ -143,30 +143,30 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
                 break
             waiting_since_s = time.perf_counter()
         if not complete:
-            kept_s = _keep(learner, folder, progress, epoch_began_s)
+            kept_s = _keep(train_state, folder, progress, epoch_began_s)
 
         # Validation
         validation_began_s = time.monotonic()
-        batches = _until_interrupted(val_batches, learner, folder, progress, epoch_began_s, asked_to_stop)
-        val = validate(learner, batches, f"epoch {epoch}")
+        batches = _until_interrupted(val_batches, train_state, folder, progress, epoch_began_s, asked_to_stop)
+        val = validate(train_state, batches, f"epoch {epoch}")
         validation_s = time.monotonic() - validation_began_s
         require_few_failures(
             val.pairs_failed, val.pairs, plan.max_failure_share, val.failures, f"validation in epoch {epoch}"
         )
-        _keep_if_best(learner, folder, progress, epoch, val)
+        _keep_if_best(train_state, folder, progress, epoch, val)
 
         # Records
         budget = world.from_main(lambda: check_budget() if check_budget is not None else None)
         spent_usd = budget.spent if budget is not None else 0.0
         epoch_s = time.monotonic() - epoch_began_s
-        record = _epoch_record(learner, plan.phase, progress, val, epoch_s, spent_usd)
+        record = _epoch_record(train_state, plan.phase, progress, val, epoch_s, spent_usd)
         progress.end_epoch(record)
         out_of_money = budget is not None and budget.should_stop and progress.epoch < plan.epochs
         progress.stopped_by_budget = not complete or out_of_money
         if on_epoch is not None:  # before the state is kept: what a state has behind it is not reported again
             on_epoch(record, _epoch_details(means, val, validation_s, complete))
         if complete:
-            kept_s = _keep(learner, folder, progress, epoch_began_s)
+            kept_s = _keep(train_state, folder, progress, epoch_began_s)
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -181,17 +181,19 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _keep(learner: Learner, folder: CheckpointFolder, progress: Progress, epoch_began_s: float) -> float:
+def _keep(
+    train_state: TrainState, folder: CheckpointFolder, progress: Progress, epoch_began_s: float
+) -> float:
     """Writes last.pt; returns the time when it was done."""
     if progress.means.steps:
         progress.epoch_s = time.monotonic() - epoch_began_s
-    folder.keep_last(learner, progress)
+    folder.keep_last(train_state, progress)
     return time.monotonic()
 
 
 def _until_interrupted(
     val_batches: Iterable[Batch],
-    learner: Learner,
+    train_state: TrainState,
     folder: CheckpointFolder,
     progress: Progress,
     epoch_began_s: float,
@@ -199,9 +201,9 @@ def _until_interrupted(
 ) -> Iterator[Batch]:
     """The validation batches. One process alone stops between two of them; several finish them together."""
     for batch in val_batches:
-        interrupted = asked_to_stop() if learner.world.size == 1 else None
+        interrupted = asked_to_stop() if train_state.world.size == 1 else None
         if interrupted is not None:
-            _keep(learner, folder, progress, epoch_began_s)
+            _keep(train_state, folder, progress, epoch_began_s)
             raise interrupted
         yield batch
 
@@ -219,13 +221,16 @@ def require_few_failures(
 
 
 def _keep_if_best(
-    learner: Learner, folder: CheckpointFolder, progress: Progress, epoch: int, val: ValidationFigures
+    train_state: TrainState, folder: CheckpointFolder, progress: Progress, epoch: int, val: ValidationFigures
 ) -> None:
-    weights = {name: value.detach().cpu().clone() for name, value in learner.judged.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().clone()
+        for name, value in train_state.evaluation_model.state_dict().items()
+    }
     candidate = Best(epoch, val.auc, val.loss, weights)
     if candidate.beats(progress.best):
         progress.best = candidate
-        folder.keep_best(learner, candidate)
+        folder.keep_best(train_state, candidate)
 
 
 def _step_record(
@@ -254,7 +259,7 @@ def _step_record(
 
 
 def _epoch_record(
-    learner: Learner,
+    train_state: TrainState,
     phase: str,
     progress: Progress,
     val: ValidationFigures,
@@ -262,9 +267,9 @@ def _epoch_record(
     spent_usd: float,
 ) -> EpochRecord:
     """The epoch that runs, after its validation; `spent_usd` is what the plan has cost so far."""
-    on_cuda, means = learner.device.type == "cuda", progress.means
-    peak_bytes = torch.cuda.max_memory_allocated(learner.device) if on_cuda else 0
-    peak_bytes = max(learner.world.exchange(peak_bytes))  # of the fullest GPU
+    on_cuda, means = train_state.device.type == "cuda", progress.means
+    peak_bytes = torch.cuda.max_memory_allocated(train_state.device) if on_cuda else 0
+    peak_bytes = max(train_state.world.exchange(peak_bytes))  # of the fullest GPU
     return EpochRecord(
         epoch=progress.epoch + 1,
         phase=phase,

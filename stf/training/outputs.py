@@ -22,10 +22,10 @@ from stf.models.checkpoint_file import write_atomically
 from stf.models.load_report import LoadReport
 from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
-from stf.training.learner import Learner
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.progress import Best, Progress
-from stf.training.state import CheckpointFolder
 from stf.training.step import Batch
+from stf.training.train_state import TrainState
 
 PICTURED_PAIRS = 4
 _AT_BEST = ("val_auc", "val_acc", "val_f1", "val_loss", "train_acc", "train_loss", "ce_loss", "hll_loss")
@@ -56,7 +56,7 @@ def phase_summary(
 def write_outputs(
     root: Path,
     phase: PhaseName,
-    learner: Learner,
+    train_state: TrainState,
     folder: CheckpointFolder,
     best: Best,
     summary: dict[str, Any],
@@ -67,7 +67,7 @@ def write_outputs(
     log = root / f"metrics/{name}_log.csv"
     for directory in ("weights", "metrics"):
         sweep(root / directory, f"{name}*")
-    folder.keep_best(learner, best, weights)
+    folder.keep_best(train_state, best, weights)
     write_atomically(figures, (json.dumps(summary, indent=2) + "\n").encode())
     write_atomically(log, (folder.path / "log.csv").read_bytes())
     return weights, figures, log
@@ -95,15 +95,15 @@ def log_setup(
 def log_outputs(
     run: TrackedRun,
     paths: tuple[Path, Path, Path],
-    learner: Learner,
+    train_state: TrainState,
     val_batches: Iterable[Batch],
     best: Best,
     config: STFV8Config,
 ) -> None:
     """Ties the weights to the MLflow run, registers them, and pictures what they see."""
     weights, figures, log = paths
-    learner.judged.load_state_dict(best.weights)
-    run.figure(_flicker_figure(learner, val_batches), "hll_maps.png")
+    train_state.evaluation_model.load_state_dict(best.weights)
+    run.figure(_flicker_figure(train_state, val_batches), "hll_maps.png")
     run.artifact(figures)
     run.artifact(log)
     run.tie_weights(weights)
@@ -127,14 +127,14 @@ def _pictured(dataset: VideoSBIDataset) -> list[int]:
     return [i * dataset.n_pairs // n for i in range(n)]
 
 
-def _flicker_figure(learner: Learner, val_batches: Iterable[Batch]) -> Figure:
+def _flicker_figure(train_state: TrainState, val_batches: Iterable[Batch]) -> Figure:
     """|HLL| of the first pair of some validation batches, as the kept weights see them."""
-    network, videos, titles = learner.judged.eval(), [], []
+    network, videos, titles = train_state.evaluation_model.eval(), [], []
     for batch in itertools.islice(val_batches, PICTURED_PAIRS):
         videos.append(batch.video[:2])
         titles += [f"{name} {batch.provenance[0].video_id}" for name in ("real", "fake")]
     video_BCTHW = as_floats(torch.cat(videos))
     with torch.no_grad():
-        logits_BK = network(video_BCTHW.to(learner.device))["logits"].float()
-    maps_BTHW = network.hll_maps(video_BCTHW.to(learner.device)).float().cpu().numpy()
+        logits_BK = network(video_BCTHW.to(train_state.device))["logits"].float()
+    maps_BTHW = network.hll_maps(video_BCTHW.to(train_state.device)).float().cpu().numpy()
     return hll_figure(video_BCTHW.numpy(), maps_BTHW, titles, logits_BK.softmax(1)[:, 1].tolist())

@@ -30,18 +30,18 @@ from stf.models.weights import load_checkpoint_flexible
 from stf.tracking.run import track
 from stf.tracking.training_report import open_report
 from stf.training.budget import ends_without_money, open_budget, spent_and_left
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.distributed import start_alike
 from stf.training.face_cache import prepare_face_cache, training_reader
 from stf.training.gate import require_open_gate
 from stf.training.identity import Origin, code_digest, config_hash
-from stf.training.learner import Learner, build_learner
 from stf.training.loaders import build_loaders
 from stf.training.loop import Plan, fit
 from stf.training.options import TrainingOptions
 from stf.training.outputs import log_outputs, log_setup, phase_summary, write_outputs
 from stf.training.preemption import listening
 from stf.training.progress import Progress
-from stf.training.state import CheckpointFolder
+from stf.training.train_state import TrainState, build_train_state
 
 DRY_RUN_EPOCHS = 2
 DRY_RUN_PAIRS = 4
@@ -98,7 +98,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         reader, max_pairs = training_reader(params, fingerprint), DRY_RUN_PAIRS if dry_run else None
         train_loader, val_batches, train_set = build_loaders(config, params, max_pairs, world, reader)
         steps = plan.steps_per_epoch(len(train_loader))
-        learner = build_learner(
+        train_state = build_train_state(
             network,
             config,
             params.training,
@@ -125,7 +125,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
             stop.answer()  # dvc may have gone during the imports or the wait for the lock
             if options.fresh:  # refused without money before the state is put aside
                 ends_without_money(params, plan_id, Progress(), plan.epochs, budget.check())
-        progress = _starting_point(learner, folder, plan, steps, options, params.seed)
+        progress = _starting_point(train_state, folder, plan, steps, options, params.seed)
         if options.fresh:
             stop.unwanted_option = "--fresh"
         elif options.resume_path is not None and not folder.starts_from_weights:
@@ -167,7 +167,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                 explained(params, folder.path, lambda: progress.place(steps)),
             ):
                 fit(
-                    learner,
+                    train_state,
                     train_loader,
                     val_batches,
                     plan,
@@ -191,8 +191,8 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         summary = phase_summary(progress, best, params, config, phase)
         if transfer is not None:
             summary |= {"transfer": transfer.counts()}
-        paths = write_outputs(root, phase, learner, folder, best, summary)
-        log_outputs(run, paths, learner, val_batches, best, config)
+        paths = write_outputs(root, phase, train_state, folder, best, summary)
+        log_outputs(run, paths, train_state, val_batches, best, config)
         run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
         print_best(best.epoch, best.val_auc, *paths[:2])
         if progress.stopped_by_budget:
@@ -227,7 +227,7 @@ def _dry_run_folder() -> Path:
 
 
 def _starting_point(
-    learner: Learner,
+    train_state: TrainState,
     folder: CheckpointFolder,
     plan: Plan,
     steps_per_epoch: int,
@@ -238,11 +238,11 @@ def _starting_point(
 
     The same for every process, each with random numbers of its own.
     """
-    world, path, progress, note = learner.world, None, Progress(), ""
+    world, path, progress, note = train_state.world, None, Progress(), ""
     if world.rank > 0:  # dropout of one process is not that of another
         torch.manual_seed(seed + world.rank)
     if options.resume_path is not None:
-        path, progress, note = folder.resume(options.resume_path, learner, warn)
+        path, progress, note = folder.resume(options.resume_path, train_state, warn)
     elif options.fresh and world.is_main:
         click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
         (folder.path / MLFLOW_RUN).unlink(missing_ok=True)  # another training is another MLflow run
@@ -252,7 +252,7 @@ def _starting_point(
             warn(text)
         if state.path is not None and state.payload is not None:
             path = state.path
-            progress, note = folder.restore(state.path, state.payload, learner)
+            progress, note = folder.restore(state.path, state.payload, train_state)
     if path is None:
         click.echo("starting at epoch 1")
     elif options.resume_path is not None and progress.global_step == 0:  # from the weights of a file
@@ -261,5 +261,5 @@ def _starting_point(
         finished = progress.epoch >= plan.epochs
         print_resumed(path, progress.place(steps_per_epoch), finished=finished, note=note)
     world.require_same(f"the step that {options.resume_path} ends with", progress.global_step)
-    start_alike((learner.model, learner.loss, learner.judged), world)
+    start_alike((train_state.model, train_state.loss, train_state.evaluation_model), world)
     return progress

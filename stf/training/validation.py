@@ -14,9 +14,9 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 
-from stf.training.learner import Learner
 from stf.training.records import count_failures
 from stf.training.step import Batch, require_finite, to_device
+from stf.training.train_state import TrainState
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class _Scored:
     pairs_failed: int
 
 
-def validate(learner: Learner, batches: Iterable[Batch], where: str) -> ValidationFigures:
-    """Scores every clip with the judged network. Raises TrainingError when the loss is NaN or infinite.
+def validate(train_state: TrainState, batches: Iterable[Batch], where: str) -> ValidationFigures:
+    """Scores every clip with the evaluation model. Raises TrainingError when the loss is NaN or infinite.
 
     With several processes `batches` are this one's shares, and all return the figures of all.
     """
-    network = learner.judged.eval()
-    hands = learner.world.exchange([_scored(learner, network, batch, where) for batch in batches])
+    network = train_state.evaluation_model.eval()
+    hands = train_state.world.exchange([_scored(train_state, network, batch, where) for batch in batches])
     scored = [share for shares in zip(*hands, strict=True) for share in shares]
     losses, failures = 0.0, Counter[str]()
     for share in scored:
@@ -69,14 +69,14 @@ def validate(learner: Learner, batches: Iterable[Batch], where: str) -> Validati
     )
 
 
-def _scored(learner: Learner, network: nn.Module, batch: Batch, where: str) -> _Scored:
+def _scored(train_state: TrainState, network: nn.Module, batch: Batch, where: str) -> _Scored:
     label_N = batch.label.numpy()
     if not len(label_N):
         return _Scored(0.0, np.empty(0, np.float32), label_N, Counter(), 0)
-    video_BCTHW, labels_B = to_device(batch, learner.device)
-    with torch.no_grad(), learner.autocast():
+    video_BCTHW, labels_B = to_device(batch, train_state.device)
+    with torch.no_grad(), train_state.autocast():
         out = network(video_BCTHW)
-        loss = learner.loss(out, labels_B)["total"].item()
+        loss = train_state.loss(out, labels_B)["total"].item()
     require_finite("the validation loss", loss, where, [batch])
     score_N = out["logits"].float().softmax(1)[:, 1].cpu().numpy()
     return _Scored(loss * len(label_N), score_N, label_N, failures_in(batch), pairs_failed_in(batch))

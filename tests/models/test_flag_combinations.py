@@ -16,8 +16,8 @@ from stf.data.video_sbi_dataset import PairBatchSampler, VideoSBIDataset, make_l
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
 from stf.models.weights import load_checkpoint_flexible, save_checkpoint
-from stf.training.learner import build_learner
 from stf.training.step import Batch, train_step
+from stf.training.train_state import build_train_state
 
 COMBINATIONS = [
     tuple(itertools.compress(FLAGS, chosen)) for chosen in itertools.product((0, 1), repeat=len(FLAGS))
@@ -75,10 +75,10 @@ def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_w
     model = build_network(config)
     if phase == "b":
         load_checkpoint_flexible(phase_a_weights, model)
-    learner = build_learner(model, config, PARAMS.training, epochs=1, steps_per_epoch=2, device="cpu")
+    train_state = build_train_state(model, config, PARAMS.training, epochs=1, steps_per_epoch=2, device="cpu")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = batches[config.use_compression_aug, config.use_multiscale_drift]
-    figures = train_step(learner, [batch], "a test")
+    figures = train_step(train_state, [batch], "a test")
     assert torch.isfinite(torch.tensor([figures.loss, figures.ce, figures.hll, figures.grad_norm])).all()
     after = model.state_dict()
     assert all(value.isfinite().all() for value in after.values())

@@ -27,9 +27,9 @@ from stf.models.network import build_network
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.timm_stages import TimmStages, build_timm_network
 from stf.models.weights import load_checkpoint_flexible, load_model, save_checkpoint
-from stf.training.learner import build_learner
 from stf.training.optimizer import learning_rates, parameter_groups
 from stf.training.step import Batch, train_step
+from stf.training.train_state import build_train_state
 
 CONV, VIT = "convnextv2_atto", "vit_tiny_patch16_224"
 
@@ -196,21 +196,21 @@ def test_works_with_every_flag_of_phase_a(make_model, flag: str | None) -> None:
 def test_a_training_step_and_its_parameter_groups(make_model, frozen: bool, ema_decay: float) -> None:
     model, config = make_model(VIT, spatial_frozen=frozen, use_contrastive_hll=True)
     training = TrainingParams(backbone_lr_scale=0.01, ema_decay=ema_decay)
-    learner = build_learner(model, config, training, epochs=1, steps_per_epoch=2, device="cpu")
+    train_state = build_train_state(model, config, training, epochs=1, steps_per_epoch=2, device="cpu")
     before = copy.deepcopy(model.early.network.state_dict())
     batch = Batch(clips(4), torch.tensor([0, 1, 0, 1]), [None] * 4)
-    train_step(learner, [batch], "the test")
+    train_step(train_state, [batch], "the test")
     after = model.early.network.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in after) != frozen
-    lr, backbone_lr = learning_rates(learner.optimizer)
+    lr, backbone_lr = learning_rates(train_state.optimizer)
     assert torch.tensor(backbone_lr).isnan() if frozen else backbone_lr == pytest.approx(0.01 * lr)
-    learner.judged.eval()(clips())
+    train_state.evaluation_model.eval()(clips())
 
-    groups = parameter_groups(model, learner.loss, weight_decay=0.05, backbone_lr_scale=0.01)
+    groups = parameter_groups(model, train_state.loss, weight_decay=0.05, backbone_lr_scale=0.01)
     scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    assert sorted(scale) == sorted(id(p) for p in (*(p for _, p in trained), *learner.loss.parameters()))
+    assert sorted(scale) == sorted(id(p) for p in (*(p for _, p in trained), *train_state.loss.parameters()))
     for n, p in trained:
         assert scale[id(p)] == (0.01 if n.startswith("early.network.") else 1.0), n
     if not frozen:

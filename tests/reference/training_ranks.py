@@ -1,4 +1,4 @@
-"""A command for torchrun: trains tiny learners on clips without files, and writes what every rank saw.
+"""A command for torchrun: trains tiny train_states on clips without files, and writes what every rank saw.
 
 python -m tests.reference.training_ranks FOLDER             each of CASES, 20 optimizer steps or more
 python -m tests.reference.training_ranks FOLDER --nan 12    then a run in which one rank meets a clip that is no number
@@ -25,13 +25,13 @@ from stf.io.distributed import World
 from stf.io.processes import open_processes
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.identity import Origin
-from stf.training.learner import Learner, build_learner
 from stf.training.loaders import RankShare, collate_share
 from stf.training.loop import Plan, fit
 from stf.training.progress import Progress
-from stf.training.state import CheckpointFolder
 from stf.training.step import Batch
+from stf.training.train_state import TrainState, build_train_state
 
 QUIET = {"dropout": 0.0, "drop_path": 0.0, "warmup_epochs": 1}
 CONTRASTIVE = QUIET | {"use_contrastive_hll": True, "use_hll_normalization": True}
@@ -91,9 +91,12 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
     plan, steps = Plan("a", epochs, config.grad_accum), []
     progress = Progress()
     checkpoints = CheckpointFolder(folder / name, config, Origin("config", "data", "code"))
-    for until in (1, epochs):  # the second learner starts from other weights, and from the first one's file
+    for until in (
+        1,
+        epochs,
+    ):  # the second train_state starts from other weights, and from the first one's file
         torch.manual_seed(until)
-        learner = build_learner(
+        train_state = build_train_state(
             STFMambaV73(config),
             config,
             TrainingParams(ema_decay=0.9),
@@ -103,12 +106,12 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
             world=world,
         )
         if name.startswith("float16"):
-            learner.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
+            train_state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
         if until > 1:
             world.exchange("rank 0 has written it")
-            _, progress, _ = checkpoints.resume(folder / name / "last.pt", learner)
+            _, progress, _ = checkpoints.resume(folder / name / "last.pt", train_state)
         fit(
-            learner,
+            train_state,
             train,
             val,
             replace(plan, epochs=until),
@@ -121,16 +124,16 @@ def learn(name: str, folder: Path, world: World, poisoned: int | None = None) ->
     return {
         "steps": list(map(asdict, steps)),
         "epochs": list(map(asdict, progress.history)),
-        "weights": digest_of(learner),
+        "weights": digest_of(train_state),
     }
 
 
-def digest_of(learner: Learner) -> str:
+def digest_of(train_state: TrainState) -> str:
     """Over all that is trained and averaged."""
     tensors = [
-        *learner.model.state_dict().values(),
-        *learner.loss.parameters(),
-        *learner.judged.state_dict().values(),
+        *train_state.model.state_dict().values(),
+        *train_state.loss.parameters(),
+        *train_state.evaluation_model.state_dict().values(),
     ]
     return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
 

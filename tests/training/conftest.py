@@ -1,4 +1,4 @@
-"""A tiny learner and clips without files: textured noise in which the fakes flicker."""
+"""A tiny train_state and clips without files: textured noise in which the fakes flicker."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stf.data.video_sbi_dataset import Provenance
 from stf.errors import Interrupted
 from stf.models.backbone_v73 import STFMambaV73
 from stf.training.budget_tracker import BudgetStatus
+from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.identity import Origin
-from stf.training.learner import Learner, build_learner
 from stf.training.loop import Plan, fit
 from stf.training.progress import Progress
 from stf.training.records import EpochDetails, EpochRecord, StepRecord
-from stf.training.state import CheckpointFolder
 from stf.training.step import Batch
+from stf.training.train_state import TrainState, build_train_state
 
 ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")
 
@@ -43,8 +43,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_learner() -> Callable[..., Learner]:
-    """`make_learner(seed=…, epochs=…, steps_per_epoch=…, ema_decay=…, **config fields)` on the CPU."""
+def make_train_state() -> Callable[..., TrainState]:
+    """`make_train_state(seed=…, epochs=…, steps_per_epoch=…, ema_decay=…, **config fields)` on the CPU."""
 
     def make(
         seed: int = 0,
@@ -53,11 +53,11 @@ def make_learner() -> Callable[..., Learner]:
         ema_decay: float = 0.0,
         device: str = "cpu",
         **fields: Any,
-    ) -> Learner:
+    ) -> TrainState:
         config = tiny_config(**fields)
         torch.manual_seed(seed)
         training = TrainingParams(backbone_lr_scale=0.1, ema_decay=ema_decay)
-        return build_learner(
+        return build_train_state(
             STFMambaV73(config),
             config,
             training,
@@ -115,7 +115,7 @@ class FakeBatches:
 class TinyRun:
     """Everything that `fit` takes, on tiny clips, and what it reported. `spent_usd` grows by $1 per look."""
 
-    learner: Learner
+    train_state: TrainState
     val: list[Batch]
     plan: Plan
     folder: CheckpointFolder
@@ -136,7 +136,7 @@ class TinyRun:
 
         progress = progress or Progress()
         fit(
-            self.learner,
+            self.train_state,
             self.train,
             self.val,
             self.plan,
@@ -152,7 +152,7 @@ class TinyRun:
 
 @pytest.fixture
 def make_run(
-    tmp_path: Path, make_learner: Callable[..., Learner], make_batch: Callable[..., Batch]
+    tmp_path: Path, make_train_state: Callable[..., TrainState], make_batch: Callable[..., Batch]
 ) -> Callable[..., TinyRun]:
     """`make_run(name, epochs=…, n_batches=…, max_usd=…, origin=…, **config fields)`."""
 
@@ -170,7 +170,7 @@ def make_run(
         plan = Plan("a", epochs, config.grad_accum)
         train = FakeBatches(make_batch, n_batches)
         return TinyRun(
-            learner=make_learner(
+            train_state=make_train_state(
                 seed=seed,
                 epochs=epochs,
                 steps_per_epoch=plan.steps_per_epoch(n_batches),

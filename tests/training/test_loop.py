@@ -69,7 +69,7 @@ def test_two_runs_end_with_the_same_bits(make_run: MakeRun) -> None:
     for name in ("first", "second"):
         runs.append(make_run(name, dropout=0.3, drop_path=0.2, ema_decay=0.5))
         ends.append(runs[-1].fit())
-    for a, b in zip(*(run.learner.model.state_dict().values() for run in runs), strict=True):
+    for a, b in zip(*(run.train_state.model.state_dict().values() for run in runs), strict=True):
         assert torch.equal(a, b)
     assert (runs[0].folder.path / "best.pt").read_bytes() == (runs[1].folder.path / "best.pt").read_bytes()
     same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in ends]
@@ -79,7 +79,7 @@ def test_two_runs_end_with_the_same_bits(make_run: MakeRun) -> None:
 def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -> None:
     run = make_run(epochs=1, lr=1e-3)
     progress = run.fit()
-    best = {name: value.clone() for name, value in run.learner.model.state_dict().items()}
+    best = {name: value.clone() for name, value in run.train_state.model.state_dict().items()}
     # what follows is worse by decree: an epoch is kept only when it beats what was kept
     progress.best = replace(progress.best, val_auc=2.0)
     run.plan = replace(run.plan, epochs=2)
@@ -89,7 +89,7 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -
     kept, _, epoch = load_model(run.folder.path / "best.pt")
     assert epoch == 1
     assert all(torch.equal(best[name], value) for name, value in kept.state_dict().items())
-    assert any(not torch.equal(best[n], v) for n, v in run.learner.model.state_dict().items())
+    assert any(not torch.equal(best[n], v) for n, v in run.train_state.model.state_dict().items())
     assert after.history[-1].best_auc == 2.0
 
 
@@ -97,9 +97,9 @@ def test_the_moving_average_is_what_is_kept(make_run: MakeRun) -> None:
     run = make_run(epochs=1, ema_decay=0.9)
     run.fit()
     kept, _, _ = load_model(run.folder.path / "best.pt")
-    average = run.learner.judged.state_dict()
+    average = run.train_state.evaluation_model.state_dict()
     assert all(torch.equal(average[name], value) for name, value in kept.state_dict().items())
-    assert any(not torch.equal(average[n], v) for n, v in run.learner.model.state_dict().items())
+    assert any(not torch.equal(average[n], v) for n, v in run.train_state.model.state_dict().items())
 
 
 def test_best_pt_holds_weights_configuration_and_epoch_only(make_run: MakeRun) -> None:

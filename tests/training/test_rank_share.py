@@ -12,9 +12,9 @@ from stf.config import DataParams, Params, SbiParams, STFV8Config
 from stf.data.pairs import PairBatchSampler
 from stf.io.distributed import ALONE, World
 from stf.training.distributed import _buckets, sum_gradients
-from stf.training.learner import Learner
 from stf.training.loaders import RankShare, build_loaders, collate_share
 from stf.training.step import Batch
+from stf.training.train_state import TrainState
 from stf.training.validation import ValidationFigures, validate
 from tests.reference.worlds import play
 
@@ -64,16 +64,16 @@ def test_loaders_of_several_processes_yield_the_clips_of_one(shared_tree: Path) 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_validate_to_the_figures_of_one(
-    make_learner: Callable[..., Learner], make_batch: Callable[..., Batch], size: int
+    make_train_state: Callable[..., TrainState], make_batch: Callable[..., Batch], size: int
 ) -> None:
     batches = [make_batch(3, seed=1, failures=("empty mask",)), make_batch(1, seed=2)]
-    learners = [make_learner() for _ in range(size)]
+    train_states = [make_train_state() for _ in range(size)]
 
     def part(world: World) -> ValidationFigures:
-        learners[world.rank].world = world
-        return validate(learners[world.rank], [cut(batch, world) for batch in batches], "epoch 1")
+        train_states[world.rank].world = world
+        return validate(train_states[world.rank], [cut(batch, world) for batch in batches], "epoch 1")
 
-    wanted = validate(make_learner(), batches, "epoch 1")
+    wanted = validate(make_train_state(), batches, "epoch 1")
     for figures in play(size, part):
         assert figures.loss == pytest.approx(wanted.loss, abs=1e-6)
         assert figures.auc == pytest.approx(wanted.auc)

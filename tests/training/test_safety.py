@@ -22,8 +22,8 @@ from pipeline.train_phase_a import main
 from stf.config import Params, STFV8Config
 from stf.data.video_sbi_dataset import ATTEMPTS_AT_OWN_VIDEO, VideoSBIDataset
 from stf.errors import DataError
-from stf.training.learner import Learner
 from stf.training.step import Batch, StepFigures, train_step
+from stf.training.train_state import TrainState
 from tests.reference.training_commands import PARAMS, digest, run_training
 
 RUNTIME = {"checkpoint_minutes": 0.0001}  # the state after every step
@@ -41,19 +41,19 @@ def kept_in(place: Path) -> dict[str, str]:
     return {str(path.relative_to(place)): digest(path) for path in files if path.name != "mlflow_run.json"}
 
 
-def in_weights(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
-    next(iter(learner.model.parameters())).data.view(-1)[0] = float("nan")
+def in_weights(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[Batch]:
+    next(iter(train_state.model.parameters())).data.view(-1)[0] = float("nan")
     return batches
 
 
-def in_clip(_: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
+def in_clip(_: TrainState, batches: Sequence[Batch]) -> Sequence[Batch]:
     video = batches[0].video.float() / 255
     video[1, 0, 0, 0, 0] = float("nan")
     return [batches[0]._replace(video=video), *batches[1:]]
 
 
-def in_gradient(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
-    next(iter(learner.model.parameters())).register_hook(lambda grad: grad * float("inf"))
+def in_gradient(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[Batch]:
+    next(iter(train_state.model.parameters())).register_hook(lambda grad: grad * float("inf"))
     return batches
 
 
@@ -66,7 +66,7 @@ def in_gradient(learner: Learner, batches: Sequence[Batch]) -> Sequence[Batch]:
     ],
 )
 def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
-    plant: Callable[[Learner, Sequence[Batch]], Sequence[Batch]],
+    plant: Callable[[TrainState, Sequence[Batch]], Sequence[Batch]],
     what: str,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -75,11 +75,11 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     (place / "weights/phase_a.pt").write_text("of an earlier training")
     before: dict[str, str] = {}
 
-    def planted(learner: Learner, batches: Sequence[Batch], where: str) -> StepFigures:
+    def planted(train_state: TrainState, batches: Sequence[Batch], where: str) -> StepFigures:
         if where == "epoch 2, step 2":
             before.update(kept_in(place))
-            batches = plant(learner, batches)
-        return train_step(learner, batches, where)
+            batches = plant(train_state, batches)
+        return train_step(train_state, batches, where)
 
     with monkeypatch.context() as patch:
         patch.setattr("stf.training.loop.train_step", planted)

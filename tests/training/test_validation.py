@@ -13,12 +13,12 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from stf.errors import TrainingError
-from stf.training.learner import Learner
 from stf.training.loaders import RememberedBatches
 from stf.training.step import Batch
+from stf.training.train_state import TrainState
 from stf.training.validation import failures_in, validate
 
-MakeLearner = Callable[..., Learner]
+MakeTrainState = Callable[..., TrainState]
 MakeBatch = Callable[..., dict[str, Any]]
 
 
@@ -33,14 +33,17 @@ class CountingLoader:
         yield from self.batches
 
 
-def test_figures_are_scikit_learns_over_all_clips(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, batches = make_learner(dropout=0.5), [make_batch(3, seed=1), make_batch(1, seed=2)]
-    figures = validate(learner, batches, "epoch 1")
-    learner.model.eval()
+def test_figures_are_scikit_learns_over_all_clips(
+    make_train_state: MakeTrainState, make_batch: MakeBatch
+) -> None:
+    train_state, batches = make_train_state(dropout=0.5), [make_batch(3, seed=1), make_batch(1, seed=2)]
+    figures = validate(train_state, batches, "epoch 1")
+    train_state.model.eval()
     with torch.no_grad():
-        outs = [learner.model(batch.video) for batch in batches]
+        outs = [train_state.model(batch.video) for batch in batches]
         losses = [
-            learner.loss(out, batch.label)["total"].item() for out, batch in zip(outs, batches, strict=True)
+            train_state.loss(out, batch.label)["total"].item()
+            for out, batch in zip(outs, batches, strict=True)
         ]
     score = np.concatenate([out["logits"].softmax(1)[:, 1].numpy() for out in outs])
     label = np.concatenate([batch.label.numpy() for batch in batches])
@@ -51,18 +54,20 @@ def test_figures_are_scikit_learns_over_all_clips(make_learner: MakeLearner, mak
 
 
 def test_validation_changes_nothing_and_repeats_itself(
-    make_learner: MakeLearner, make_batch: MakeBatch
+    make_train_state: MakeTrainState, make_batch: MakeBatch
 ) -> None:
-    learner, batches = make_learner(dropout=0.5, drop_path=0.3), [make_batch(2)]
-    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    train_state, batches = make_train_state(dropout=0.5, drop_path=0.3), [make_batch(2)]
+    before = {name: value.clone() for name, value in train_state.model.state_dict().items()}
     random_state = torch.get_rng_state()
-    assert validate(learner, batches, "epoch 1") == validate(learner, batches, "epoch 1")
+    assert validate(train_state, batches, "epoch 1") == validate(train_state, batches, "epoch 1")
     assert torch.equal(random_state, torch.get_rng_state())
-    assert all(torch.equal(before[name], value) for name, value in learner.model.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in train_state.model.state_dict().items())
 
 
-def test_the_moving_average_is_what_is_validated(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    plain, averaged, batch = make_learner(), make_learner(ema_decay=0.9), make_batch(2)
+def test_the_moving_average_is_what_is_validated(
+    make_train_state: MakeTrainState, make_batch: MakeBatch
+) -> None:
+    plain, averaged, batch = make_train_state(), make_train_state(ema_decay=0.9), make_batch(2)
     with torch.no_grad():
         for parameter in averaged.model.parameters():
             parameter.mul_(3.0)
@@ -70,12 +75,12 @@ def test_the_moving_average_is_what_is_validated(make_learner: MakeLearner, make
 
 
 def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
-    make_learner: MakeLearner, make_batch: MakeBatch
+    make_train_state: MakeTrainState, make_batch: MakeBatch
 ) -> None:
     bad = make_batch(1, seed=3)
     bad.video[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"validation loss.*epoch 4.*003-0 from frame 0"):
-        validate(make_learner(), [make_batch(1), bad], "epoch 4")
+        validate(make_train_state(), [make_batch(1), bad], "epoch 4")
 
 
 def test_failures_count_once_per_pair_and_name_the_codecs_fallback(make_batch: MakeBatch) -> None:

@@ -19,11 +19,11 @@ from stf.training.optimizer import build_optimizer, build_schedule
 
 
 @dataclass
-class Learner:
+class TrainState:
     """Network, loss (with its margin m), optimizer, schedule, gradient scaler and moving average.
 
     `amp_dtype` None means float32 throughout. `scaler` works with float16 alone. Every process of `world` has a
-    learner; they start alike and stay so, bit for bit, because each applies the same sum of gradients.
+    train_state; they start alike and stay so, bit for bit, because each applies the same sum of gradients.
     """
 
     model: STFMambaV73
@@ -38,7 +38,7 @@ class Learner:
     world: World = ALONE
 
     @property
-    def judged(self) -> STFMambaV73:
+    def evaluation_model(self) -> STFMambaV73:
         """The network that is validated and kept: the moving average where there is one."""
         return cast(STFMambaV73, self.ema.module) if self.ema is not None else self.model
 
@@ -52,7 +52,7 @@ class Learner:
         return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
 
-def build_learner(
+def build_train_state(
     model: STFMambaV73,
     config: STFV8Config,
     training: TrainingParams,
@@ -61,7 +61,7 @@ def build_learner(
     steps_per_epoch: int,
     device: str,
     world: World = ALONE,
-) -> Learner:
+) -> TrainState:
     """Moves `model` to the device and builds the rest around it. Mixed precision is for CUDA alone."""
     place = torch.device(device)
     model.to(place)
@@ -69,7 +69,7 @@ def build_learner(
     optimizer = build_optimizer(model, loss, config, training.backbone_lr_scale)
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": None}
     amp_dtype = dtypes[config.amp_dtype] if place.type == "cuda" else None
-    return Learner(
+    return TrainState(
         model=model,
         loss=loss,
         optimizer=optimizer,

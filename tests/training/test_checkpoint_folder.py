@@ -22,8 +22,8 @@ from stf.config import BudgetParams, DataParams, Params, PhaseAParams, PhaseBPar
 from stf.errors import CheckpointError, Interrupted, TrainingError
 from stf.models.weights import load_model, read_checkpoint
 from stf.training.identity import Origin, config_hash
-from stf.training.learner import Learner
 from stf.training.progress import Best, Progress
+from stf.training.train_state import TrainState
 
 MakeRun = Callable[..., Any]
 ORIGIN = Origin(config_hash="config", fingerprint="data", code="code")
@@ -31,8 +31,8 @@ TIMES = ("epoch_time", "cost_usd", "timestamp")
 RANDOM = {"dropout": 0.3, "drop_path": 0.2, "grad_accum": 2, "ema_decay": 0.5}
 
 
-def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in learner.model.state_dict().items()}
+def weights_of(train_state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in train_state.model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
@@ -124,30 +124,30 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     resumed = make_run("resumed", epochs=3, n_batches=3, seed=5, **RANDOM)
     resumed.plan = plan
     torch.manual_seed(99)
-    _, progress, note = resumed.folder.resume(moved, resumed.learner)
+    _, progress, note = resumed.folder.resume(moved, resumed.train_state)
     assert (note, progress.place(2)) == ("", "after epoch 1")
     assert read_checkpoint(resumed.folder.path / "best.pt")["epoch"] == 1  # no folder is without its best
     got = resumed.fit(progress)
 
     assert [s.global_step for s in resumed.steps] == [3, 4, 5, 6]
-    for name, value in whole.learner.model.state_dict().items():
-        assert torch.equal(value, resumed.learner.model.state_dict()[name]), name
-    for a, b in zip(whole.learner.loss.parameters(), resumed.learner.loss.parameters(), strict=True):
+    for name, value in whole.train_state.model.state_dict().items():
+        assert torch.equal(value, resumed.train_state.model.state_dict()[name]), name
+    for a, b in zip(whole.train_state.loss.parameters(), resumed.train_state.loss.parameters(), strict=True):
         assert torch.equal(a, b)
-    for name, value in whole.learner.judged.state_dict().items():
-        assert torch.equal(value, resumed.learner.judged.state_dict()[name]), name
+    for name, value in whole.train_state.evaluation_model.state_dict().items():
+        assert torch.equal(value, resumed.train_state.evaluation_model.state_dict()[name]), name
     same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in (wanted, got)]
     assert same[0] == same[1]
     assert (whole.folder.path / "best.pt").read_bytes() == (resumed.folder.path / "best.pt").read_bytes()
 
 
 def run_in_pieces(make_run: MakeRun, leave_after: Sequence[int], **fields: Any) -> Any:
-    """A run that is told to leave after each of these global steps, and goes on with a new learner each time."""
+    """A run that is told to leave after each of these global steps, and goes on with a new train_state each time."""
     for piece, last in enumerate((*leave_after, None)):
         run = make_run("pieces", seed=piece, **fields)  # first weights and dropout of each piece are others
         found, progress = run.folder.find(), Progress()
         if found.payload is not None:
-            progress, _ = run.folder.restore(found.path, found.payload, run.learner)
+            progress, _ = run.folder.restore(found.path, found.payload, run.train_state)
         if last is None:
             return run, run.fit(progress)
         run.asked_to_leave = leave_when(progress, last)
@@ -171,8 +171,8 @@ def test_a_run_in_pieces_ends_with_the_bits_of_a_whole_one(
     wanted = whole.fit()
     run, got = run_in_pieces(make_run, leave_after, **fields)
     assert (got.epoch, got.global_step) == (3, 6)
-    for name, value in weights_of(whole.learner).items():
-        assert torch.equal(value, run.learner.model.state_dict()[name]), name
+    for name, value in weights_of(whole.train_state).items():
+        assert torch.equal(value, run.train_state.model.state_dict()[name]), name
     for name in ("best.pt", "last.pt"):
         states = [untimed(read_checkpoint(each.folder.path / name)) for each in (whole, run)]
         assert_same(*states)
@@ -304,7 +304,7 @@ def test_a_state_of_other_code_is_gone_on_from_on_request(make_run: MakeRun) -> 
     run = make_run(epochs=2)
     run.fit()
     folder = make_run(origin=replace(ORIGIN, code="other")).folder
-    _, progress, note = folder.resume(run.folder.path / "last.pt", run.learner)
+    _, progress, note = folder.resume(run.folder.path / "last.pt", run.train_state)
     assert progress.epoch == 2
     assert "other code" in note
 
@@ -314,7 +314,7 @@ def test_other_threads_are_told(make_run: MakeRun) -> None:
     run.fit()
     found = run.folder.find()
     found.payload["extra"]["setting"]["threads"] = 7
-    _, note = run.folder.restore(found.path, found.payload, run.learner)
+    _, note = run.folder.restore(found.path, found.payload, run.train_state)
     assert "threads 7 then, 1 now" in note
 
 
@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_the_last_good_state(make_run: MakeRun, monkeypatch: 
     with pytest.raises(
         CheckpointError, match=r"last\.pt cannot be written: No space left on device.*untouched"
     ):
-        run.folder.keep_last(run.learner, Progress())
+        run.folder.keep_last(run.train_state, Progress())
     assert {path.name: path.read_bytes() for path in run.folder.path.iterdir()} == before
 
 
@@ -349,19 +349,19 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
         make_run("second", origin=replace(ORIGIN, fingerprint="other"), seed=5, ema_decay=0.9),
     )
     first.fit()
-    _, progress, told = second.folder.resume(first.folder.path / "last.pt", second.learner)
+    _, progress, told = second.folder.resume(first.folder.path / "last.pt", second.train_state)
     assert progress == Progress()
     assert "another fingerprint" in told
     assert "from its weights" in told
-    for name, value in weights_of(first.learner).items():
-        assert torch.equal(value, second.learner.model.state_dict()[name])
-        assert torch.equal(value, second.learner.judged.state_dict()[name])
+    for name, value in weights_of(first.train_state).items():
+        assert torch.equal(value, second.train_state.model.state_dict()[name])
+        assert torch.equal(value, second.train_state.evaluation_model.state_dict()[name])
 
 
 def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
     first, second = make_run("first", epochs=1), make_run("second", seed=5)
     first.fit()
-    _, progress, told = second.folder.resume(first.folder.path / "best.pt", second.learner)
+    _, progress, told = second.folder.resume(first.folder.path / "best.pt", second.train_state)
     assert progress == Progress()
     assert "weights alone" in told
     second.fit(progress)
@@ -374,13 +374,13 @@ def test_what_started_from_weights_is_another_run(make_run: MakeRun, tmp_path: P
     weights = shutil.copy(first.folder.path / "best.pt", tmp_path / "weights.pt")
     trial = make_run("first", epochs=2, seed=5)
     identity = trial.folder.identity
-    _, progress, _ = trial.folder.resume(weights, trial.learner)
+    _, progress, _ = trial.folder.resume(weights, trial.train_state)
     assert trial.folder.identity != identity
     assert trial.folder.starts_from_weights
     assert (trial.folder.path / "other.pt").exists()  # the state of the run without
     trial.fit(progress)
     again = make_run("first", epochs=2, seed=6)
-    used, progress, _ = again.folder.resume(weights, again.learner)
+    used, progress, _ = again.folder.resume(weights, again.train_state)
     assert (used, progress.epoch) == (trial.folder.path / "last.pt", 2)
     plain = make_run("first", epochs=2)
     found = plain.folder.find()
@@ -398,7 +398,7 @@ def test_a_disk_that_fills_while_torch_writes_is_told_as_such(make_run: MakeRun)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["last.pt"]) // 2, limits[1]))
         with pytest.raises(CheckpointError, match=r"last\.pt cannot be written: File too large.*untouched"):
-            run.folder.keep_last(run.learner, Progress())
+            run.folder.keep_last(run.train_state, Progress())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -428,7 +428,7 @@ def test_a_state_that_somebody_changed_is_named(make_run: MakeRun, spoil: Callab
     payload = read_checkpoint(path)
     spoil(payload)
     with pytest.raises(CheckpointError, match=r"last\.pt holds a training state that does not fit"):
-        run.folder.restore(path, payload, run.learner)
+        run.folder.restore(path, payload, run.train_state)
 
 
 def test_last_pt_is_a_checkpoint_like_any_other(make_run: MakeRun) -> None:
@@ -436,7 +436,7 @@ def test_last_pt_is_a_checkpoint_like_any_other(make_run: MakeRun) -> None:
     run.fit()
     network, _, epoch = load_model(run.folder.path / "last.pt")
     assert epoch == 1
-    for name, value in weights_of(run.learner).items():
+    for name, value in weights_of(run.train_state).items():
         assert torch.equal(value, network.state_dict()[name])
 
 
@@ -447,7 +447,7 @@ def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path, damage: Call
     broken = tmp_path / "broken.pt"
     broken.write_bytes(damage((run.folder.path / "last.pt").read_bytes()))
     with pytest.raises(CheckpointError, match=r"broken\.pt"):
-        run.folder.resume(broken, run.learner)
+        run.folder.resume(broken, run.train_state)
 
 
 def test_a_state_without_its_parts_is_named(make_run: MakeRun, tmp_path: Path) -> None:
@@ -457,4 +457,4 @@ def test_a_state_without_its_parts_is_named(make_run: MakeRun, tmp_path: Path) -
     del payload["optimizer"]
     torch.save(payload, tmp_path / "partial.pt")
     with pytest.raises(CheckpointError, match=r"partial\.pt.*optimizer"):
-        run.folder.resume(tmp_path / "partial.pt", run.learner)
+        run.folder.resume(tmp_path / "partial.pt", run.train_state)

@@ -31,9 +31,9 @@ from stf.errors import CheckpointError
 from stf.io.hashing import sha256_of
 from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.training.identity import Origin
-from stf.training.learner import Learner
 from stf.training.lock import locked
 from stf.training.progress import Best, Progress
+from stf.training.train_state import TrainState
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Found:
 class CheckpointFolder:
     """Writes and reads the checkpoints of one configuration; each file is replaced in one step.
 
-    Of several processes (learner.world) only rank 0 writes; all must call `keep_last` and `restore`, which are theirs
-    together.
+    Of several processes (train_state.world) only rank 0 writes; all must call `keep_last` and `restore` together.
     """
 
     def __init__(self, path: str | Path, config: STFV8Config, origin: Origin) -> None:
@@ -70,31 +69,31 @@ class CheckpointFolder:
         """Holds the folder, see `stf.training.lock.locked`."""
         return locked(self.path, tell)
 
-    def keep_best(self, learner: Learner, best: Best, path: str | Path | None = None) -> None:
+    def keep_best(self, train_state: TrainState, best: Best, path: str | Path | None = None) -> None:
         """Writes the best weights to best.pt, or to `path`: weights, configuration and epoch only."""
-        if not learner.world.is_main:
+        if not train_state.world.is_main:
             return
-        network = copy.deepcopy(learner.model)
+        network = copy.deepcopy(train_state.model)
         network.load_state_dict(best.weights)
         save_checkpoint(path or self.path / "best.pt", network, config=self._config, epoch=best.epoch)
 
-    def keep_last(self, learner: Learner, progress: Progress) -> None:
+    def keep_last(self, train_state: TrainState, progress: Progress) -> None:
         """last.pt := the whole state between two steps. The schedule is a function of global_step."""
-        random_states = learner.world.exchange(_random_state_of(learner.device))
-        if not learner.world.is_main:
+        random_states = train_state.world.exchange(_random_state_of(train_state.device))
+        if not train_state.world.is_main:
             return
         extra = dataclasses.asdict(self._origin) | progress.as_dict()
-        extra["setting"] = _setting_of(learner)
-        extra["ema"] = None if learner.ema is None else learner.ema.module.state_dict()
+        extra["setting"] = _setting_of(train_state)
+        extra["ema"] = None if train_state.ema is None else train_state.ema.module.state_dict()
         extra["rng"] = random_states  # by rank
         save_checkpoint(
             self._last,
-            learner.model,
+            train_state.model,
             config=self._config,
             epoch=progress.epoch,
-            loss=learner.loss,
-            optimizer=learner.optimizer,
-            scaler=learner.scaler,
+            loss=train_state.loss,
+            optimizer=train_state.optimizer,
+            scaler=train_state.scaler,
             extra=extra,
             previous=self._previous,
         )
@@ -165,7 +164,7 @@ class CheckpointFolder:
         return [name.replace("starting_", "starting ") for name in wanted if state.get(name) != wanted[name]]
 
     def resume(
-        self, path: str | Path, learner: Learner, tell: Callable[[str], None] = print
+        self, path: str | Path, train_state: TrainState, tell: Callable[[str], None] = print
     ) -> tuple[Path, Progress, str]:
         """Goes on from `path` if it is a state of this configuration and data, else starts from its weights.
 
@@ -178,7 +177,7 @@ class CheckpointFolder:
         if {"config_hash", "fingerprint"}.isdisjoint(self._difference(payload)):
             start = payload["extra"].get("starting_weights", "")
             self._origin = dataclasses.replace(self._origin, starting_weights=start)
-            progress, note = self.restore(path, payload, learner)
+            progress, note = self.restore(path, payload, train_state)
             differs = self._difference(payload)
             return (
                 Path(path),
@@ -187,36 +186,38 @@ class CheckpointFolder:
             )
         digest = sha256_of(path)
         self._origin = dataclasses.replace(self._origin, starting_weights=digest)
-        found = learner.world.from_main(self.find)
+        found = train_state.world.from_main(self.find)
         for told in found.told:
             tell(told)
         if found.path is not None and found.payload is not None:
-            return found.path, *self.restore(found.path, found.payload, learner)
-        report = load_checkpoint_flexible(path, learner.model)
-        if learner.ema is not None:
-            learner.ema.set(learner.model)
+            return found.path, *self.restore(found.path, found.payload, train_state)
+        report = load_checkpoint_flexible(path, train_state.model)
+        if train_state.ema is not None:
+            train_state.ema.set(train_state.model)
         differs = [name for name in self._difference(payload) if name != "starting weights"]
         reason = f"the state of another {' and '.join(differs)}" if "extra" in payload else "weights alone"
         told = f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
         return Path(path), Progress(), told
 
-    def restore(self, path: str | Path, payload: dict[str, Any], learner: Learner) -> tuple[Progress, str]:
-        """Makes `learner` what it was when the state was written; returns the progress and a note on what differs.
+    def restore(
+        self, path: str | Path, payload: dict[str, Any], train_state: TrainState
+    ) -> tuple[Progress, str]:
+        """Makes `train_state` what it was when the state was written; returns the progress and a note on what differs.
 
         Raises CheckpointError, naming `path`, when it does not fit. The number of processes may differ from that which
         wrote it: a rank that the file does not know keeps its own fresh seed.
         """
         try:
             state = payload["extra"]
-            progress = _restore_learner(learner, payload, state)
-            written, here = state["setting"], _setting_of(learner)
+            progress = _restore_train_state(train_state, payload, state)
+            written, here = state["setting"], _setting_of(train_state)
             changed = [
                 f"{name} {written.get(name)} then, {value} now"
                 for name, value in here.items()
                 if written.get(name) != value
             ]
             if progress.best is not None:
-                self.keep_best(learner, progress.best)  # the file may come from another folder
+                self.keep_best(train_state, progress.best)  # the file may come from another folder
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} holds a training state that does not fit this version ({str(error)[:150]}); --fresh begins "
@@ -234,24 +235,24 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _restore_learner(learner: Learner, payload: dict[str, Any], state: dict[str, Any]) -> Progress:
-    """Makes `learner` what it was when `payload` was written, with its part `state`; returns how far it was.
+def _restore_train_state(train_state: TrainState, payload: dict[str, Any], state: dict[str, Any]) -> Progress:
+    """Makes `train_state` what it was when `payload` was written, with its part `state`; returns how far it was.
 
     Raises KeyError, TypeError, ValueError or RuntimeError for the state of another network or version.
     """
     progress = Progress.from_dict(payload["epoch"], state)
     for weights in (payload["model"], state["ema"] or {}, progress.best.weights if progress.best else {}):
         _require_finite(weights)
-    learner.model.load_state_dict(payload["model"])
-    learner.loss.load_state_dict(payload["loss"])
-    learner.optimizer.load_state_dict(payload["optimizer"])
-    _require_moments_that_fit(learner)
-    learner.scaler.load_state_dict(payload["scaler"])
-    learner.schedule.step_update(progress.global_step)
-    if learner.ema is not None:
-        learner.ema.module.load_state_dict(state["ema"])
-    if learner.world.rank < len(state["rng"]):
-        _set_random_state(state["rng"][learner.world.rank], learner.device)
+    train_state.model.load_state_dict(payload["model"])
+    train_state.loss.load_state_dict(payload["loss"])
+    train_state.optimizer.load_state_dict(payload["optimizer"])
+    _require_moments_that_fit(train_state)
+    train_state.scaler.load_state_dict(payload["scaler"])
+    train_state.schedule.step_update(progress.global_step)
+    if train_state.ema is not None:
+        train_state.ema.module.load_state_dict(state["ema"])
+    if train_state.world.rank < len(state["rng"]):
+        _set_random_state(state["rng"][train_state.world.rank], train_state.device)
     return progress
 
 
@@ -261,19 +262,19 @@ def _require_finite(weights: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} holds NaN or infinite numbers")
 
 
-def _require_moments_that_fit(learner: Learner) -> None:
-    for parameter, moments in learner.optimizer.state.items():
+def _require_moments_that_fit(train_state: TrainState) -> None:
+    for parameter, moments in train_state.optimizer.state.items():
         for moment in moments.values():
             if isinstance(moment, Tensor) and moment.dim() > 0 and moment.shape != parameter.shape:
                 raise ValueError("the optimizer's moments are of another network")
 
 
-def _setting_of(learner: Learner) -> dict[str, Any]:
+def _setting_of(train_state: TrainState) -> dict[str, Any]:
     """On what the bits of a result depend beside parameters, data and code."""
     return {
-        "device": learner.device.type,
+        "device": train_state.device.type,
         "threads": torch.get_num_threads(),
-        "processes": learner.world.size,
+        "processes": train_state.world.size,
         "torch": str(torch.__version__),
     }
 
