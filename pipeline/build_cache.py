@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from pipeline.cli import command, load_params, params_option
 from stf.io.paths import DATA_JSON
+
+USUAL_FOLDER = "cache/faces"  # what --estimate assumes where runtime.face_cache is empty
 
 
 @command
@@ -29,6 +33,10 @@ def main(params_path: str, estimate: bool) -> None:
     from stf.training.face_cache import face_cache, fill, measure, training_videos
 
     params, console = load_params(params_path), make_console()
+    if estimate and not params.runtime.face_cache:
+        params = dataclasses.replace(
+            params, runtime=dataclasses.replace(params.runtime, face_cache=USUAL_FOLDER)
+        )
     if not params.runtime.face_cache:
         raise ConfigError("runtime.face_cache is empty, so there is no cache to build; set it to a folder")
     cv2.setNumThreads(0)  # the work is spread over processes

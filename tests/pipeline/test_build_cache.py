@@ -39,6 +39,14 @@ def run(*options: str, face_cache: str = "cache/faces") -> Result:
     return CliRunner().invoke(main, options)
 
 
+@pytest.mark.usefixtures("training_place")
+def test_without_a_cache_folder_it_estimates_for_the_usual_one() -> None:
+    estimated = run("--estimate", face_cache="")
+    assert estimated.exit_code == 0, estimated.output
+    assert "cache/faces" in estimated.output.partition("still to build")[2]
+    assert not Path("cache").exists()
+
+
 def files() -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path("cache").rglob("*.faces")}
 
