@@ -1,7 +1,7 @@
-"""Runs every benchmark and keeps what they print: python -m benchmarks.all [NAME...]
+"""Runs every benchmark and writes what they print to results.md: python -m benchmarks.all [NAME...]
 
-Each runs with its defaults in a process of its own. A section of the results belongs to the machine and commit named
-in it: with names given, only their sections are made anew.
+Each runs with its defaults in a process of its own. A section of the results belongs to the machine and commit that
+it names. With names given, only their sections are replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 from benchmarks.harness import machine
 from stf.io.outputs import write_text
 
-# What decides the price of training first, down to what is only overhead.
+# In the order of their share in the price of training; overhead comes last.
 NAMES = (
     "pairs",
     "h264",
@@ -38,7 +38,7 @@ RESULTS = "benchmarks/results.md"
 HEAD = """# Benchmarks
 
 Written by `make bench`; one section by `make bench ARGS=NAME`. Ratios compare variants that ran in turns in one
-process, so they hold on a busy machine too; milliseconds belong to the machine named above each table.
+process, so they hold on a busy machine too. Milliseconds belong to the machine named above each table.
 """
 
 
@@ -48,7 +48,7 @@ process, so they hold on a busy machine too; milliseconds belong to the machine 
 def main(names: tuple[str, ...], out: Path) -> None:
     """Run the benchmarks NAME, or all of them, and write their output to a Markdown file.
 
-    Exits with 1 when a benchmark failed; the others still run, and the file says which.
+    The exit code is 1 if a benchmark failed. The others still run, and the file says which failed.
     """
     sections, failed = sections_of(out), []
     for name in names or NAMES:
@@ -63,7 +63,7 @@ def main(names: tuple[str, ...], out: Path) -> None:
 
 
 def run(name: str) -> tuple[str, bool]:
-    """(the section of one benchmark, whether it ended well); its lines are shown as they come."""
+    """(section of one benchmark, whether it succeeded). Its output is also printed, line by line."""
     command = ("-m", f"benchmarks.{name}")
     started, lines = time.perf_counter(), []
     with subprocess.Popen(
@@ -77,19 +77,21 @@ def run(name: str) -> tuple[str, bool]:
     ended = "" if process.returncode == 0 else f", **failed with exit code {process.returncode}**"
     about = f"{datetime.date.today()}, commit {commit()}, {machine()}; took {seconds:.0f} s{ended}"
     output = "\n".join(lines).strip("\n")
-    text = f"## {name}\n\n{shown_by(name)}\n\n{about}\n\n```\n$ python {shlex.join(command)}\n{output}\n```\n"
+    text = (
+        f"## {name}\n\n{summary_of(name)}\n\n{about}\n\n```\n$ python {shlex.join(command)}\n{output}\n```\n"
+    )
     return text, process.returncode == 0
 
 
-def shown_by(name: str) -> str:
-    """The first line of a benchmark's docstring, without the command that ends it; "" where there is no such file."""
+def summary_of(name: str) -> str:
+    """The first line of a benchmark's docstring, without the command at its end; "" if there is no such file."""
     path = HERE / f"{name}.py"
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else None
     return re.sub(r":? python -m \S+.*$", "", (docstring or "").partition("\n")[0]).rstrip(":. ") + "."
 
 
 def commit() -> str:
-    """The commit that is checked out, with "+" when there are changes beside the results; "unknown" outside git."""
+    """The commit that is checked out, with "+" if anything but the results was changed; "unknown" outside git."""
     git = ("git", "-C", str(HERE.parent))
     changed = subprocess.run(
         (*git, "status", "--porcelain", "-uno", "--", ".", f":!{RESULTS}"),
@@ -100,7 +102,7 @@ def commit() -> str:
 
 
 def sections_of(path: Path) -> dict[str, str]:
-    """Sections by name of an earlier results file; none where it is missing."""
+    """{name: section} of an existing results file; empty if there is none."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
     return {part.partition("\n")[0].removeprefix("## "): part.rstrip() + "\n" for part in parts}

@@ -1,8 +1,8 @@
-"""Keeping a run's state and reading it again, at full size: python -m benchmarks.checkpoint [--folder DIR]
+"""Saving and loading a run's state, at full size: python -m benchmarks.checkpoint [--folder DIR]
 
-The whole state of phase A's network after a step (weights, AdamW's two moments, the moving average and the best epoch's
-weights), as training keeps it after every epoch, beside plain torch.save and torch.load, which neither sync, nor add a
-checksum, nor keep the file before. What a disk takes depends on the disk: --folder names one.
+The state of phase A's network after a step (weights, AdamW's two moments, moving average, weights of the best epoch),
+as training saves it after every epoch. The reference is plain torch.save and torch.load, which do not sync, add no
+checksum and do not keep the previous file. Times depend on the disk; --folder chooses one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stf.training.train_state import TrainState, build_train_state
 
 
 def full_size_train_state(config: STFV8Config) -> tuple[TrainState, Progress]:
-    """As after a step: every parameter has its moments."""
+    """The state after one step, when every parameter has its moments."""
     train_state = build_train_state(
         build_network(config, "cpu"),
         config,
@@ -42,11 +42,13 @@ def full_size_train_state(config: STFV8Config) -> tuple[TrainState, Progress]:
 
 @click.command()
 @click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to write; default: /tmp's disk."
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to write. [default: the system's temporary folder]",
 )
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1))
 def main(folder: Path | None, repeats: int) -> None:
-    """Time the keeping and the reading of a full-size training state against torch.save and torch.load."""
+    """Time saving and loading a full-size training state against torch.save and torch.load."""
     config = STFV8Config.phase_a()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         train_state, progress = full_size_train_state(config)

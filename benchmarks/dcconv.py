@@ -1,9 +1,9 @@
-"""The snake convolution, forward and backward, beside its definition and beside grid_sampler_3d.
+"""The snake convolution, forward and backward, against its definition and grid_sampler_3d.
 
     python -m benchmarks.dcconv [--threads 2]
 
-definition: every tap kept, eight corners by hand. grid_sampler_3d: what runs on a GPU, here on the CPU. straight: three
-convolutions of nine taps, which is what a DCConv3D starts as; it shows what bending costs.
+definition: every tap stored, eight corners written out. grid_sampler_3d: the GPU's code path, here on the CPU.
+straight: three convolutions of nine taps, which a DCConv3D starts as; it shows what bending costs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SHAPES = {
     "full size, stage 1, 1 clip": ((1, 32, 56, 56), (12, 96)),
     "full size, stage 2, 1 clip": ((1, 32, 28, 28), (24, 192)),
 }
-DEFINITION_UP_TO = 10_000  # positions of a clip: beyond, it takes many seconds and gigabytes
+DEFINITION_UP_TO = 10_000  # positions of a clip; larger ones take many seconds and gigabytes
 
 
 class OnPlanes:
-    """Stands in for SnakeOnCPU."""
+    """Replaces SnakeOnCPU."""
 
     @staticmethod
     def apply(x_BTHWS: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def straight(channels: int) -> Callable[[Tensor, Tensor], Tensor]:
 def variants(
     module: DCConv3D, inputs: tuple[Tensor, Tensor], backward: bool
 ) -> dict[str, Callable[[], object]]:
-    """Forward, or forward and backward, of each."""
+    """{name: forward pass, or forward and backward}."""
 
     def run(snake: Callable[[Tensor, Tensor], Tensor]) -> object:
         if backward:

@@ -1,7 +1,7 @@
-"""H.264 round trip of one clip in memory against ffmpeg's way, an .mp4 file: python -m benchmarks.h264
+"""H.264 round trip of one clip in memory against one through an .mp4 file: python -m benchmarks.h264
 
-Both through libx264 ultrafast at constant QP; the file also pays for swscale's colour conversion and for the container.
-Then what the parts of the round trip cost, and by how much colour conversion alone changes a clip.
+Both use libx264 ultrafast at constant QP. The file adds swscale's colour conversion and the container. Then the cost of
+each part of the round trip, and how much colour conversion alone changes a clip.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def moving_clip(n_frames: int, size: int) -> np.ndarray:
     return np.clip(128 + 400 * frames + noise, 0, 255).astype(np.uint8)
 
 
-def ways(clip: np.ndarray, qp: int) -> dict[str, Callable[[], object]]:
-    """The two round trips."""
+def round_trips(clip: np.ndarray, qp: int) -> dict[str, Callable[[], object]]:
+    """{name: round trip} of both."""
     return {
         FILE: lambda: round_trip(clip, qp, "rgb24"),
         MEMORY: lambda: h264_round_trip(clip, qp, "rgb24"),
@@ -40,7 +40,7 @@ def ways(clip: np.ndarray, qp: int) -> dict[str, Callable[[], object]]:
 
 
 def parts(clip: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The round trip and its parts, each a beginning of the one below it."""
+    """{name: part of the round trip}, and the whole."""
     picture = av.VideoFrame(clip.shape[2], clip.shape[1], "yuv420p")
     into, packets = Yuv420(picture, "rgb24"), encode_h264(clip, PART_QP)
 
@@ -52,7 +52,7 @@ def parts(clip: np.ndarray) -> dict[str, Callable[[], object]]:
         "RGB to yuv420p": convert,
         "RGB to yuv420p, encode": lambda: encode_h264(clip, PART_QP),
         "decode": lambda: [None for _ in decode_h264(packets)],
-        MEMORY: ways(clip, PART_QP)[MEMORY],
+        MEMORY: round_trips(clip, PART_QP)[MEMORY],
     }
 
 
@@ -66,18 +66,20 @@ def rms(clip: np.ndarray, other: object) -> float:
 @click.option("--size", "sizes", default=(224, 320), show_default=True, multiple=True, help="Pixels; even.")
 @click.option("--repeats", default=7, show_default=True)
 def main(frames: int, sizes: tuple[int, ...], repeats: int) -> None:
-    """Print a table per size and QP, the parts of one round trip, and the error of both ways at QP 0."""
+    """Print a table per size and QP, the parts of one round trip, and the error of both round trips at QP 0."""
     cv2.setNumThreads(1)
     for size in sizes:
         clip = moving_clip(frames, size)
         for qp in (23, 32, 40):
             bits = h264_bits(clip, qp) / clip[..., 0].size
             title = f"H.264 of {frames} × {size} × {size}, QP {qp}, {bits:.3f} bits per pixel"
-            print_table(title, interleaved(ways(clip, qp), repeats), FILE)
+            print_table(title, interleaved(round_trips(clip, qp), repeats), FILE)
         title = f"Parts of it at {size} px, QP {PART_QP}"
         print_table(title, interleaved(parts(clip), repeats), MEMORY)
-        for name, way in ways(clip, 0).items():
-            click.echo(f"QP 0, {name}: {rms(clip, way()):.2f} grey levels (root mean square) from the clip")
+        for name, round_trip_of in round_trips(clip, 0).items():
+            click.echo(
+                f"QP 0, {name}: {rms(clip, round_trip_of()):.2f} grey levels (root mean square) from the clip"
+            )
         click.echo()
 
 

@@ -1,8 +1,8 @@
 """Times variants of one piece of work in turns, and prints them as a plain table.
 
-Within a round every variant runs once, so that a busy machine slows all of them alike; what is printed is the median
-over the rounds. CPU time counts all threads of this process and its ended children; ratios are taken from it, because
-wall time on a shared machine is also the neighbours'. Memory is taken in one more run of each, outside the timing.
+Every variant runs once a round, so that a busy machine slows all of them equally. Printed is the median over rounds.
+CPU time counts all threads of this process and its children that have ended. Ratios use it, because wall time on a
+shared machine depends on the neighbours. Memory is measured in one more run of each, outside the timing.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PER_SECOND = {"µs": 1e6, "ms": 1e3, "s": 1.0}
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant: medians over `repeats` runs, and the megabytes that it added at most while it ran."""
+    """One variant: medians over `repeats` runs, and its peak memory."""
 
     name: str
     wall_s: float
     cpu_s: float
-    peak_mb: float  # NaN where it was not asked for or the system cannot tell
+    peak_mb: float  # above what the process held before; NaN if not measured or not known
     repeats: int
 
 
@@ -46,7 +46,7 @@ def interleaved(
 ) -> dict[str, Measured]:
     """Runs every variant `repeats` times in turns, after `warmup` rounds that do not count.
 
-    `memory` off saves one run of each; it is for work in child processes, whose memory is not seen.
+    `memory=False` saves one run of each. Use it for work in child processes, whose memory is not measured.
     """
     for _ in range(warmup):
         for work in works.values():
@@ -63,11 +63,11 @@ def interleaved(
 
 
 def timed_s(work: Callable[[], object]) -> tuple[float, float]:
-    """(wall, CPU) seconds of one run; what it returns is freed after the clock has stopped."""
+    """(wall, CPU) seconds of one run. Its result is freed after the clock has stopped."""
     wall, cpu = time.perf_counter(), _cpu_s()
-    kept = work()
+    result = work()
     times = time.perf_counter() - wall, _cpu_s() - cpu
-    del kept
+    del result
     return times
 
 
@@ -78,11 +78,11 @@ def _cpu_s() -> float:
 
 
 def peak_mb(work: Callable[[], object]) -> float:
-    """Most megabytes (2^20) of main memory that this process held at once during `work`, beyond what it held before.
+    """Peak memory of this process during `work`, in megabytes (2^20) above what it held before.
 
-    The kernel's high-water mark of resident memory, reset first: tensors, arrays and the libraries' scratch alike,
-    within about .3 MB. Memory that was freed earlier but kept by malloc would be used again unseen, so it is handed
-    back first. Not counted: child processes, a GPU, pages that nobody touched. NaN where there is no Linux /proc.
+    The kernel's high-water mark of resident memory, reset first, to about 0.3 MB: tensors, arrays and the scratch
+    space of libraries. Memory that malloc still holds from earlier work is returned first, or its reuse would not show.
+    Not counted: child processes, GPU memory, pages never touched. NaN without Linux's /proc.
     """
     gc.collect()
     try:
@@ -91,20 +91,20 @@ def peak_mb(work: Callable[[], object]) -> float:
     except (OSError, AttributeError):  # not Linux, or a libc without malloc_trim
         return math.nan
     before = _status_mb("VmRSS")
-    kept = work()
+    result = work()
     peak = _status_mb("VmHWM") - before
-    del kept
+    del result
     return max(peak, 0.0)
 
 
 def _status_mb(field: str) -> float:
-    """A field of /proc/self/status, which gives kB."""
+    """A field of /proc/self/status, where it is in kB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def machine() -> str:
-    """Processor, cores this process may use, and versions and threads of what is loaded."""
+    """Processor, usable cores, and versions and threads of the libraries that are loaded."""
     parts = [processor_name(), f"{usable_cores()} cores", f"Python {platform.python_version()}"]
     if torch := sys.modules.get("torch"):
         parts.append(f"torch {torch.__version__} on {_threads(torch.get_num_threads())}")
@@ -122,7 +122,7 @@ def _threads(n: int) -> str:
 def print_table(title: str, measured: Mapping[str, Measured], reference: str, unit: str = "ms") -> None:
     """Title, machine and a row per variant, in at most 100 columns; `unit` is µs, ms or s."""
     if reference not in measured:
-        raise ValueError(f"no variant is called {reference!r}: {', '.join(measured)}")
+        raise ValueError(f"reference {reference!r} was not measured; measured: {', '.join(measured)}")
     click.echo("\n".join([*textwrap.wrap(title, WIDTH), *textwrap.wrap(machine(), WIDTH)]))
     repeats = {m.repeats for m in measured.values()}
     rounds = ", ".join(str(n) for n in sorted(repeats))
@@ -137,19 +137,19 @@ def print_table(title: str, measured: Mapping[str, Measured], reference: str, un
 
 
 def row(name: str, cells: list[str]) -> str:
-    """One line of the table, more where the name is long."""
+    """One row of the table; a long name takes several lines."""
     lines = textwrap.wrap(name, NAME_WIDTH) or [""]
     ends = "".join(f"{cell:>{width}}" for cell, (width, _) in zip(cells, COLUMNS, strict=True))
     return "\n".join([*lines[:-1], f"{lines[-1]:<{NAME_WIDTH}}{ends}"])
 
 
 def ratio_text(reference: float, other: float) -> str:
-    """How `other` stands beside `reference`, both seconds: "2.30 × as fast"."""
+    """Speed of `other` relative to `reference`, both in seconds: "2.30 × as fast"."""
     return f"{_digits(reference / other)} × as fast"
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all before the point: 0.00123, 12.3, 1,234."""
+    """At least three significant digits: 0.00123, 12.3, 1,234."""
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 

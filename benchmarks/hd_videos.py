@@ -1,6 +1,6 @@
-"""Made-up 1280×720 videos in the FF++ layout, to time what FF++ itself would cost: python -m benchmarks.hd_videos OUT
+"""Writes synthetic 1280×720 videos in the FF++ layout, to time FF++'s size: python -m benchmarks.hd_videos OUT
 
-What they are is told in stf/sample/hd.py.
+stf/sample/hd.py describes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["main", "write_tree"]
 @click.option("--face", default=FACE_PX, show_default=True, help="Width of the landmarks in pixels.")
 @click.option("--quality", default="c23", show_default=True, type=click.Choice(QUALITIES))
 def main(out: Path, frames: int, height: int, width: int, face: float, quality: str) -> None:
-    """Writes six videos under OUT, which must not exist; about 420 MB by default."""
+    """Write six videos under OUT, which must not exist; about 420 MB by default."""
     write_tree(out, frames=frames, height=height, width=width, face=face, quality=quality)
     click.echo(f"wrote {sum(SPLITS.values())} videos of {frames} frames of {width}x{height} px to {out}")
 

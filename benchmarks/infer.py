@@ -1,10 +1,10 @@
-"""Inference of one full-size clip (32 frames of 224 px) on the CPU beside efficientnet_b4 on 32 frames of 380 px.
+"""Inference on one full-size clip (32 frames of 224 px) on the CPU, against efficientnet_b4 on 32 frames of 380 px.
 
     python -m benchmarks.infer [--threads 2]
 
-EfficientNet-B4 at 380 px is what SBI and many detectors after it score frames with. All weights are random; it runs
-channels-last, one frame at a time, its fastest way here (of 1, 2, 4 and 8 frames, channels first or last). The snakes
-are bent as after training.
+SBI and many later detectors score frames with EfficientNet-B4 at 380 px. It runs channels-last, one frame at a time,
+which was fastest here (of 1, 2, 4 and 8 frames, channels first or last). All weights are random; the snakes are bent as
+after training.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from benchmarks.harness import interleaved, print_table
 from stf.config import STFV8Config
 from stf.models.network import build_network
 
-VARIANTS = {"V7.3 and phase A": STFV8Config.phase_a(), "V8.0": STFV8Config.phase_b()}
+VARIANTS = {"V7.3 and A": STFV8Config.phase_a(), "B": STFV8Config.phase_b()}
 REFERENCE = "efficientnet_b4, 380 px"
 FRAMES, FRAMES_AT_ONCE = 32, 1
 
 
 def bent(config: STFV8Config) -> nn.Module:
-    """The network of `config` with snakes that do not read memory in order."""
+    """The network of `config` with bent snakes: straight ones read memory in order, which is faster."""
     network = build_network(config).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -1,7 +1,7 @@
-"""The loader from disk to float32 tensors: clips/s from PNG and from the face cache: python -m benchmarks.loader
+"""The data loader from disk to float32 tensors, clips/s from PNG and from the face cache: python -m benchmarks.loader
 
-Without --root it makes 1280×720 videos with faces 200 px wide, in some 10 s. All of Video-SBI's features are on. Wall
-time counts here, because workers and consumer overlap: compare rows of one run, on a quiet machine.
+Without --root it generates 1280×720 videos with faces 200 px wide, in about 10 s. All of Video-SBI's features are on.
+Rates use wall time, because workers and consumer overlap: compare rows of one run, on an idle machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FFPP_TRAINING_FRAMES = 720 * 510
 
 
 class Bench:
-    """Data sets over the same videos, read from PNG or from a cache built here."""
+    """Data sets of the same videos, read from PNG or from a face cache that is built here."""
 
     def __init__(self, root: Path, data: DataParams, folder: Path) -> None:
         self.config = dataclasses.replace(
@@ -54,7 +54,7 @@ class Bench:
         return VideoSBIDataset("train", self.config, data=data, sbi=sbi, as_uint8=as_uint8, reader=reader)
 
     def epoch(self, reader: Reader, num_workers: int, batch_size: int, as_uint8: bool) -> Callable[[], float]:
-        """A function that passes once over the data and returns clips a second."""
+        """A function that reads the data once and returns clips/s."""
         dataset = self.dataset(reader, as_uint8)
         sampler = PairBatchSampler(dataset.n_pairs, batch_size, seed=0, shuffle=False)
         loader = make_loader(dataset, sampler, num_workers)
@@ -71,7 +71,7 @@ class Bench:
 
 
 def print_cache(bench: Bench) -> None:
-    """Bytes and milliseconds a frame, and what they make of FF++'s training videos."""
+    """Bytes and milliseconds a frame, and what FF++'s training videos would take."""
     planned = estimate(bench.cache, bench.videos, 1, lambda done, total: None)
     frame_bytes, frame_s = planned.n_bytes / planned.n_frames, bench.build_s / planned.n_frames
     core_minutes = FFPP_TRAINING_FRAMES * frame_s / 60
@@ -83,7 +83,7 @@ def print_cache(bench: Bench) -> None:
 
 
 def print_reads(bench: Bench, repeats: int) -> None:
-    """One clip's frames and geometry, from both sources."""
+    """Reading one clip's frames and geometry, from either source."""
     video, n = bench.videos[0], bench.config.num_frames
     works = {
         "PNG": lambda: read_face_clip(video, 0, n, False),
@@ -95,8 +95,8 @@ def print_reads(bench: Bench, repeats: int) -> None:
 
 
 def print_rates(bench: Bench, batch_size: int, repeats: int) -> None:
-    """Clips/s through the loader; the sources take turns."""
-    click.echo(f"Loader, batches of {batch_size} clips, to float32 on the CPU\n{machine()}")
+    """Clips/s through the data loader; sources take turns."""
+    click.echo(f"Data loader, batches of {batch_size} clips, to float32 on the CPU\n{machine()}")
     variants = {
         f"{source}, {num_workers} workers, {'uint8' if as_uint8 else 'float32'}": bench.epoch(
             reader, num_workers, batch_size, as_uint8
@@ -119,7 +119,7 @@ def print_rates(bench: Bench, batch_size: int, repeats: int) -> None:
 
 
 def print_arrival(bench: Bench, batch_size: int, repeats: int) -> None:
-    """What a batch costs beside making its clips: a worker's copy to shared memory, to be copied again when pinned."""
+    """The cost of a batch beyond making its clips: a worker's copy into shared memory."""
     items = {
         name: bench.dataset(bench.cache.read, name == "uint8")[0]["video"] for name in ("float32", "uint8")
     }
@@ -141,7 +141,9 @@ def print_arrival(bench: Bench, batch_size: int, repeats: int) -> None:
 
 @click.command()
 @click.option(
-    "--root", type=click.Path(exists=True, path_type=Path), help="An FF++ tree; made up when not given."
+    "--root",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder that holds FaceForensics++/; generated if not given.",
 )
 @click.option("--quality", default="c23", show_default=True, type=click.Choice(QUALITIES))
 @click.option("--frames", default=32, show_default=True, help="Frames per clip.")
@@ -149,7 +151,7 @@ def print_arrival(bench: Bench, batch_size: int, repeats: int) -> None:
 @click.option("--batch-size", default=4, show_default=True, help="Clips per batch.")
 @click.option("--repeats", default=1, show_default=True)
 def main(root: Path | None, quality: str, frames: int, img_size: int, batch_size: int, repeats: int) -> None:
-    """Reads, rates and sizes of the loader, from PNG and from the face cache."""
+    """Time the data loader from PNG and from the face cache, and print the cache's size."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with ExitStack() as stack:

@@ -1,8 +1,8 @@
 """One Video-SBI pair on one core, step by step, against the plain per-frame recipe: python -m benchmarks.pairs
 
-From the face cache and from PNG; with H.264 and TPS in every pair, and at the recipe's own probabilities. The reference
-reads PNGs and makes every step on whole first crops, frame by frame, as SBI does. CPU time. Without --root it makes
-1280×720 videos with faces 200 px wide, in some 10 s.
+From the face cache and from PNG, with H.264 and TPS in every pair and at the recipe's own probabilities. The reference
+reads PNGs and does every step on whole first crops, frame by frame, as SBI does. Times are CPU time. Without --root it
+generates 1280×720 videos with faces 200 px wide, in about 10 s.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ class Bench:
         return pairs
 
     def plain(self) -> None:
-        """The same pairs by the plain recipe; what it draws is neither rejected nor drawn again."""
+        """The same pairs by the plain recipe, which rejects no draw."""
         for epoch, pair in self.items:
             plain_pair(self.all_on, (0, epoch, pair, 0))
 
     def variants(self) -> dict[str, Callable[[], None]]:
-        """What is timed, by name."""
+        """{name: function to time}."""
         usual = SbiParams()
         odds = (usual.compression_probability, usual.tps_probability)
         at_odds = f"H.264 p = {odds[0]:g}, TPS p = {odds[1]:g}"
@@ -131,7 +131,7 @@ def plain_soft_masks(landmarks_TN2: Any, draw: SbiDraw, recipe: Recipe) -> np.nd
 def profile(dataset: VideoSBIDataset, work: Callable[[], None], pairs: int) -> None:
     """Prints each step's CPU ms per pair."""
     seconds: defaultdict[str, float] = defaultdict(float)
-    inner: list[float] = []  # of each step that runs, what the steps inside it took: they count once
+    inner: list[float] = []  # seconds of nested steps, per running step, so that they count once
 
     def timed(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -160,7 +160,7 @@ def profile(dataset: VideoSBIDataset, work: Callable[[], None], pairs: int) -> N
 
 
 def per_pair(measured: dict[str, Measured], pairs: int) -> dict[str, Measured]:
-    """The same with times of one pair."""
+    """`measured` with times per pair."""
     return {
         name: dataclasses.replace(m, wall_s=m.wall_s / pairs, cpu_s=m.cpu_s / pairs)
         for name, m in measured.items()
@@ -168,14 +168,14 @@ def per_pair(measured: dict[str, Measured], pairs: int) -> dict[str, Measured]:
 
 
 @click.command()
-@click.option("--root", help="Folder that holds FaceForensics++/; made up where there is none.")
+@click.option("--root", help="Folder that holds FaceForensics++/; generated if not given.")
 @click.option("--quality", default="c23", show_default=True, type=click.Choice(QUALITIES))
 @click.option("--frames", default=32, show_default=True, help="Frames per clip.")
 @click.option("--img-size", default=224, show_default=True, help="Pixels of the network's input.")
 @click.option("--pairs", default=2, show_default=True, help="Pairs per run.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each variant.")
 def main(root: str | None, quality: str, frames: int, img_size: int, pairs: int, repeats: int) -> None:
-    """Print the table of one pair, the steps it is made of, and the goals."""
+    """Print times of one pair, of its steps, and whether the goals are met."""
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         if root is None:

@@ -1,8 +1,8 @@
-"""What the pipeline costs beside its work (idle `dvc repro`, --help): python -m benchmarks.pipeline_overhead
+"""The pipeline's overhead (idle `dvc repro`, --help): python -m benchmarks.pipeline_overhead
 
-The reference is a bare DVC pipeline, made in a temporary folder: as many stages, with files of the same names and sizes
-as dependencies and outputs, but no parameters, metrics or plots, and commands that do nothing. Beside it stands the
-least that DVC costs, five stages of one tiny file each. Every run is a process of its own, with compiled modules kept.
+The reference is a bare DVC pipeline in a temporary folder: as many stages, dependencies and outputs of the same names
+and sizes, but no parameters, metrics or plots, and commands that do nothing. The lower bound is five stages of one tiny
+file each. Every run is a process of its own; compiled modules are cached.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from benchmarks.harness import interleaved, print_table
 HERE = Path(__file__).resolve().parents[1]
 Stages = dict[str, dict[str, Any]]  # of a dvc.yaml
 PROJECT, BARE, TINY = "this project", "bare DVC, the same files", "bare DVC, five tiny files"
-# Without the first two DVC starts a second process. Nothing is read again from the cache, so it may be the same files:
-# a copy of the sample would take as long as all else.
+# Without the first two DVC starts a second process. Hard links, because copying the sample takes as long as the rest.
 CONFIG = "[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = hardlink\n"
 
 
 def commands() -> list[str]:
-    """Modules of pipeline/ that define a command, `main`; read, not imported."""
+    """Names of the modules in pipeline/ that define a command `main`. They are read, not imported."""
     paths = sorted((HERE / "pipeline").glob("*.py"))
     return [path.stem for path in paths if "\ndef main(" in path.read_text(encoding="utf-8")]
 
 
 def files_of(root: Path, stages: Stages) -> dict[str, int]:
-    """Sizes in bytes of all that the stages read and write, by path relative to `root`."""
+    """{path relative to `root`: bytes} of every file that the stages read or write."""
     sizes = {}
     for name in {entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage[kind]}:
         path = root / name
@@ -44,7 +43,7 @@ def files_of(root: Path, stages: Stages) -> dict[str, int]:
 
 
 def bare_stages(lock: dict[str, Any]) -> Stages:
-    """The stages of a dvc.lock, with nothing but dependencies, outputs and a command that does nothing."""
+    """The stages of a dvc.lock with their dependencies and outputs, and a command that does nothing."""
     return {
         name: {
             "cmd": "true",
@@ -55,12 +54,12 @@ def bare_stages(lock: dict[str, Any]) -> Stages:
 
 
 def tiny_stages() -> Stages:
-    """Five stages in a row; each reads the file that the one before it writes."""
+    """Five stages in a row; each reads the file that the previous one writes."""
     return {f"stage{i}": {"cmd": "true", "deps": [f"{i}.txt"], "outs": [f"{i + 1}.txt"]} for i in range(5)}
 
 
 def make_repository(folder: Path, stages: Stages, sizes: dict[str, int]) -> None:
-    """A DVC repository in which everything is up to date; no two files are alike, but all that follows is zeros."""
+    """A DVC repository in which everything is up to date. Files differ in their first 8 bytes; the rest is zeros."""
     folder.mkdir()
     for number, (name, size) in enumerate(sizes.items()):
         path = folder / name
@@ -81,7 +80,7 @@ def dvc(*arguments: str) -> tuple[str, ...]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, as `make` sets it: Python keeps the modules it compiles."""
+    """The environment as `make` sets it: Python caches the modules it compiles."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -93,7 +92,7 @@ def quiet(folder: Path, command: tuple[str, ...]) -> str:
 
 
 def require_up_to_date(root: Path) -> None:
-    """Raises ClickException where `dvc repro` would have something to do."""
+    """Raises ClickException if `dvc repro` would run a stage."""
     status = subprocess.run(
         dvc("status", "--json"),
         cwd=root,
@@ -103,14 +102,14 @@ def require_up_to_date(root: Path) -> None:
         check=False,
     )
     if status.returncode or status.stdout.strip() != "{}":
-        raise click.ClickException(f"{root}: dvc repro has something to do; run `make repro` first")
+        raise click.ClickException(f"{root} is not up to date; run `make repro` there first")
 
 
 @click.command()
 @click.option("--root", default=".", show_default=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--repeats", default=3, show_default=True)
 def main(root: Path, repeats: int) -> None:
-    """Times `dvc repro` with nothing to do against bare DVC, and --help of every command.
+    """Time `dvc repro` with nothing to do against bare DVC, and --help of every command.
 
     ROOT is a checkout in which `make repro` has run.
     """
@@ -132,9 +131,14 @@ def main(root: Path, repeats: int) -> None:
         f"this project / bare DVC = {measured[PROJECT].cpu_s / measured[BARE].cpu_s:.2f}, goal: at most 1.2\n"
     )
     alone = "python, click and PyYAML alone"
-    asked = {alone: ("-c", "import click, yaml")}
-    asked |= {f"pipeline.{name} --help": ("-m", f"pipeline.{name}", "--help") for name in commands()}
-    works = {name: lambda args=args: quiet(HERE, (sys.executable, *args)) for name, args in asked.items()}
+    commands_by_name = {alone: ("-c", "import click, yaml")}
+    commands_by_name |= {
+        f"pipeline.{name} --help": ("-m", f"pipeline.{name}", "--help") for name in commands()
+    }
+    works = {
+        name: lambda args=args: quiet(HERE, (sys.executable, *args))
+        for name, args in commands_by_name.items()
+    }
     print_table(
         "--help of every command, goal: at most 500 ms", interleaved(works, repeats, memory=False), alone
     )

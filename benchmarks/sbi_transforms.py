@@ -1,7 +1,7 @@
-"""Each Video-SBI transform of one clip against its plain twin: python -m benchmarks.sbi_transforms
+"""Each Video-SBI transform of one clip against a plain version: python -m benchmarks.sbi_transforms
 
-The twins go frame by frame as SBI's code does: albumentations called once per frame, one remap of the whole picture per
-warp, masks and blend in float. What both make is the same (tests/data), masks and blend up to rounding.
+The plain versions work frame by frame as SBI's code does: one albumentations call a frame, one remap of the whole
+picture per warp, masks and blend in float. Results are equal (see tests/data), those of masks and blend up to rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stf.data.blend import BlendDraw, hull_mask, mix, mix_into, soften
 from tests.reference import data_colour_plain
 
 Timed = Callable[[], object]
-# Train draws that do what their name says
+# {name: whether a train draw is of that kind}
 TRAIN = {
     "all colours, no JPEG": lambda shift, hsv, brightness, jpeg: shift and hsv and brightness and not jpeg,
     "JPEG alone": lambda shift, hsv, brightness, jpeg: jpeg and not (shift or hsv or brightness),
@@ -37,7 +37,7 @@ TRAIN = {
 
 
 def mask_draw(rng: np.random.Generator, n_frames: int, size: int) -> MaskDraw:
-    """A mask with every warp."""
+    """The draw of a mask that takes every warp."""
     tps = TPSMaskDeformation(1.0).sample(rng, n_frames)
     elastic = ElasticMask().sample(rng, n_frames, size, size)
     drift = MultiScaleBrownianDrift().sample(rng, n_frames)
@@ -91,16 +91,16 @@ def colours(clip: np.ndarray) -> dict[str, tuple[Timed, Timed]]:
 
 
 def framewise(transform: Any, plain: Callable[..., Any], clip: np.ndarray, draw: Any) -> tuple[Timed, Timed]:
-    """The transform of the whole clip, and its twin of every frame."""
+    """The transform of the whole clip, and the plain version frame by frame."""
     return lambda: transform.apply(clip, draw), lambda: [plain(frame, draw) for frame in clip]
 
 
 def train_draw(name: str) -> TrainDraw:
     """The first train draw of that kind."""
-    wanted = TRAIN[name]
+    is_of_kind = TRAIN[name]
     seeds = ((colour, jpeg) for colour in range(1000) for jpeg in range(10))
     return next(
-        TrainDraw(*pair) for pair in seeds if wanted(*data_colour_plain.train_parts(TrainDraw(*pair)))
+        TrainDraw(*pair) for pair in seeds if is_of_kind(*data_colour_plain.train_parts(TrainDraw(*pair)))
     )
 
 
@@ -109,17 +109,17 @@ def train_draw(name: str) -> TrainDraw:
 @click.option("--size", default=320, show_default=True, help="Height and width in pixels.")
 @click.option("--repeats", default=5, show_default=True)
 def main(frames: int, size: int, repeats: int) -> None:
-    """Print one line per transform: CPU ms per clip of ours and of its twin, their ratio, and our peak of memory."""
+    """Print a line per transform: CPU time per clip of ours and of the plain version, ratio, our peak memory."""
     cv2.setNumThreads(1)
     clip = moving_clip(frames, size)
     click.echo(
         f"Transforms of {frames} × {size} × {size}, CPU time, {repeats} runs each, in turns\n{machine()}"
     )
-    click.echo(row("", ["ours", "plain twin", "", "our peak memory"]))
+    click.echo(row("", ["ours", "plain", "", "our peak memory"]))
     click.echo("-" * WIDTH)
-    for name, (ours, twin) in (mask_and_blend(clip) | colours(clip)).items():
-        measured = interleaved({"ours": ours, "twin": twin}, repeats)
-        fast, slow = measured["ours"], measured["twin"]
+    for name, (ours, plain) in (mask_and_blend(clip) | colours(clip)).items():
+        measured = interleaved({"ours": ours, "plain": plain}, repeats)
+        fast, slow = measured["ours"], measured["plain"]
         times = [f"{1000 * m.cpu_s:.1f} ms" for m in (fast, slow)]
         click.echo(row(name, [*times, ratio_text(slow.cpu_s, fast.cpu_s), f"{fast.peak_mb:.1f} MB"]))
 

@@ -1,8 +1,8 @@
-"""State-space scans along time beside their plain recurrences: python -m benchmarks.scan [--threads 2]
+"""State-space scans along time against their plain recurrences: python -m benchmarks.scan [--threads 2]
 
-Hydra's core as batched matrix products against the sequential recurrence it equals; Mamba-1's per-channel scan against
-the loop that autograd differentiates; and the two mixers that are built on them. M sequences of T steps: all 196
-locations of a full-size clip, or of 8 clips of the sample.
+Hydra's core as batched matrix products against the sequential recurrence that it equals; Mamba-1's per-channel scan
+against the loop that autograd differentiates; and both mixers. M sequences of T steps: all 196 locations of a full-size
+clip, or those of 8 clips of the sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stf.models.scan import selective_scan
 from stf.models.ssd import quasiseparable_mix
 from tests.reference import models_hydra_plain, models_scan_plain
 
-Case = tuple[Callable[..., Tensor], list[Tensor]]  # what is timed, and its leaves
+Case = tuple[Callable[..., Tensor], list[Tensor]]  # the function to time, and the tensors to differentiate
 # name: T, M, model channels D (the scans have 2·D), N states
 SIZES = {"full size, 196 × 32 × 768": (32, 196, 384, 16), "sample, 288 × 12 × 128": (12, 288, 64, 8)}
 SEQUENTIAL = "sequential"

@@ -1,7 +1,7 @@
-"""A training step of V7.3 (phase A's network too) and of V8.0 through network and loss: python -m benchmarks.step
+"""A training step through network and loss, of V7.3 (the same network as A) and of B: python -m benchmarks.step
 
-On random clips, a batch of the sample's size or with `--full-size` one clip (minutes), with and without activation
-checkpointing. The snakes are bent as after training.
+On a batch of random clips of the sample's size, or one full-size clip (`--full-size`, minutes), with and without
+activation checkpointing. The snakes are bent as after training.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from stf.models.checkpointing import use_checkpointing
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
 
-VARIANTS = {"V7.3": STFV8Config(), "V8.0": STFV8Config.phase_b()}
+VARIANTS = {"V7.3": STFV8Config(), "B": STFV8Config.phase_b()}
 CHECKPOINTED = ", checkpointing"
 
 
 def works_of(config: STFV8Config, n_clips: int) -> dict[str, Callable[[], object]]:
-    """{"forward", "forward and backward", the same checkpointed} of one network on random clips."""
+    """{"forward", "forward and backward", the latter checkpointed} of one network on random clips."""
     model, loss = build_network(config), STFV8Loss(config)
-    with torch.no_grad():  # straight snakes would read memory in order
+    with torch.no_grad():  # straight snakes would read memory in order, which is faster
         for name, parameter in model.named_parameters():
             if ".steps.weight" in name:
                 parameter.normal_(std=0.3)

@@ -1,4 +1,4 @@
-"""The benchmarks' harness measures what it says, and every script in benchmarks/ starts."""
+"""The harness of benchmarks/ measures time and memory correctly, and every script there starts."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from benchmarks.harness import Measured, interleaved, peak_mb, print_table, time
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
-LIBRARIES = ("harness",)  # beside them, everything in benchmarks/ is a command
+LIBRARIES = ("harness",)  # everything else in benchmarks/ is a command
 
 
 def spin(cpu_s: float) -> None:
-    """Works for so many seconds of CPU time."""
+    """Keeps a core busy for `cpu_s` seconds of CPU time."""
     end = time.process_time() + cpu_s
     while time.process_time() < end:
         pass
 
 
-def test_variants_run_in_turns_after_the_warm_up_and_once_more_for_memory() -> None:
-    ran: list[str] = []
-    measured = interleaved({name: lambda n=name: ran.append(n) for name in "abc"}, repeats=3, warmup=2)
-    assert "".join(ran) == "abc" * 5 + "abc"
+def test_variants_run_in_turns_with_a_warm_up_and_once_more_for_memory() -> None:
+    calls: list[str] = []
+    measured = interleaved({name: lambda n=name: calls.append(n) for name in "abc"}, repeats=3, warmup=2)
+    assert "".join(calls) == "abc" * 5 + "abc"
     assert list(measured) == ["a", "b", "c"]
     assert all(measured[name].name == name and measured[name].repeats == 3 for name in "abc")
 
 
-def test_median_of_the_rounds_and_not_their_mean_or_the_warm_up() -> None:
+def test_time_is_the_median_of_the_rounds_without_the_warm_up() -> None:
     durations = iter([0.2, 0.01, 0.2, 0.01, 0.01])  # warm-up, three rounds, memory
     measured = interleaved({"work": lambda: spin(next(durations))}, repeats=3)
     assert measured["work"].cpu_s == pytest.approx(0.01, abs=0.03)
 
 
-def test_sleep_is_wall_time_alone_and_a_childs_work_is_cpu_time() -> None:
+def test_sleep_is_wall_time_only_and_work_of_a_child_is_cpu_time() -> None:
     wall_s, cpu_s = timed_s(lambda: time.sleep(0.1))
     assert wall_s >= 0.1
     assert cpu_s < 0.05
@@ -55,19 +55,21 @@ def test_sleep_is_wall_time_alone_and_a_childs_work_is_cpu_time() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no Linux /proc")
-def test_peak_memory_is_what_was_held_at_once_also_in_memory_that_was_freed_before() -> None:
+def test_peak_memory_counts_what_is_held_at_once_and_memory_that_malloc_reuses() -> None:
     def one_after_the_other() -> None:
         for _ in range(3):
             np.ones(64 * 2**20, np.uint8)
 
     def together() -> list[np.ndarray]:
-        return [np.ones(2**16, np.uint8) for _ in range(512)]  # small blocks: malloc keeps them when freed
+        return [
+            np.ones(2**16, np.uint8) for _ in range(512)
+        ]  # small blocks, which malloc keeps when they are freed
 
     for work, mb in 2 * ((one_after_the_other, 64), (together, 32), (lambda: None, 0)):
         assert peak_mb(work) == pytest.approx(mb, abs=2)
 
 
-def test_table_names_the_ratio_and_keeps_to_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_ratios_in_at_most_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     measured = {
         "reference": Measured("reference", 2.0, 1.0, 1234.5, 5),
         "ours": Measured("ours", 0.5, 0.25, 0.5, 5),
@@ -84,13 +86,13 @@ def test_table_names_the_ratio_and_keeps_to_100_columns(capsys: pytest.CaptureFi
     assert f"Python {sys.version.split()[0]}" in out
 
 
-def test_table_refuses_a_reference_that_was_not_measured() -> None:
+def test_table_rejects_a_reference_that_was_not_measured() -> None:
     with pytest.raises(ValueError, match="other"):
         print_table("title", {"ours": Measured("ours", 1, 1, 0, 1)}, "other")
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in LIBRARIES])
-def test_every_script_explains_itself(name: str) -> None:
+def test_every_script_has_help(name: str) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     done = CliRunner().invoke(module.main, ["--help"])
     assert done.exit_code == 0, done.output
@@ -101,18 +103,20 @@ def test_every_script_explains_itself(name: str) -> None:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The results file of a benchmarks/ of three scripts, the second of which fails."""
+    """The results file of a benchmarks/ with three scripts, the second of which fails."""
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     monkeypatch.setattr(bench, "HERE", folder)
     monkeypatch.setattr(bench, "NAMES", ("h264", "scan", "step"))
-    for name, end in zip(bench.NAMES, ("", "raise SystemExit(3)", ""), strict=True):
-        text = f'"""What {name} shows: python -m benchmarks.{name}"""\nprint("figures of {name}")\n{end}\n'
+    for name, last_line in zip(bench.NAMES, ("", "raise SystemExit(3)", ""), strict=True):
+        text = (
+            f'"""What {name} shows: python -m benchmarks.{name}"""\nprint("figures of {name}")\n{last_line}\n'
+        )
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     return folder / "results.md"
 
 
-def test_a_failing_benchmark_is_reported_and_does_not_lose_the_others(results: Path) -> None:
+def test_a_failing_benchmark_is_reported_and_the_others_are_kept(results: Path) -> None:
     done = CliRunner().invoke(bench.main, ["--out", str(results)])
     assert done.exit_code == 1
     assert "failed: scan" in done.output
@@ -125,7 +129,7 @@ def test_a_failing_benchmark_is_reported_and_does_not_lose_the_others(results: P
     assert not list(results.parent.glob(".*"))  # no temporary file left
 
 
-def test_one_name_renews_its_own_section_alone(results: Path) -> None:
+def test_a_name_replaces_its_own_section_only(results: Path) -> None:
     CliRunner().invoke(bench.main, ["--out", str(results)])
     before = bench.sections_of(results)
     for name in bench.NAMES:
@@ -138,7 +142,7 @@ def test_one_name_renews_its_own_section_alone(results: Path) -> None:
     assert "new figures" in after["step"]
 
 
-def test_the_bare_pipeline_has_our_files_and_nothing_to_do(tmp_path: Path) -> None:
+def test_the_bare_pipeline_has_our_files_and_is_up_to_date(tmp_path: Path) -> None:
     root = tmp_path / "ours"
     contents = {"code.py": 10, "data/a/0.png": 2000, "data/a/1.png": 0, "data/b.npy": 700, "scores.json": 3}
     for name, size in contents.items():
@@ -161,7 +165,7 @@ def test_the_bare_pipeline_has_our_files_and_nothing_to_do(tmp_path: Path) -> No
         overhead.require_up_to_date(bare)
 
 
-def test_tiny_stages_follow_each_other(tmp_path: Path) -> None:
+def test_each_tiny_stage_reads_what_the_previous_one_writes(tmp_path: Path) -> None:
     stages = overhead.tiny_stages()
     assert len(stages) == 5
     outs = [stage["outs"] for stage in stages.values()]
@@ -171,5 +175,5 @@ def test_tiny_stages_follow_each_other(tmp_path: Path) -> None:
         overhead.require_up_to_date(tmp_path)
 
 
-def test_the_list_holds_every_benchmark() -> None:
+def test_every_benchmark_is_listed() -> None:
     assert set(bench.NAMES) == set(SCRIPTS) - {"all", "hd_videos", *LIBRARIES}
