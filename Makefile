@@ -5,11 +5,11 @@ PYTHON ?= python3
 PORT ?= 5000
 UV_VERSION := 0.13.9
 
-# Relative: make takes a path with a space for two.
+# Relative, because make splits a path at spaces.
 INSTALLED := .venv/.installed
-# Stages run `python`: it must be the one in .venv, whatever the caller's shell has first.
+# Stages run `python`, which must be the one in .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Compiled modules are kept: without them every stage spends 12 CPU seconds more on its imports.
+# Compiled modules are cached: without them the imports of every stage take 12 CPU seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -17,10 +17,10 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .PHONY: help install repro test test-all lint check fuzz drill bench ui baseline grid lock
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-# The scripts in .venv begin with the folder they were installed in: a moved or copied repository gets a new .venv.
+# Scripts in .venv contain the path they were installed in: a moved or copied repository gets a new .venv.
 ifneq ($(wildcard $(INSTALLED)),)
 ifneq ($(shell grep -qF " $$(pwd -P)/.venv" .venv/pyvenv.cfg 2> /dev/null || echo moved),)
 CLEAR := --clear
@@ -36,54 +36,54 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock -e .
 	@touch $@
 
-install: $(INSTALLED) ## set up .venv from requirements.lock (the other targets do it when needed)
+install: $(INSTALLED) ## set up .venv from requirements.lock; the other targets do this if needed
 
-repro: $(INSTALLED) ## the main job: data, training, evaluation; only what changed runs again
+repro: $(INSTALLED) ## run the pipeline: data, training, evaluation; only what changed runs again
 	dvc repro
 
-# One process of tests per core. Afterwards -m, -n and the like in ARGS have the last word.
+# One process of tests per core. ARGS comes last, so it overrides -m and -n.
 PYTEST := pytest -n auto --dist loadgroup
 
-test: $(INSTALLED) ## what guards a change, in minutes; ARGS="tests/data -n 0" and the like
+test: $(INSTALLED) ## run the tests that guard a change, 4 minutes; ARGS="tests/data -n 0"
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-all: $(INSTALLED) ## what make test leaves out: kills, processes, long properties, fuzz, drill
+test-all: $(INSTALLED) ## run the tests that `make test` leaves out: kills, processes, long properties
 	$(PYTEST) -m slow $(ARGS)
 
-lint: $(INSTALLED) ## format, lint, types, and who may import whom
+lint: $(INSTALLED) ## check format, style, types and import rules
 	ruff format --check .
 	ruff check .
 	basedpyright
 	lint-imports
 
-check: lint test ## lint and test
+check: lint test ## run lint and test
 
-fuzz: $(INSTALLED) ## 10,000 spoiled inputs through every reader; ARGS="--seed 1 --inputs 2000"
+fuzz: $(INSTALLED) ## read 10,000 damaged inputs; ARGS="--seed 1 --inputs 2000"
 	python -m tests.fuzz $(ARGS)
 
-drill: $(INSTALLED) ## 100 kills of trainings and dvc: what is lost (half an hour); ARGS="--kills 20"
+drill: $(INSTALLED) ## kill trainings 100 times, check that they resume (half an hour); ARGS="--kills 20"
 	python -m tests.drill $(ARGS)
 
-bench: $(INSTALLED) ## all benchmarks into benchmarks/results.md; ARGS=infer: only that one
+bench: $(INSTALLED) ## run all benchmarks into benchmarks/results.md; ARGS=infer: only that one
 	python -m benchmarks.all $(ARGS)
 
-ui: $(INSTALLED) ## compare the runs in a browser; PORT=5000
+ui: $(INSTALLED) ## show the runs in a browser; PORT=5000
 	@python -c 'from stf.tracking.store import open_store; open_store()'
 	@echo
 	@echo "  open http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"
 	@echo
 	mlflow ui --backend-store-uri "sqlite:///mlruns/mlflow.db" --workers 1 --port $(PORT)
 
-# DVC writes the path of its cache into the temporary copy as ASCII, and fails on any other.
+# DVC writes the path of its cache into the temporary copy as ASCII, and fails on other characters.
 .PHONY: ascii-cache
 ascii-cache: $(INSTALLED)
 	@if dvc cache dir | LC_ALL=C grep -q '[^ -~]'; then \
-	  echo "error: below a folder with an accent DVC needs its cache by another path; see docs/folders.md" >&2; exit 1; fi
+	  echo "error: the path of DVC's cache has a character outside ASCII, on which DVC fails; see docs/folders.md" >&2; exit 1; fi
 
-# Up to eval_a alone: V7.3 has no phase B. In a temporary copy, so that params.yaml, weights/ and metrics/ stay as they
-# are. Uncommitted changes of tracked files take part; files unknown to both git and DVC do not. Where nothing changed
-# since the last time, its results come from DVC's cache without training. The MLflow run lands in the same store.
-baseline: ascii-cache ## the V7.3 baseline (every flag off), beside phase A in the same store
+# Only up to eval_a: V7.3 has no phase B. It runs in a temporary copy, so params.yaml, weights/ and metrics/ do not change.
+# The copy has uncommitted changes of tracked files, but no files that neither git nor DVC knows. If nothing changed since
+# the last time, DVC's cache has the results and nothing is trained. The MLflow run goes to the same store.
+baseline: ascii-cache ## train and evaluate V7.3 (every flag off), to compare phase A with
 	@dvc exp remove --quiet v73-baseline 2>/dev/null || true
 	@export GIT_AUTHOR_NAME="$${GIT_AUTHOR_NAME:-$$(git config user.name || echo stf-mamba)}"; \
 	export GIT_AUTHOR_EMAIL="$${GIT_AUTHOR_EMAIL:-$$(git config user.email || echo stf-mamba@localhost)}"; \
@@ -93,7 +93,7 @@ baseline: ascii-cache ## the V7.3 baseline (every flag off), beside phase A in t
 	  -S phase_a.use_multiscale_drift=false -S phase_a.use_hll_normalization=false
 
 JOBS ?= 1
-grid: ascii-cache ## the ablations, one flag at a time, three seeds each; JOBS=2: two at once
+grid: ascii-cache ## run the ablations, flag by flag, three seeds each (long); JOBS=2: two at a time
 	@python -m pipeline.ablate --jobs $(JOBS); status=$$?; python -m pipeline.compare --grid; exit $$status
 
 lock: $(INSTALLED) ## resolve pyproject.toml into requirements.lock

@@ -1,4 +1,4 @@
-"""`make drill` in short: a few kills, one of them while a state is being written, under dvc repro and without DVC."""
+"""`make drill` in brief: a few kills, some while a checkpoint is written, under dvc repro and without DVC."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ from pathlib import Path
 
 import pytest
 
-from tests.drill.__main__ import is_good, undisturbed
+from tests.drill.__main__ import passed, uninterrupted
 from tests.drill.chain import Moment, run_chain
-from tests.drill.scratch import Outcome, Place, make_template, new_place, set_seed
-from tests.drill.ways import Way, processes, start
+from tests.drill.scenarios import Scenario, processes, start
+from tests.drill.scratch import Clone, Outcome, make_template, new_clone, set_seed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 EPOCHS = 3
 DRILLS = {
-    Way("python", "sigterm"): [Moment("any", 12.0), Moment("writing", 5.0)],
-    Way("repro", "both"): [Moment("writing", 10.0), Moment("end", 0.5)],
+    Scenario("python", "sigterm"): [Moment("any", 12.0), Moment("writing", 5.0)],
+    Scenario("repro", "both"): [Moment("writing", 10.0), Moment("end", 0.5)],
 }
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return make_template(tmp_path_factory.mktemp("drill"), EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def expected(template: Place) -> Outcome:
-    return undisturbed(template, template.path.with_name("undisturbed"))[1]
+def expected(template: Clone) -> Outcome:
+    return uninterrupted(template, template.path.with_name("uninterrupted"))[1]
 
 
-def test_killed_trainings_end_as_an_undisturbed_one(
-    template: Place, expected: Outcome, tmp_path: Path
+def test_killed_trainings_end_like_an_uninterrupted_one(
+    template: Clone, expected: Outcome, tmp_path: Path
 ) -> None:
     assert len(expected.rows) == EPOCHS
     with ThreadPoolExecutor(len(DRILLS)) as pool:
         chains = pool.map(
-            lambda way: run_chain(
-                new_place(template, tmp_path / way.launcher), way, DRILLS[way], expected, print
+            lambda scenario: run_chain(
+                new_clone(template, tmp_path / scenario.launcher), scenario, DRILLS[scenario], expected, print
             ),
             DRILLS,
         )
         for chain in chains:
-            assert is_good(chain), chain
+            assert passed(chain), chain
             assert chain.kills
-            assert not processes(Place(tmp_path / chain.way.launcher, ""))
+            assert not processes(Clone(tmp_path / chain.scenario.launcher, ""))
 
 
-def test_a_second_trainer_waits_and_is_then_refused_by_name(template: Place, tmp_path: Path) -> None:
-    place = new_place(template, tmp_path / "twice")
-    set_seed(place)
+def test_a_second_trainer_waits_and_is_then_refused_with_the_firsts_process_number(
+    template: Clone, tmp_path: Path
+) -> None:
+    clone = new_clone(template, tmp_path / "twice")
+    set_seed(clone)
     log = tmp_path / "first.log"
-    first = start(place, "python", log)
+    first = start(clone, "python", log)
     try:
-        while not list(place.path.glob("checkpoints/*/trainer.json")):
+        while not list(clone.path.glob("checkpoints/*/trainer.json")):
             assert first.poll() is None, log.read_text()
-        os.kill(first.pid, 19)  # SIGSTOP: it holds the folder for as long as it takes
+        os.kill(first.pid, 19)  # SIGSTOP: it keeps the folder locked
         second = subprocess.run(
             ["python", "-m", "pipeline.train_phase_a"],
-            cwd=place.path, env=place.env(), capture_output=True, text=True, check=False,
+            cwd=clone.path, env=clone.env(), capture_output=True, text=True, check=False,
         )  # fmt: skip
-        (holder,) = place.path.glob("checkpoints/*/trainer.json")
+        (holder,) = clone.path.glob("checkpoints/*/trainer.json")
         assert second.returncode == 1
         assert f"process {json.loads(holder.read_text())['pid']} " in second.stderr
         assert "Traceback" not in second.stderr
     finally:
-        for process in processes(place):
+        for process in processes(clone):
             process.kill()

@@ -1,4 +1,4 @@
-"""The README's two commands work from nothing, and CI calls the same ones."""
+"""The targets install what they need, and CI runs the README's commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(
     "target",
-    ["repro", "test", "test-all", "lint", "check", "fuzz", "drill", "bench", "ui", "baseline", "grid"],
+    [
+        "repro",
+        "test",
+        "test-all",
+        "lint",
+        "check",
+        "fuzz",
+        "drill",
+        "bench",
+        "ui",
+        "baseline",
+        "grid",
+        "lock",
+    ],
 )
 def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -31,7 +44,7 @@ def test_every_target_installs_from_the_lock_first(target: str, tmp_path: Path) 
         for step in ("-m venv", "pip install", "-r requirements.lock")
     ]
     assert steps == sorted(steps)
-    assert len(lines) > steps[-1] + 1  # and then the job itself
+    assert len(lines) > steps[-1] + 1  # then the target's own commands
 
 
 def test_the_list_of_targets_fits_the_terminal() -> None:
@@ -43,20 +56,20 @@ def test_the_list_of_targets_fits_the_terminal() -> None:
     assert max(map(len, lines)) <= 100
 
 
-def test_make_test_and_make_test_all_share_the_tests_without_a_rest() -> None:
-    asked = [
+def test_make_test_and_make_test_all_together_run_every_test_once() -> None:
+    commands = [
         subprocess.run(
             ("make", "--no-print-directory", "--dry-run", target, "ARGS=--collect-only"),
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.splitlines()[-1]
         for target in ("test", "test-all")
     ]  # fmt: skip
-    assert asked[0].replace(" -m 'not slow' ", " -m slow ") == asked[1]
-    assert asked[0] == "pytest -n auto --dist loadgroup -m 'not slow' --collect-only"
+    assert commands[0].replace(" -m 'not slow' ", " -m slow ") == commands[1]
+    assert commands[0] == "pytest -n auto --dist loadgroup -m 'not slow' --collect-only"
 
 
-# A real venv with stand-ins for what is installed; dvc names its interpreter by the whole path, as pip's and uv's
-# scripts do: through a shell where the path has a space, for the kernel would look for its first word.
+# A real venv with stand-ins for pip, uv and dvc. The stand-in of dvc contains the full path of its interpreter, as real
+# scripts do, behind a shell, because a "#!" line cannot hold a path with a space.
 PYTHON = f"""#!/bin/bash
 [ "$1" = -c ] && exit
 echo "$*" >> "$CALLS"
@@ -72,7 +85,7 @@ chmod +x .venv/bin/{{pip,uv,dvc}}
 
 
 class Installer:
-    """Runs make with PYTHON in the place of python3, and says what was installed by it."""
+    """Runs make with PYTHON instead of python3, and records what it installs."""
 
     def __init__(self, folder: Path) -> None:
         self.python, self.calls = folder / "a python", folder / "calls"
@@ -103,12 +116,12 @@ def installer(tmp_path: Path) -> Installer:
     return Installer(tmp_path)
 
 
-@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+@pytest.mark.parametrize("relocate", [shutil.move, shutil.copytree])
 @pytest.mark.parametrize("name", ["repository", "my prójects"])
-def test_a_moved_or_copied_folder_is_installed_anew_and_once(
-    name: str, how: Callable[..., object], installer: Installer, tmp_path: Path
+def test_a_moved_or_copied_folder_gets_a_new_environment_once(
+    name: str, relocate: Callable[..., object], installer: Installer, tmp_path: Path
 ) -> None:
-    """Also below a folder with a space and an accent in its name."""
+    """Also in a folder with a space and an accent in its name."""
     old, new = tmp_path / "here" / name / "stf", tmp_path / name / "stf"
     copy_makefile(old)
     new.parent.mkdir()
@@ -116,11 +129,11 @@ def test_a_moved_or_copied_folder_is_installed_anew_and_once(
     assert installer.called == "-m venv .venv\nuv pip\n"
     installer.make("install", old)
     assert installer.called == ""
-    (old / ".venv/left").touch()
-    how(old, new)
+    (old / ".venv/old-file").touch()
+    relocate(old, new)
     assert f"dvc of {new}/.venv/bin/dvc" in installer.make("repro", new)
     assert installer.called == "-m venv --clear .venv\nuv pip\n"
-    assert not (new / ".venv/left").exists()
+    assert not (new / ".venv/old-file").exists()
     assert f"dvc of {new}/.venv/bin/dvc" in installer.make("repro", new)
     assert installer.called == ""
     if old.exists():
@@ -131,10 +144,10 @@ def test_a_moved_or_copied_folder_is_installed_anew_and_once(
 @pytest.mark.parametrize(
     ("cache", "works"), [("/my projects/.dvc/cache", True), ("/prójects/.dvc/cache", False)]
 )
-def test_experiments_in_a_copy_need_an_ascii_path_of_the_cache(
+def test_experiments_in_a_copy_require_an_ascii_path_of_the_cache(
     cache: str, works: bool, installer: Installer, tmp_path: Path
 ) -> None:
-    """DVC would fail with "'ascii' codec can't encode character"."""
+    """DVC itself would fail with "'ascii' codec can't encode character"."""
     copy_makefile(tmp_path / "stf")
     installer.make("install", tmp_path / "stf")
     (tmp_path / "stf/.venv/bin/dvc").write_text(f"#!/bin/sh\necho '{cache}'\n", encoding="utf-8")
@@ -146,8 +159,8 @@ def test_experiments_in_a_copy_need_an_ascii_path_of_the_cache(
     assert "see docs/folders.md" in failed.value.stderr
 
 
-def test_by_a_link_the_same_installation_is_used(installer: Installer, tmp_path: Path) -> None:
-    """From either side: installed by the link and used by the folder, and the other way round."""
+def test_a_link_to_the_folder_uses_the_same_environment(installer: Installer, tmp_path: Path) -> None:
+    """Whether it was installed through the link or in the folder."""
     folder, link = tmp_path / "my prójects" / "stf", tmp_path / "a link"
     copy_makefile(folder)
     link.symlink_to(folder)
@@ -160,13 +173,13 @@ def test_by_a_link_the_same_installation_is_used(installer: Installer, tmp_path:
 
 
 @pytest.mark.xdist_group("one process")
-def test_tests_of_a_group_are_kept_together(request: pytest.FixtureRequest) -> None:
-    """Their group stands in the name by which xdist deals them out (see conftest.py)."""
-    dealt = getattr(request.config.option, "loadgroup", False)
-    assert request.node.nodeid.endswith("@one process") == dealt
+def test_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """xdist distributes by the group at the end of a test's name (see conftest.py)."""
+    is_distributed = getattr(request.config.option, "loadgroup", False)
+    assert request.node.nodeid.endswith("@one process") == is_distributed
 
 
-def test_ci_runs_every_test_once_and_the_readmes_own_commands() -> None:
+def test_ci_runs_every_test_once_and_the_readmes_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert ci[-4:] == ["make repro", "make test", "make test-all", "make lint"]
@@ -174,7 +187,7 @@ def test_ci_runs_every_test_once_and_the_readmes_own_commands() -> None:
         assert any(line.strip().startswith(command) for line in readme), command
 
 
-def test_lock_names_no_host_and_pins_everything_by_hash() -> None:
+def test_lock_pins_everything_by_hash_and_contains_no_host() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert "://" not in lock
     assert "--index" not in lock.replace("--no-emit-index-url", "")

@@ -25,7 +25,7 @@ def test_profile_loads_and_is_complete(path: Path) -> None:
 
 
 def test_sample_is_the_default() -> None:
-    same = "mend: cp params.yaml profiles/sample.yaml"
+    same = "fix: cp params.yaml profiles/sample.yaml"
     assert Params.load(ROOT / "profiles/sample.yaml") == Params.load(ROOT / "params.yaml"), same
 
 
@@ -44,7 +44,7 @@ def test_ffpp_profile_holds_the_published_plan() -> None:
     config = STFV8Config.from_params(params)
     preset = STFV8Config.phase_a()
     preset.data_root = params.data.root
-    assert config == preset  # widths, rates, loss and batch size of SPEC 5 are STFV8Config's defaults
+    assert config == preset  # widths, rates, loss and batch size are STFV8Config's defaults
     assert (params.phase_a.epochs, params.phase_b.epochs, params.runtime.billing) == (70, 50, True)
     assert (params.budget.cost_per_hour, params.budget.max_budget) == (1.39, 5.0)
     assert params.training.backbone_lr_scale == 0.01

@@ -1,6 +1,6 @@
-"""scripts/setup_pod.sh with stubs for what a pod has: its order, and that nothing of the user's is lost.
+"""scripts/setup_pod.sh with stubs for a rented machine's tools: the order of its steps; no file of the user is lost.
 
-No real pod was ever set up by it here.
+It has not been run on a real machine.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("bash", "basename", "cat", "cmp", "cp", "df", "dirname", "du", "git", "ln", "mkdir", "readlink")
 PARAMS = "data:\n  root: data/sample\n"
 PROFILE = "data:\n  root: data/ffpp\n"
-# The stubs write down how they were called; FAIL names those that fail.
+# The stubs record their calls. FAIL lists the calls that fail.
 STUB = """#!/bin/bash
 call="$(basename "$0") $*"
 echo "$call" >> "$CALLS"
-IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done
+IFS=,; for failing in $FAIL; do [[ $call == $failing* ]] && exit 3; done
 exit 0
 """
 PYTHON = f"""#!/bin/bash
 case "$*" in *yaml.safe_load*) exec {shlex.quote(sys.executable)} "$@";; esac
 call="python $*"
 echo "$call" >> "$CALLS"
-IFS=,; for bad in $FAIL; do [[ $call == $bad* ]] && exit 3; done
+IFS=,; for failing in $FAIL; do [[ $call == $failing* ]] && exit 3; done
 exit 0
 """
 
 
 class Pod:
-    """A repository of the script, a profile and params.yaml, with a PATH of its own."""
+    """A repository with the script, a profile and params.yaml, and a PATH of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.repository, self.bin, self.calls = folder / "re po", folder / "bin", folder / "calls"
@@ -52,7 +52,7 @@ class Pod:
         self.stub(self.repository / ".venv/bin/python", text=PYTHON)
         self.git("init", "-q")
         self.git("add", "params.yaml")
-        self.git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "as delivered")
+        self.git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "original")
         self.data = folder / "my data"
         (self.data / "FaceForensics++").mkdir(parents=True)
 
@@ -108,7 +108,7 @@ def test_help_does_nothing(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_everything_in_its_order_from_anywhere_and_again(inside: bool, pod: Pod, tmp_path: Path) -> None:
+def test_steps_run_in_order_from_any_folder_and_again(inside: bool, pod: Pod, tmp_path: Path) -> None:
     given = "my data/FaceForensics++" if inside else "my data"
     for _ in range(2):
         code, text = pod.run(given, cwd=tmp_path)
@@ -124,11 +124,11 @@ def test_everything_in_its_order_from_anywhere_and_again(inside: bool, pod: Pod,
         assert places == sorted(places)
         assert (pod.repository / "data/ffpp").resolve() == pod.data
         assert pod.params == PROFILE
-    assert "params.yaml is profiles/ffpp_a100.yaml already" in text
+    assert "params.yaml already equals profiles/ffpp_a100.yaml" in text
     assert [p.name for p in pod.data.iterdir()] == ["FaceForensics++"]  # no link inside the linked folder
 
 
-def test_changed_parameters_are_kept(pod: Pod) -> None:
+def test_changed_parameters_stay(pod: Pod) -> None:
     mine = "data:\n  root: elsewhere\n"
     (pod.repository / "params.yaml").write_text(mine)
     for staged in (False, True):
@@ -137,11 +137,11 @@ def test_changed_parameters_are_kept(pod: Pod) -> None:
         code, text = pod.run(pod.data)
         assert code == 0, text
         assert pod.params == mine
-        assert "holds changes of yours and is kept" in text
+        assert "has changes of yours and stays as it is" in text
         assert "data.root is elsewhere in params.yaml, not data/ffpp" in text
 
 
-def test_parameters_that_git_does_not_know_are_kept(pod: Pod) -> None:
+def test_untracked_parameters_stay(pod: Pod) -> None:
     pod.git("rm", "-q", "--cached", "params.yaml")
     pod.git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "untracked")
     code, text = pod.run(pod.data)
@@ -151,29 +151,29 @@ def test_parameters_that_git_does_not_know_are_kept(pod: Pod) -> None:
     assert (code, pod.params) == (0, PARAMS), text
 
 
-def test_a_folder_in_the_links_place_is_left_alone(pod: Pod) -> None:
+def test_a_folder_where_the_link_should_be_stays(pod: Pod) -> None:
     (pod.repository / "data/ffpp").mkdir(parents=True)
     (pod.repository / "data/ffpp/precious").touch()
     code, text = pod.run(pod.data)
     assert code == 1
-    assert "data/ffpp exists and is no link" in text
+    assert "data/ffpp exists and is not a link" in text
     assert (pod.repository / "data/ffpp/precious").exists()
     assert pod.params == PARAMS
 
 
 @pytest.mark.parametrize("given", ["data/ffpp", "data/ffpp/FaceForensics++"])
-def test_data_that_lie_in_the_links_place_are_taken(given: str, pod: Pod) -> None:
+def test_data_where_the_link_should_be_is_used(given: str, pod: Pod) -> None:
     (pod.repository / "data/ffpp/FaceForensics++").mkdir(parents=True)
     for _ in range(2):
         code, text = pod.run(given)
         assert code == 0, text
-        assert "data/ffpp is the folder given" in text
+        assert "data/ffpp is the given folder" in text
         assert not (pod.repository / "data/ffpp").is_symlink()
         assert [p.name for p in (pod.repository / "data/ffpp").iterdir()] == ["FaceForensics++"]
         assert pod.params == PROFILE
 
 
-def test_without_data_it_says_which_are_used(pod: Pod) -> None:
+def test_without_data_it_prints_which_is_used(pod: Pod) -> None:
     assert "data.root is data/sample in params.yaml" in pod.run()[1]
     assert "data.root is data/ffpp in params.yaml" in pod.run(pod.data)[1]
     code, text = pod.run()
@@ -182,7 +182,7 @@ def test_without_data_it_says_which_are_used(pod: Pod) -> None:
     assert "sample" not in text
 
 
-def test_another_users_repository_is_named_with_the_line_to_type(pod: Pod, tmp_path: Path) -> None:
+def test_another_users_repository_is_an_error_with_the_command_to_type(pod: Pod, tmp_path: Path) -> None:
     owner = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path)}
     code, text = pod.run(pod.data, variables=owner)
     assert code == 1
@@ -196,14 +196,14 @@ def test_another_users_repository_is_named_with_the_line_to_type(pod: Pod, tmp_p
     assert pod.params == PROFILE
 
 
-def test_cdpath_changes_nothing(pod: Pod, tmp_path: Path) -> None:
+def test_cdpath_is_ignored(pod: Pod, tmp_path: Path) -> None:
     code, text = pod.run("my data", cwd=tmp_path, variables={"CDPATH": str(tmp_path)})
     assert code == 0, text
     assert (pod.repository / "data/ffpp").resolve() == pod.data
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "packages"),
     [
         (["make"], "make"),
         (["git"], "git"),
@@ -212,37 +212,42 @@ def test_cdpath_changes_nothing(pod: Pod, tmp_path: Path) -> None:
         ([], "python3-venv"),
     ],
 )
-def test_what_the_installation_needs_is_named_first(missing: list[str], said: str, pod: Pod) -> None:
+def test_missing_packages_are_an_error_before_anything_else(
+    missing: list[str], packages: str, pod: Pod
+) -> None:
     for name in missing:
         (pod.bin / name).unlink()
     code, text = pod.run(pod.data, fail="" if missing else "python3 -c import ensurepip")
     assert code == 1
-    assert text.splitlines()[-1].endswith(f": apt-get install {said}")
+    assert text.splitlines()[-1].endswith(f": apt-get install {packages}")
     assert not any(call.startswith(("nvidia-smi", "make")) for call in pod.called)
     assert pod.params == PARAMS
 
 
-@pytest.mark.parametrize(("free", "there", "warned"), [(100, 0, True), (188, 0, False), (100, 88, False)])
+@pytest.mark.parametrize(("free_gb", "used_gb", "warns"), [(100, 0, True), (188, 0, False), (100, 88, False)])
 @pytest.mark.parametrize("cache", ["cache/faces", ""])
 def test_little_space_for_the_face_cache_is_a_warning(
-    free: int, there: int, warned: bool, cache: str, pod: Pod
+    free_gb: int, used_gb: int, warns: bool, cache: str, pod: Pod
 ) -> None:
     (pod.repository / "profiles/ffpp_a100.yaml").write_text(f'{PROFILE}runtime:\n  face_cache: "{cache}"\n')
-    for name, said in (("df", f"  Avail\n{free * 10**9 // 1024}"), ("du", f"{there * 10**9 // 1024}\t.")):
+    for name, output in (
+        ("df", f"  Avail\n{free_gb * 10**9 // 1024}"),
+        ("du", f"{used_gb * 10**9 // 1024}\t."),
+    ):
         (pod.bin / name).unlink()
-        pod.stub(pod.bin / name, text=f"#!/bin/bash\necho '{said}'\n")
+        pod.stub(pod.bin / name, text=f"#!/bin/bash\necho '{output}'\n")
     code, text = pod.run(pod.data)
     assert code == 0, text
-    assert ("for the face cache (cache/faces); all of FF++ takes 187 GB" in text) == (warned and cache != "")
-    assert ("warning: 100 GB are free" in text) == (warned and cache != "")
+    assert ("for the face cache (cache/faces); all of FF++ needs 187 GB" in text) == (warns and cache != "")
+    assert ("warning: 100 GB are free" in text) == (warns and cache != "")
 
 
-def test_another_link_is_turned(pod: Pod, tmp_path: Path) -> None:
+def test_a_link_to_other_data_is_replaced(pod: Pod, tmp_path: Path) -> None:
     (pod.repository / "data").mkdir()
     (pod.repository / "data/ffpp").symlink_to(tmp_path / "old")
     code, text = pod.run(pod.data)
     assert code == 0
-    assert f"linked to {tmp_path / 'old'} so far" in text
+    assert f"linked to {tmp_path / 'old'} before" in text
     assert (pod.repository / "data/ffpp").resolve() == pod.data
 
 
@@ -261,7 +266,7 @@ def test_no_gpu_and_no_extra_are_warnings(missing: bool, pod: Pod) -> None:
         (pod.bin / "nvidia-smi").unlink()
     code, text = pod.run(fail="nvidia-smi")
     assert code == 0, text
-    assert "warning: no working NVIDIA GPU" in text
+    assert "warning: nvidia-smi finds no working NVIDIA GPU" in text
     assert not any(call.startswith("uv") for call in pod.called)
     (pod.bin / "nvidia-smi").unlink(missing_ok=True)
     pod.stub(pod.bin / "nvidia-smi")
@@ -274,41 +279,41 @@ def test_no_gpu_and_no_extra_are_warnings(missing: bool, pod: Pod) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fail", "said", "never"),
+    ("fail", "message", "never"),
     [
         ("make", "make install failed", "dvc"),
-        ("dvc", "the data are not ready", "python -m pipeline.forecast"),
+        ("dvc", "the data is not ready", "python -m pipeline.forecast"),
         ("python -m pipeline.forecast", "the forecast failed", "x"),
     ],
 )
-def test_a_step_that_fails_ends_it(fail: str, said: str, never: str, pod: Pod) -> None:
+def test_a_failing_step_ends_the_script(fail: str, message: str, never: str, pod: Pod) -> None:
     code, text = pod.run(pod.data, fail=fail)
     assert code == 1
-    assert said in text.splitlines()[-1]
+    assert message in text.splitlines()[-1]
     assert "== ready" not in text
     assert not any(call.startswith(never) for call in pod.called)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--unknown"], "unknown option --unknown"),
-        (["nowhere"], "nowhere is no folder"),
-        (["scripts"], "holds no FaceForensics++/"),
-        (["scripts", "profiles"], "one DATA folder, not two"),
+        (["nowhere"], "nowhere is not a folder"),
+        (["scripts"], "there is no FaceForensics++/ in"),
+        (["scripts", "profiles"], "give one DATA folder, not two"),
         (["--profile"], "--profile needs a file"),
         (["--profile", "none.yaml"], "none.yaml does not exist"),
     ],
 )
-def test_wrong_use_is_one_line_before_anything_runs(arguments: list[str], said: str, pod: Pod) -> None:
+def test_wrong_usage_is_one_line_before_anything_runs(arguments: list[str], message: str, pod: Pod) -> None:
     code, text = pod.run(*arguments)
     assert code == 2
-    assert said in text
+    assert message in text
     assert len(text.splitlines()) == 1
     assert pod.called == []
 
 
-def test_an_own_profile_is_taken(pod: Pod, tmp_path: Path) -> None:
+def test_a_profile_of_the_user_is_used(pod: Pod, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  root: data/ffpp\nmine: 1\n")
     code, text = pod.run(pod.data, "--profile", "mine.yaml", cwd=tmp_path)
     assert code == 0, text

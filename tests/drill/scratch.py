@@ -1,4 +1,4 @@
-"""Where the drill trains: a scratch clone of this repository with a small sample, copied afresh for every chain."""
+"""Where the drill trains: a clone of this repository with a small sample, copied for every chain."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stf.data.ffpp import SAMPLE_ROOT, FFPPTree
 from stf.sample.build import SampleSpec, generate_sample
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "STF_DRILL"  # in the environment of everything that a chain starts
+MARK = "STF_DRILL"  # environment variable of every process that a chain starts
 BRANCH = "drill"
-SEED = 1  # what the experiments set; params.yaml as committed says 0
+SEED = 1  # set by the experiments; the committed params.yaml has 0
 EPOCHS = 6
 _SPEC = SampleSpec(train=8, val=2, test=2, n_frames=14, height=96, width=112)
-# Every generator counts: dropout, the moving average of the weights, batches that are put together, a loader's worker.
-# Four steps an epoch: of so few the console shows every one when it is no terminal.
+# Everything that a checkpoint must restore is on: dropout, moving average, gradient accumulation, a loader worker.
+# Four steps an epoch, so few that the console shows each of them when it is not a terminal.
 _CHANGES: dict[str, dict[str, Any]] = {
     "data": {"num_frames": 8, "img_size": 48, "train_pairs_per_video": 4, "val_pairs_per_video": 2},
     "model": {"dropout": 0.1, "drop_path": 0.1},
@@ -40,9 +40,9 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves: sha256 of the weights, the summary, the CSV log without times.
+    """The result of a training: sha256 of the weights, the summary, the CSV log without times.
 
-    Two undisturbed trainings on one machine leave equal ones.
+    Two uninterrupted trainings on one machine have equal outcomes.
     """
 
     weights: str
@@ -51,14 +51,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A repository to train in, and the environment to start commands with."""
+class Clone:
+    """A repository to train in, and the environment of its commands."""
 
     path: Path
     name: str
 
     def env(self) -> dict[str, str]:
-        """This Python's commands first, a git identity, nothing shared with other repositories."""
+        """This Python's commands first on PATH, a git identity, nothing shared with other repositories."""
         ours = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         roles = [f"GIT_{role}_{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
@@ -72,7 +72,7 @@ class Place:
         return kept | dict.fromkeys(roles, "drill@localhost") | here
 
     def run(self, *command: str) -> str:
-        """Runs a short command here and returns what it printed; raises CalledProcessError."""
+        """Runs a short command here and returns its output; raises CalledProcessError."""
         done = subprocess.run(
             command, cwd=self.path, env=self.env(), check=True, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -80,12 +80,12 @@ class Place:
         return done.stdout
 
     def outcome(self) -> Outcome:
-        """What lies in weights/ and metrics/; raises FileNotFoundError."""
+        """Reads weights/ and metrics/; raises FileNotFoundError."""
         digest = hashlib.sha256((self.path / "weights/phase_a.pt").read_bytes()).hexdigest()
         return Outcome(digest, (self.path / "metrics/phase_a.json").read_text(), self.rows())
 
     def rows(self) -> tuple[Row, ...]:
-        """The CSV log of the run in progress, without the columns that are times; () without one."""
+        """The CSV log of the run in progress without its columns of times; () if there is none."""
         log = next(self.path.glob("checkpoints/*/log.csv"), None)
         if log is None:
             return ()
@@ -96,7 +96,7 @@ class Place:
             )
 
     def tracked(self) -> tuple[int, int]:
-        """(MLflow runs of phase A, metric points of them that were recorded more than once)."""
+        """(MLflow runs of phase A, their metric points that were recorded more than once)."""
         store = self.path / "mlruns/mlflow.db"
         if not store.exists():
             return 0, 0
@@ -109,44 +109,44 @@ class Place:
             return int(runs), int(db.execute(doubled).fetchone()[0])
 
 
-def make_template(folder: Path, epochs: int = EPOCHS) -> Place:
-    """A clone of HEAD with a small sample, its parameters and an empty MLflow store, all of it committed."""
+def make_template(folder: Path, epochs: int = EPOCHS) -> Clone:
+    """A clone of HEAD with a small sample, its parameters and an empty MLflow store, all committed."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = Place(folder / "template", "template")
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(place.path)], check=True)
-    place.run("git", "checkout", "--quiet", "-b", BRANCH)
-    params = yaml.safe_load((place.path / "params.yaml").read_text())
+    clone = Clone(folder / "template", "template")
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone.path)], check=True)
+    clone.run("git", "checkout", "--quiet", "-b", BRANCH)
+    params = yaml.safe_load((clone.path / "params.yaml").read_text())
     for section, values in _CHANGES.items():
         params[section] |= values
     params["phase_a"]["epochs"] = epochs
-    (place.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    generate_sample(place.path / SAMPLE_ROOT, spec=_SPEC)
-    fingerprint = FFPPTree(place.path / SAMPLE_ROOT).fingerprint("contents")
-    (place.path / "metrics").mkdir(exist_ok=True)
-    (place.path / "metrics/data.json").write_text(json.dumps({"fingerprint": fingerprint}))
-    (place.path / "metrics/leak_audit.json").write_text("{}")
-    _forget_stages(place.path / "dvc.lock")
-    place.run("dvc", "commit", "-q", "-f", "verify_data")  # its audit takes a minute and shows nothing here
-    place.run("git", "add", "-A")
-    place.run("git", "commit", "-q", "--no-verify", "-m", "drill")
-    place.run("python", "-c", "from stf.tracking.store import open_store; open_store()")
-    return place
+    (clone.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    generate_sample(clone.path / SAMPLE_ROOT, spec=_SPEC)
+    fingerprint = FFPPTree(clone.path / SAMPLE_ROOT).fingerprint("contents")
+    (clone.path / "metrics").mkdir(exist_ok=True)
+    (clone.path / "metrics/data.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    (clone.path / "metrics/leak_audit.json").write_text("{}")
+    _forget_stages(clone.path / "dvc.lock")
+    clone.run("dvc", "commit", "-q", "-f", "verify_data")  # its audit takes a minute and is of no use here
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-q", "--no-verify", "-m", "drill")
+    clone.run("python", "-c", "from stf.tracking.store import open_store; open_store()")
+    return clone
 
 
 def _forget_stages(lock: Path) -> None:
-    """Leaves no stage in dvc.lock: their outs lie in no cache here, and `dvc exp apply` wants them all."""
+    """Removes all stages from dvc.lock: their outputs are in no cache here, and `dvc exp apply` needs them all."""
     lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": {}}))
 
 
-def new_place(template: Place, path: Path) -> Place:
-    """A fresh copy in which nothing was ever trained."""
+def new_clone(template: Clone, path: Path) -> Clone:
+    """A copy of `template`, in which nothing was trained yet."""
     shutil.copytree(template.path, path, symlinks=True)
-    return Place(path, path.name)
+    return Clone(path, path.name)
 
 
-def set_seed(place: Place) -> None:
-    """Edits params.yaml, as who does not use experiments does."""
-    file = place.path / "params.yaml"
+def set_seed(clone: Clone) -> None:
+    """Edits params.yaml, as a user without experiments would."""
+    file = clone.path / "params.yaml"
     params = yaml.safe_load(file.read_text())
     params["seed"] = SEED
     file.write_text(yaml.safe_dump(params, sort_keys=False))
