@@ -41,7 +41,7 @@ class Bench:
         )
         self.data = data
         self.videos = self.dataset(read_face_clip).videos
-        self.cache = FaceCache.of(folder, data, "0" * 64)
+        self.cache = FaceCache.for_data(folder, data, "0" * 64)
         started = time.process_time()
         with self.cache.locked():
             self.built = [build_video(self.cache, video) for video in self.videos]

@@ -32,7 +32,7 @@ from stf.data.cache.build import build_video
 from stf.data.cache.face_cache import FaceCache
 from stf.data.face_clip import FaceClip, Reader, read_face_clip
 from stf.data.faces import draw_side_factors, final_crop_window
-from stf.data.video_sbi import Recipe, SbiDraw, draw_sbi, streams
+from stf.data.video_sbi import Recipe, SbiDraw, draw_sbi, random_streams
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from tests.reference.data_video_sbi_plain import plain_face_clip, plain_final, plain_members
 
@@ -62,7 +62,7 @@ class Bench:
             STFV8Config.phase_a(), num_frames=frames, img_size=img_size, data_root=root
         )
         self.data = DataParams(root=root, quality=quality, num_frames=frames)
-        self.cache = FaceCache.of(folder, self.data, "benchmark")
+        self.cache = FaceCache.for_data(folder, self.data, "benchmark")
         self.all_on = self.dataset(1.0, 1.0, read_face_clip)
         with self.cache.locked():
             for video in self.all_on.videos:
@@ -107,7 +107,7 @@ class Bench:
 
 def plain_pair(dataset: VideoSBIDataset, seed: tuple[int, int, int, int]) -> None:
     """One attempt on whole first crops, frame by frame."""
-    rngs, recipe = streams(seed), dataset.recipe
+    rngs, recipe = random_streams(seed), dataset.recipe
     place = seed[2] // dataset.pairs_per_video
     start = int(rngs["start"].choice(dataset._starts[place]))
     flip = bool(rngs["flip"].random() < 0.5)

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: tiny trees in the FF++ layout, an evaluation, a place for commands."""
+"""Fixtures for several test folders: tiny trees in the FF++ layout, an evaluation, folders to run commands in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY_SPLITS = {"train": [["000", "001"], ["002", "003"]], "val": [["004", "005"]
 
 
 def unit_face() -> np.ndarray:
-    """(81, 2) landmarks of a face that fills [-1, 1]², forehead in the order of the stored files."""
+    """Returns (81, 2) landmarks of a face that fills [-1, 1]², with the forehead in the order of the stored files."""
     jaw = np.linspace(np.pi * 1.05, -np.pi * 0.05, 17)
     parts = [np.stack([np.cos(jaw), np.sin(jaw)], 1) * (1, 1)]
     for sign in (-1, 1):  # brows
@@ -59,7 +59,7 @@ def write_video(
     size: tuple[int, int] = (120, 144),
     seed: int = 0,
 ) -> None:
-    """One video: a textured ellipse of 52x64 px that moves smoothly over a textured, noisy background."""
+    """Writes one video: a textured ellipse of 52x64 px that moves smoothly over a textured, noisy background."""
     height, width = size
     rng = np.random.default_rng([seed, *video_id.encode(), *(method or "").encode()])
     background, skin = _texture(rng, height, width), _texture(rng, height, width)
@@ -95,7 +95,7 @@ def write_tree(
     n_frames: int = 12,
     size: tuple[int, int] = (120, 144),
 ) -> Path:
-    """A small tree under `root`: reals in every split, both directions of each pair in `fake_splits`."""
+    """Writes a small tree under `root`: reals in every split, both directions of each pair in `fake_splits`."""
     splits = splits or TINY_SPLITS
     for split, pairs in splits.items():
         split_file(root, split).parent.mkdir(parents=True, exist_ok=True)
@@ -120,31 +120,31 @@ def make_tree(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def tiny_tree(shared_tree: Path, tmp_path: Path) -> Path:
-    """A fresh small tree, free to be damaged: 8 real videos, 8 fakes, 12 frames of 144x120, c23."""
+    """A fresh small tree that a test may damage: 8 real videos, 8 fakes, 12 frames of 144x120, c23."""
     return Path(shutil.copytree(shared_tree, tmp_path / "tiny"))
 
 
 @pytest.fixture(scope="session")
 def tree_writer() -> Callable[..., Path]:
-    """`tree_writer(root, size=…, …)`: writes a tree where a module or session fixture wants one."""
+    """`tree_writer(root, size=…, …)` writes a tree; for module and session fixtures."""
     return write_tree
 
 
 @pytest.fixture
 def write_one_video() -> Callable[..., None]:
-    """`write_one_video(root, id, method=…, quality=…, n_frames=…)`: adds one video to a tree."""
+    """`write_one_video(root, id, method=…, quality=…, n_frames=…)` adds one video to a tree."""
     return write_video
 
 
 @pytest.fixture(scope="session")
 def shared_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One tree as `tiny_tree` for the whole session; read it, never write to it."""
+    """One tree like `tiny_tree` for the whole session; read-only."""
     return write_tree(tmp_path_factory.mktemp("shared") / "data")
 
 
 @pytest.fixture(scope="session")
 def three_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six real test videos and the fakes of two methods, raw and c23; read it, never write to it."""
+    """Six real test videos and the fakes of two methods, raw and c23; read-only."""
     from tests.reference.evaluation_sets import write_three_pairs
 
     return write_three_pairs(tmp_path_factory.mktemp("three_pairs"))
@@ -152,7 +152,7 @@ def three_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def evaluated(three_pairs: Path) -> Evaluation:
-    """The evaluation of `three_pairs` by a network that looks at redness, with the self-blended sets."""
+    """The evaluation of `three_pairs` by a network that scores redness, with the self-blended sets."""
     from stf.evaluation.results import evaluate
     from tests.reference.evaluation_sets import params_for, scorer_for
 
@@ -163,8 +163,8 @@ def evaluated(three_pairs: Path) -> Evaluation:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository root whose mlruns/ holds an MLflow store without runs. Making one takes seconds: copy it."""
-    from stf.tracking.store import open_store  # mlflow: seconds that most tests need not wait
+    """A repository root whose mlruns/ contains an MLflow store without runs; creating one takes seconds, so copy it."""
+    from stf.tracking.store import open_store  # imports mlflow, which takes seconds
 
     root = tmp_path_factory.mktemp("empty_store")
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +176,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository root with a store of its own, which is also the working folder: a command can run in it."""
+    """A repository root with its own store, set as the working folder, to run commands in."""
     root = Path(shutil.copytree(empty_store, tmp_path / "workplace"))
     monkeypatch.chdir(root)
     monkeypatch.setenv("DVC_ROOT", str(root))
@@ -186,7 +186,7 @@ def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def training_place(workplace: Path, tiny_tree: Path) -> Path:
-    """A workplace with verified data in data/: a training command can run in it."""
+    """A workplace with verified data in data/, to run training commands in."""
     tiny_tree.rename(workplace / "data")
     (workplace / "metrics").mkdir()
     verified = {"fingerprint": fingerprint_of("data")}
@@ -196,7 +196,7 @@ def training_place(workplace: Path, tiny_tree: Path) -> Path:
 
 @pytest.fixture
 def plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training commands estimate nothing and keep blank pictures, which at this size take a third of their time."""
+    """Training commands skip the estimate and write blank figures, which would take a third of their time here."""
     from matplotlib.figure import Figure
 
     monkeypatch.setattr("stf.forecast.line.quick_line", lambda *_: "no estimate")

@@ -22,11 +22,11 @@ def cost_text(planned: Estimate, n_workers: int) -> str:
     return f"{planned.n_videos:,} videos, {planned.n_frames:,} frames: {size}, {time}"
 
 
-def print_left_out(built: Sequence[BuiltVideo], console: Console) -> None:
+def print_uncached(built: Sequence[BuiltVideo], console: Console) -> None:
     """Names the videos of which some clips stay with the PNGs, and why."""
     partial = [video for video in built if video.problem]
     for video in partial[:MAX_NAMED]:
-        served = f"{video.n_served} of {video.n_clips} clips are cached"
+        served = f"{video.n_cached} of {video.n_clips} clips are cached"
         console.print(
             f"{video.name}: {served}; {video.problem}", style="yellow", markup=False, soft_wrap=True
         )

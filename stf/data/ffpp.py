@@ -1,4 +1,4 @@
-"""The FaceForensics++ tree on disk: splits, qualities, methods, videos. Nothing else knows a path.
+"""The FaceForensics++ tree on disk: splits, qualities, methods, videos. Only this module knows its paths.
 
 {root}/FaceForensics++/{train,val,test}.json                               pairs of ids
 {root}/FaceForensics++/original_sequences/youtube/{quality}/{kind}/{id}/{NNN}.{png,npy}
@@ -28,12 +28,12 @@ _VERIFY = "run `dvc repro verify_data`"
 
 
 def tree_folder(root: str | Path) -> Path:
-    """{root}/FaceForensics++."""
+    """Returns {root}/FaceForensics++."""
     return Path(root) / TREE_FOLDER
 
 
 def split_file(root: str | Path, split: str) -> Path:
-    """The JSON file that lists a split's identity pairs."""
+    """Returns the JSON file that lists a split's identity pairs."""
     return tree_folder(root) / f"{split}.json"
 
 
@@ -44,17 +44,17 @@ def _group_folder(root: str | Path, method: str | None) -> Path:
 
 
 def video_folder(root: str | Path, method: str | None, quality: str, kind: str, video_id: str) -> Path:
-    """Where one video keeps its frames, landmarks or retina files; `method` None is a real video."""
+    """Returns the folder of one video's frames, landmarks or retina files; `method` is None for a real video."""
     return _group_folder(root, method) / quality / kind / video_id
 
 
 def frame_name(number: int, kind: str) -> str:
-    """'007.png', '007.npy'."""
+    """Returns '007.png' or '007.npy'."""
     return f"{number:03d}{SUFFIXES[kind]}"
 
 
 def split_fake_id(video_id: str) -> tuple[str, str] | None:
-    """('000', '003') of '000_003'; None when it is not "{target}_{source}"."""
+    """Returns ('000', '003') for '000_003'; None when the id is not "{target}_{source}"."""
     parts = video_id.split("_")
     if len(parts) != 2 or not all(ID_PATTERN.fullmatch(part) for part in parts):
         return None
@@ -62,29 +62,29 @@ def split_fake_id(video_id: str) -> tuple[str, str] | None:
 
 
 class FFPPTree:
-    """An index of one FaceForensics++ tree. Looks at names only; opens no frame and no landmark file."""
+    """An index of one FaceForensics++ tree, from file names alone: opens no frame and no landmark file."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if not os.path.isdir(tree_folder(root)):  # Path's would raise for a name that is too long
-            hint = "set data.root to the folder that holds FaceForensics++/"
+        if not os.path.isdir(tree_folder(root)):  # Path.is_dir raises for a name that is too long
+            hint = "set data.root to the folder that contains FaceForensics++/"
             raise DataError(
-                f"{tree_folder(root)} does not exist; {hint}, or run `dvc repro verify_data` for the sample"
+                f"{tree_folder(root)} does not exist; {hint}, or {_VERIFY} to generate the sample"
             )
 
     @cached_property
     def splits(self) -> dict[str, list[tuple[str, str]]]:
-        """{'train': [('000', '003'), …], …}; raises DataError for a missing or hostile file."""
+        """Returns {'train': [('000', '003'), …], …}; raises DataError for a missing or invalid file."""
         return {split: read_split(split_file(self.root, split)) for split in SPLITS}
 
     def ids(self, split: str) -> list[str]:
-        """The identities of one split, sorted."""
+        """Returns the identities of one split, sorted."""
         if split not in SPLITS:
-            raise DataError(f"{split!r} is no split; FF++ has {', '.join(SPLITS)}")
+            raise DataError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
         return sorted({video_id for pair in self.splits[split] for video_id in pair})
 
     def split_of(self, identity: str) -> str | None:
-        """The first split that lists `identity`, or None."""
+        """Returns the first split that lists `identity`, or None."""
         return next((split for split in SPLITS if identity in self._id_sets[split]), None)
 
     @cached_property
@@ -92,44 +92,44 @@ class FFPPTree:
         return {split: set(self.ids(split)) for split in SPLITS}
 
     def overlap(self) -> dict[str, tuple[str, ...]]:
-        """{identity: its splits} for every identity in more than one split; empty when all is well."""
-        found = {}
+        """Returns {identity: its splits} for every identity in more than one split; empty for disjoint splits."""
+        shared = {}
         for identity in sorted(set().union(*self._id_sets.values())):
             splits = tuple(split for split in SPLITS if identity in self._id_sets[split])
             if len(splits) > 1:
-                found[identity] = splits
-        return found
+                shared[identity] = splits
+        return shared
 
     def expected_fake_ids(self, split: str) -> list[str]:
-        """Both directions of every identity pair: what the official release holds for each method."""
+        """Returns both directions of every identity pair, as in the official release of each method."""
         pairs = self.splits[split]
         return sorted({f"{a}_{b}" for a, b in pairs if a != b} | {f"{b}_{a}" for a, b in pairs if a != b})
 
     def qualities(self, method: str | None = None) -> tuple[str, ...]:
-        """The qualities on disk for the real videos (or one method), in the order raw, c23, c40."""
+        """Returns the qualities on disk for the real videos (or one method), in the order raw, c23, c40."""
         return tuple(q for q in QUALITIES if (_group_folder(self.root, method) / q / "frames").is_dir())
 
     def methods(self, quality: str) -> tuple[str, ...]:
-        """The manipulation methods on disk in one quality, in FF++'s order."""
+        """Returns the manipulation methods on disk in one quality, in FF++'s order."""
         return tuple(m for m in METHODS if quality in self.qualities(m))
 
     def video_ids(self, method: str | None, quality: str) -> list[str]:
-        """Every video folder on disk, whether a split lists it or not."""
+        """Returns the names of all video folders on disk, whether a split lists them or not."""
         return folders_in(_group_folder(self.root, method) / quality / "frames")
 
     def real_videos(self, split: str, quality: str) -> list[Video]:
-        """The split's real videos on disk, by id; raises DataError when the quality is not there at all."""
+        """Returns the split's real videos on disk, by id; raises DataError when the quality is not on disk."""
         self._require_quality(None, quality)
-        wanted = set(self.ids(split))
-        return [self._real(i, split, quality) for i in self.video_ids(None, quality) if i in wanted]
+        split_ids = set(self.ids(split))
+        return [self._real(i, split, quality) for i in self.video_ids(None, quality) if i in split_ids]
 
     def fake_videos(self, split: str, method: str, quality: str) -> list[Video]:
-        """The fakes of one method whose target is in the split; raises DataError without the quality."""
+        """Returns one method's fakes whose target is in the split; raises DataError when the quality is not on disk."""
         self._require_quality(method, quality)
-        wanted, videos = set(self.ids(split)), []
+        split_ids, videos = set(self.ids(split)), []
         for video_id in self.video_ids(method, quality):
             parts = split_fake_id(video_id)
-            if parts is not None and parts[0] in wanted:
+            if parts is not None and parts[0] in split_ids:
                 videos.append(self._fake(video_id, split, method, quality))
         return videos
 
@@ -137,10 +137,10 @@ class FFPPTree:
         if quality in self.qualities(method):
             return
         folder = _group_folder(self.root, method) / quality / "frames"
-        there = ", ".join(self.qualities(method)) or "none"
+        on_disk = ", ".join(self.qualities(method)) or "none"
         raise DataError(
-            f"{folder} does not exist; qualities on disk for {method or 'real videos'}: {there}. "
-            "Set data.quality to one of them, or preprocess that quality"
+            f"{folder} does not exist; qualities on disk for {method or 'real videos'}: {on_disk}. "
+            f"Set data.quality to one of them, or preprocess the videos in {quality}"
         )
 
     def _files(self, method: str | None, quality: str, video_id: str) -> list[dict[int, Path]]:
@@ -177,65 +177,64 @@ class FFPPTree:
         )
 
     def fingerprint(self, kind: Kind) -> str:
-        """SHA-256 (hex) over the tree's file names and sizes, and their mtimes or their contents."""
+        """Returns the SHA-256 (hex) over the tree's file names and sizes, and their mtimes or contents."""
         return fingerprint_of_folder(tree_folder(self.root), kind)
 
 
 def is_sample(root: str | Path) -> bool:
-    """Whether `root` is the built-in sample, which DVC tracks by content."""
+    """Tells whether `root` is the built-in sample, which DVC tracks by content."""
     return os.path.normpath(root) == os.path.normpath(SAMPLE_ROOT)
 
 
 def fingerprint_of(root: str | Path) -> str:
-    """What verify_data writes: by the sample's contents (equal in every clone), by mtimes elsewhere.
+    """Computes the fingerprint that verify_data records: by content for the sample, by mtime for any other root.
 
-    The sample's 200 MB take a second; DVC, which keeps a hash per file, takes eight for each stage that names them.
+    The sample's contents are equal in every clone. Its 200 MB take a second here; DVC hashes file by file and would
+    take eight seconds for each stage that depends on them.
     """
     return FFPPTree(root).fingerprint("contents" if is_sample(root) else "mtimes")
 
 
 def recorded_fingerprint(data_json: str | Path) -> str:
-    """The fingerprint that verify_data wrote; raises DataError, with the command that mends it, when there is none."""
+    """Reads the fingerprint that verify_data wrote; raises DataError, with the command to run, when there is none."""
     try:
         recorded = read_json(data_json)["fingerprint"]
     except FileNotFoundError:
-        raise DataError(f"{data_json} does not exist, so the data was never verified; {_VERIFY}") from None
+        raise DataError(f"{data_json} does not exist: the data has not been verified; {_VERIFY}") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{data_json} holds no fingerprint of the data; {_VERIFY} --force") from None
+        raise DataError(f"{data_json} contains no fingerprint of the data; {_VERIFY} --force") from None
     if recorded is None:
-        raise DataError(
-            f"verify_data found the data unfit to train on ({data_json}); {_VERIFY} and mend what it lists"
-        )
+        raise DataError(f"the data failed verification ({data_json}); {_VERIFY} and fix the defects it lists")
     if not isinstance(recorded, str):
-        raise DataError(f"{data_json} holds no fingerprint of the data; {_VERIFY} --force")
+        raise DataError(f"{data_json} contains no fingerprint of the data; {_VERIFY} --force")
     return recorded
 
 
 def require_fingerprint(root: str | Path, data_json: str | Path) -> str:
-    """The fingerprint of the data under `root`, if it is the one verify_data wrote to `data_json`.
+    """Returns the fingerprint of the data under `root`, which must equal the one verify_data wrote to `data_json`.
 
-    Raises DataError, with the command that mends it, when the data changed since or was never verified.
+    Raises DataError, with the command to run, when the data has changed since or was never verified.
     """
     recorded = recorded_fingerprint(data_json)
-    found = fingerprint_of(root)
-    if found != recorded:
+    current = fingerprint_of(root)
+    if current != recorded:
         raise DataError(
-            f"the data under {root} changed since it was verified ({data_json}); {_VERIFY} --force"
+            f"the data under {root} has changed since it was verified ({data_json}); {_VERIFY} --force"
         )
-    return found
+    return current
 
 
 def init_ff(
     data_root: str | Path, phase: str, level: str = "frame", n_frames: int = 8
 ) -> tuple[list[str], list[int]]:
-    """SBI's index of real training material: (paths, labels), every label 0.
+    """SBI's index of the real videos: (paths, labels), every label 0.
 
-    level 'video' gives the frame folders, 'frame' at most `n_frames` frames spread over each video. Takes raw
-    where it is on disk, as SBI does, else the best quality there is. Raises DataError for an unknown level.
+    With level 'video' the paths are frame folders, with 'frame' at most `n_frames` frames spread over each video.
+    Uses raw where it is on disk, as SBI does, else the best quality on disk. Raises DataError for an unknown level.
     """
     tree = FFPPTree(data_root)
     if level not in ("frame", "video"):
-        raise DataError(f"level is {level!r}; init_ff knows 'frame' and 'video'")
+        raise DataError(f"init_ff: level is {level!r}; use 'frame' or 'video'")
     videos = tree.real_videos(phase, (tree.qualities() or ("raw",))[0])
     paths: list[str] = []
     for video in videos:

@@ -1,4 +1,4 @@
-"""A fingerprint of a folder: names and sizes with modification times (no file is opened), or with every byte."""
+"""The fingerprint of a folder: names and sizes, with modification times (no file is opened) or with all contents."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Kind = Literal["mtimes", "contents"]
 def _entries(
     folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """(relative name, entry) of every file below `folder`, in an order that depends on names alone.
+    """Yields (relative name, entry) of every file below `folder`, in an order that depends on names alone.
 
-    `above` are the folders on the way here: a link to one of them would be followed for ever.
+    `above` identifies the parent folders: a link to one of them would be an endless loop.
     """
-    here = os.stat(folder)
-    above = (*above, (here.st_dev, here.st_ino))
+    stat = os.stat(folder)
+    above = (*above, (stat.st_dev, stat.st_ino))
     if above[-1] in above[:-1]:
-        raise DataError(f"{folder} is a link to a folder above it; delete the link")
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+        raise DataError(f"{folder} is a link to one of its parent folders; delete the link")
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if entry.is_dir():
@@ -37,14 +37,14 @@ def _entries(
 
 
 def fingerprint_of_folder(folder: str | Path, kind: Kind) -> str:
-    """SHA-256 (hex) over the sorted relative names, sizes in bytes, and mtimes in ns or contents.
+    """Computes the SHA-256 (hex) over the sorted relative names, sizes in bytes, and mtimes in ns or contents.
 
-    Raises DataError naming what cannot be looked at: a broken link, a folder without permission.
+    Raises DataError with the path that cannot be read: a broken link, a folder without permission.
     """
     try:
         return _fingerprint(os.fspath(folder), kind)
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}; mend or delete it") from None
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}; fix or delete it") from None
 
 
 def _fingerprint(folder: str, kind: Kind) -> str:

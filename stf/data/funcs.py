@@ -1,4 +1,4 @@
-"""SBI's helpers under the name the author's notes import them by."""
+"""SBI's helper functions under SBI's own module name."""
 
 from stf.data.augmentations import RandomDownScale
 from stf.data.faces import IoUfrom2bboxes, crop_face

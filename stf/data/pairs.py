@@ -1,4 +1,4 @@
-"""Batches that keep the two members of a Video-SBI pair together, and the loader that feeds them.
+"""Batches that keep the two members of a Video-SBI pair together, and the data loader over them.
 
 Shapes: B clips, C channels, T frames, H and W pixels. Index 2i is the real and 2i + 1 the fake of pair i.
 """
@@ -23,11 +23,11 @@ EpochIndex = tuple[int, int]
 
 
 class PairBatchSampler(Sampler[list[EpochIndex]]):
-    """A batch sampler of (epoch, index): each batch holds whole pairs, real, fake, real, …
+    """A batch sampler of (epoch, index): each batch consists of whole pairs, real, fake, real, …
 
-    Drawn clip by clip, one batch of 4 in 8 would hold a single class, nothing to compare. The order depends
-    on (seed, epoch) alone, so that a split over ranks can deal the same global batches out.
-    Raises ConfigError for an odd batch size or an empty data set.
+    If clips were drawn one by one, one in eight batches of 4 would contain a single class and nothing to compare.
+    The order depends on (seed, epoch) alone, so ranks can divide the same global batches among themselves.
+    Raises ConfigError for an odd batch size, an empty data set, or fewer pairs than one batch needs.
     """
 
     def __init__(
@@ -35,25 +35,27 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
     ) -> None:
         if n_pairs < 1:
             raise ConfigError(
-                "there are no pairs to sample; the split holds no usable video (run verify_data)"
+                "there are no pairs to sample: the split contains no usable video; run verify_data"
             )
         if batch_size < 2 or batch_size % 2:
             raise ConfigError(
-                f"batch_size is {batch_size} clips; pairs stay together, so it must be even and ≥ 2"
+                f"batch_size is {batch_size} clips; it must be even and at least 2, because pairs stay together"
             )
         if drop_last and n_pairs < batch_size // 2:
-            raise ConfigError(f"{n_pairs} pairs fill no batch of {batch_size} clips; lower batch_size")
+            raise ConfigError(
+                f"{n_pairs} pairs do not fill one batch of {batch_size} clips; lower batch_size"
+            )
         self.n_pairs, self.pairs_per_batch = n_pairs, batch_size // 2
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.epoch, self.first_batch = 0, 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """The epoch that the next iteration shuffles for and hands to the data set, and the batch it begins with."""
+        """Sets the epoch of the next iteration, passed to the data set with each index, and the batch it starts at."""
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.n_pairs, self.pairs_per_batch)
-        return whole + (rest > 0 and not self.drop_last)
+        full, rest = divmod(self.n_pairs, self.pairs_per_batch)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         epoch = self.epoch
@@ -68,33 +70,34 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
 
 
 def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{'video': uint8 or float32 (B, 3, T, H, W) as the items, 'label': int64 (B,), 'provenance': list of B}."""
-    # default_collate writes a worker's batch straight into shared memory; torch.stack would copy it once more
+    """Stacks items into {'video': uint8 or float32 (B, 3, T, H, W), 'label': int64 (B,), 'provenance': list of B}."""
+    # default_collate writes a worker's batch directly into shared memory; torch.stack would need another copy
     video_BCTHW = torch.utils.data.default_collate([item["video"] for item in items])
     labels_B = torch.tensor([item["label"] for item in items], dtype=torch.long)
     return {"video": video_BCTHW, "label": labels_B, "provenance": [item["provenance"] for item in items]}
 
 
 def as_floats(video_BCTHW: Tensor) -> Tensor:
-    """uint8 clips as float32 in [0, 1], on their device: bit for bit the data set's float items; floats as they are."""
+    """Converts uint8 clips to float32 in [0, 1], bit for bit the data set's float items; floats pass unchanged."""
     return video_BCTHW.float().mul_(1 / 255) if video_BCTHW.dtype == torch.uint8 else video_BCTHW
 
 
 def start_loader_worker(worker_id: int) -> None:
-    """One thread, for several workers with a pool each would fight for the same cores; deaf but for the parent.
+    """Initialises a worker process: one thread, and no reaction to signals except SIGTERM from its parent.
 
-    Ctrl-C and a spot machine's SIGTERM reach every process at once, but the trainer needs its clips to end its step and
-    keep its state. Workers leave with it: when it says so, or when they find it gone.
+    One thread, because the thread pools of several workers would compete for the same cores. Ctrl-C and the SIGTERM of
+    a spot machine reach every process at once, but the trainer still needs clips to finish its step and save its state.
+    A worker exits when its parent tells it to or is gone.
     """
     settle_worker()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_obey_parent, daemon=True).start()
+        threading.Thread(target=_exit_on_parents_sigterm, daemon=True).start()
 
 
-def _obey_parent() -> None:
+def _exit_on_parents_sigterm() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
@@ -106,19 +109,19 @@ def make_loader(
     num_workers: int,
     collate: Callable[[Sequence[Mapping[str, Any]]], Any] = collate_clips,
 ) -> DataLoader[dict[str, Any]]:
-    """A loader over the batches of `sampler`: the same clips in the same order for any `num_workers`."""
+    """Returns a data loader over the batches of `sampler`: the same clips in the same order for any `num_workers`."""
     return DataLoader(
         dataset,
-        batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  any iterable with a length will do
+        batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  any iterable with a length works
         num_workers=num_workers,
-        # per worker one batch in the making and one ready: a batch whose draws failed takes twice as long. More would
-        # only cost memory: 16 clips of 224 px are 77 MB, so 8 workers hold 1.2 GB in /dev/shm
+        # per worker, one batch in progress and one ready: a batch with rejected draws takes twice as long. More would
+        # only cost memory: 16 clips of 224 px are 77 MB, so 8 workers use 1.2 GB of /dev/shm
         prefetch_factor=2 if num_workers else None,
         collate_fn=collate,
         persistent_workers=num_workers > 0,
         worker_init_fn=start_loader_worker,
         pin_memory=torch.cuda.is_available(),
-        # a generator of its own: otherwise each epoch's iterator would draw from torch's global stream, and
-        # dropout would depend on how often a loader was opened
+        # its own generator: otherwise each epoch's iterator would draw from torch's global generator, and dropout
+        # would depend on how often a loader was opened
         generator=torch.Generator(),
     )

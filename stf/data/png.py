@@ -1,6 +1,6 @@
-"""PNG files from strangers: size known before decoding, damage found without decoding.
+"""Reads untrusted PNG files: checks the size before decoding and the checksums of all chunks.
 
-A damaged PNG otherwise decodes to a half-grey picture, and a forged size to gigabytes.
+Otherwise a damaged PNG would decode to a half-grey picture, and a forged size could allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ from stf.io.files import open_regular, read_bounded
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
-MAX_CHUNKS = (
-    100_000  # three times as many as the largest frame needs; each costs the walk through them a microsecond
-)
+MAX_CHUNKS = 100_000  # three times as many as the largest frame needs; checking one takes a microsecond
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _HEADER_BYTES = 33  # signature, then the IHDR chunk: length, name, 13 bytes, CRC
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
-# EXIF may ask for a rotation, which would part the picture from its landmarks
+# EXIF may request a rotation, after which the picture would not match its landmarks
 _READ_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What a PNG says about itself; pixels and bits per channel."""
+    """The header of a PNG: size in pixels, bits per channel, colour type."""
 
     width: int
     height: int
@@ -42,28 +40,30 @@ class PngHeader:
 
 def _parse_header(path: Path, data: bytes) -> PngHeader:
     if not data.startswith(SIGNATURE):
-        raise DataError(f"{path} is not a PNG file; frames are stored as PNG, preprocess the video again")
+        raise DataError(f"{path} is not a PNG file; preprocess the video again (frames are stored as PNG)")
     if len(data) < _HEADER_BYTES or data[8:16] != b"\x00\x00\x00\rIHDR":
-        raise DataError(f"{path} is truncated or damaged in its header; extract the frame again")
+        raise DataError(f"{path} has a truncated or damaged header; extract the frame again")
     width, height, bit_depth, colour_type = struct.unpack(">IIBB", data[16:26])
     if width == 0 or height == 0:
-        raise DataError(f"{path} says it is {width}x{height} pixels; extract the frame again")
+        raise DataError(
+            f"{path} has a size of {width}x{height} pixels in its header; extract the frame again"
+        )
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
         raise DataError(
-            f"{path} says it is {width}x{height} pixels; more than {limit} megapixels are not decoded"
+            f"{path} has {width}x{height} pixels, more than the limit of {limit} megapixels; extract a smaller frame"
         )
     if bit_depth > 8:
-        raise DataError(f"{path} has {bit_depth} bits per channel; 8 are needed, convert the frame")
+        raise DataError(f"{path} has {bit_depth} bits per channel; convert the frame to 8 bits")
     if colour_type not in _COLOURS:
-        raise DataError(f"{path} is damaged: there is no colour type {colour_type}; extract the frame again")
+        raise DataError(f"{path} is damaged: unknown colour type {colour_type}; extract the frame again")
     return PngHeader(width, height, bit_depth, _COLOURS[colour_type])
 
 
 def read_header(path: str | Path) -> PngHeader:
-    """Size and depth from the first 33 bytes, and a look at the last 12, without reading what is between.
+    """Reads size and depth from the first 33 bytes and checks the last 12, without reading the rest.
 
-    Raises DataError for a file that is no PNG, giant, 16-bit, or was cut short.
+    Raises DataError for a file that is no PNG, too large, 16-bit or truncated.
     """
     try:
         with open_regular(path) as stream:
@@ -79,7 +79,7 @@ def read_header(path: str | Path) -> PngHeader:
 
 
 def check_chunks(path: str | Path, data: bytes) -> PngHeader:
-    """Walks the chunks of a whole PNG file and checks each CRC; raises DataError when one does not hold."""
+    """Checks the CRC of every chunk of a complete PNG file; raises DataError for a damaged or truncated one."""
     header = _parse_header(Path(path), data)
     position, name, n_chunks = len(SIGNATURE), b"", 0
     while name != b"IEND":
@@ -94,7 +94,7 @@ def check_chunks(path: str | Path, data: bytes) -> PngHeader:
         if end + 4 > len(data):
             raise DataError(f"{path} is truncated inside a chunk; extract the frame again")
         if zlib.crc32(memoryview(data)[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise DataError(f"{path} is damaged: a checksum does not fit; extract the frame again")
+            raise DataError(f"{path} is damaged: a checksum does not match; extract the frame again")
         position = end + 4
     if position != len(data):
         surplus = f"{len(data) - position} bytes follow its IEND chunk"
@@ -103,7 +103,7 @@ def check_chunks(path: str | Path, data: bytes) -> PngHeader:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The file's bytes; raises DataError when it cannot be read or is larger than any frame."""
+    """Reads the file's bytes; raises DataError when it cannot be read or is larger than any frame."""
     try:
         return read_bounded(path, MAX_PIXELS * 4)
     except OSError as error:
@@ -111,7 +111,10 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode(path: str | Path, data: bytes) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB of a PNG whose chunks hold; grey and palette become RGB, alpha is dropped."""
+    """Decodes a PNG to uint8 (H, W, 3) RGB; grey and palette become RGB, alpha is dropped.
+
+    Raises DataError for a damaged file or one that `check_chunks` refuses.
+    """
     header = check_chunks(path, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_AS_STORED)

@@ -1,4 +1,4 @@
-"""Split files of FaceForensics++: JSON lists of identity pairs, read as text from strangers."""
+"""Split files of FaceForensics++: JSON lists of identity pairs, read as untrusted input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9-]{1,64}")  # no separator, no dot: an id ca
 
 
 def read_split(path: Path) -> list[tuple[str, str]]:
-    """The identity pairs of one split file; raises DataError for anything but a list of pairs of ids."""
+    """Reads the identity pairs of one split file; raises DataError for anything but a list of pairs of ids."""
     try:
         values = read_json(path, MAX_SPLIT_BYTES)
     except FileNotFoundError:
         raise DataError(
-            f"{path} does not exist; data.root must be the folder that holds FaceForensics++/"
+            f"{path} does not exist; set data.root to the folder that contains FaceForensics++/"
         ) from None
     except OSError as error:
         raise DataError(
@@ -30,7 +30,7 @@ def read_split(path: Path) -> list[tuple[str, str]]:
             f"{path} is not valid JSON ({str(error)[:120]}); restore it from the FF++ release"
         ) from None
     if not isinstance(values, list) or not values:
-        raise DataError(f'{path} must hold a non-empty list of id pairs such as [["000", "003"]]')
+        raise DataError(f'{path} must contain a non-empty list of id pairs such as [["000", "003"]]')
     return [_checked_pair(path, i, pair) for i, pair in enumerate(values)]
 
 
@@ -39,6 +39,6 @@ def _checked_pair(path: Path, index: int, pair: object) -> tuple[str, str]:
         raise DataError(f"{path}, entry {index}: {reprlib.repr(pair)} is not a pair of ids")
     for value in pair:
         if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
-            hint = "an id is text of letters, digits and '-', at most 64 of them"
+            hint = "an id consists of at most 64 letters, digits and '-'"
             raise DataError(f"{path}, entry {index}: {reprlib.repr(value)} is not a video id; {hint}")
     return pair[0], pair[1]

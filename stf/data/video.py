@@ -1,4 +1,4 @@
-"""One video as lists of numbered files, and how such files are found in a folder."""
+"""One video as lists of numbered files, and the functions that list such files in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBER_PATTERN = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class Video:
-    """One video of the tree; the three path tuples run over its frames, sorted by frame number."""
+    """One video of the tree; the path tuples have one entry per frame, sorted by frame number."""
 
     video_id: str
     label: int  # 0 real, 1 fake
@@ -31,14 +31,14 @@ class Video:
 
     @property
     def name(self) -> str:
-        """'test/Deepfakes/c23/000_003': how messages and tables call this video."""
+        """The video's name in messages and tables: 'test/Deepfakes/c23/000_003'."""
         return f"{self.split}/{self.method or 'real'}/{self.quality}/{self.video_id}"
 
 
 def numbered_files(folder: Path, suffix: str) -> dict[int, Path]:
-    """{frame number: path} of a video's files of one kind, in order; a missing folder is empty.
+    """Returns {frame number: path} of a video's files of one kind, in order; a missing folder counts as empty.
 
-    Of two names for one number ("7.png" beside "007.png") the last is taken; verify_data refuses such a folder.
+    Of two names with one number ("7.png" beside "007.png") the last one counts; verify_data refuses such a folder.
     """
     stems = (name.removesuffix(suffix) for name in names_in(folder) if name.endswith(suffix))
     numbered = {int(stem): folder / f"{stem}{suffix}" for stem in stems if NUMBER_PATTERN.fullmatch(stem)}
@@ -46,24 +46,24 @@ def numbered_files(folder: Path, suffix: str) -> dict[int, Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in `folder`, sorted; none when it does not exist. Raises DataError when it cannot be listed."""
+    """Lists the names in `folder`, sorted; empty when it does not exist. Raises DataError when it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise DataError(f"{folder} cannot be listed: {error.strerror}; mend its permissions") from None
+        raise DataError(f"{folder} cannot be listed: {error.strerror}; fix its permissions") from None
 
 
 def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted; none when it does not exist."""
+    """Returns the names of the folders in `folder`, sorted; empty when it does not exist."""
     return [name for name in names_in(folder) if (folder / name).is_dir()]
 
 
 def frame_fields(
     frames: dict[int, Path], landmarks: dict[int, Path], boxes: dict[int, Path]
 ) -> dict[str, tuple]:
-    """The four fields of Video that run over its frames, from {frame number: path} per kind of file."""
+    """Returns the four per-frame fields of Video, from {frame number: path} per kind of file."""
     return {
         "frame_paths": tuple(frames.values()),
         "frame_numbers": tuple(frames),

@@ -1,9 +1,9 @@
 """Video-SBI's recipe: a face clip and its draws → a real and a fake member that differ only inside the mask.
 
-Self-blended images (Shiohara & Yamasaki, CVPR 2022) carried to video: every draw is made once per clip; only
-drift, elastic, TPS and a tracked hull vary over time. Nothing here reads a file or knows an epoch.
+Self-blended images (Shiohara & Yamasaki, CVPR 2022) extended to video: everything is drawn once per clip; only
+drift, elastic, TPS and a tracked hull vary over time. Nothing here reads a file or depends on an epoch.
 
-T frames, H, W pixels, C = 3 RGB channels. A mask is 1 where the source is taken, 0 where the target is kept.
+T frames, H, W pixels, C = 3 RGB channels. A mask is 1 where the source shows, 0 where the target does.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from stf.data.augment.region import (
     CHROMA_REACH,
     block_aligned,
     bounding_window,
-    cut,
-    grown,
-    inside,
-    overlap,
+    copy_window,
+    grow,
+    intersection,
+    relative_to,
     view,
 )
 from stf.data.augment.soft_masks import MaskDraw, soft_masks
@@ -44,16 +44,15 @@ from stf.data.faces import Window
 
 Frames = NDArray[np.uint8]
 V73_DRIFT_PX = (2.0, 2.0)
-MIN_VISIBLE_CHANGE = (
-    1.0  # grey levels, mean inside the mask: below it, a "fake" is a real with the wrong label
-)
-# Pixels of the region beyond the final crop, before it is grown to whole blocks: more than JPEG's chroma reaches.
-# H.264 predicts from what is there, so single pixels come out differently than on the whole crop, but no more so than
-# coding changes them anyway: QP 23 to 40, the mean coding error inside the final crop is .999 times the whole crop's
+# Mean change inside the mask in grey levels; below it, the "fake" would be a real clip with the wrong label.
+MIN_VISIBLE_CHANGE = 1.0
+# Pixels of the region beyond the final crop, before it is extended to whole blocks: more than JPEG's chroma reaches.
+# H.264 predicts from the pixels it gets, so single pixels differ from a coding of the whole crop, but no more than
+# coding changes them anyway: at QP 23 to 40 the mean coding error inside the final crop is .999 times the whole crop's
 # (its outermost 8 px: .997), and a margin of 16 px, which costs a sixth more, gives 1.000 (.999).
 MARGIN_PX = 4
-# One independent random stream per component, by position: what one flag draws never moves another's draws.
-# New components go to the end, or every clip of every seed changes.
+# One independent random generator per component, by position: the draws of one flag never affect those of another.
+# Add new components at the end; otherwise every clip of every seed changes.
 COMPONENTS = (
     "video",
     "start",
@@ -71,7 +70,7 @@ COMPONENTS += ("train", "codec")
 
 
 class Rejected(Exception):
-    """A draw that gives no usable fake: `cause` is "empty mask" or "invisible blend"."""
+    """A draw without a usable fake: `cause` is "empty mask" or "invisible blend"."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -80,7 +79,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What Video-SBI does in one phase, apart from the draws."""
+    """Video-SBI's settings in one phase."""
 
     train: bool
     num_frames: int
@@ -92,11 +91,11 @@ class Recipe:
     compression: CompressionAugmentation
 
     @classmethod
-    def of(cls, phase: str, config: STFV8Config, sbi: SbiParams) -> Recipe:
-        """Flags off: drift of V7.3's fixed 2 px, no H.264.
+    def for_phase(cls, phase: str, config: STFV8Config, sbi: SbiParams) -> Recipe:
+        """Builds the recipe of a phase; with the flags off, V7.3's fixed drift of 2 px and no H.264.
 
-        H.264 follows its flag in every phase: SPEC 4 takes flip, train transforms and crop jitter out of
-        validation and nothing else, both members share the QP, and videos met in the wild are compressed.
+        H.264 depends on its flag in every phase: validation omits flip, train transforms and crop jitter only. Both
+        members share the QP, and videos in the wild are compressed.
         """
         return cls(
             train=phase == "train",
@@ -117,7 +116,7 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class SbiDraw(MaskDraw):
-    """Everything drawn for one pair of a clip whose size is known: the mask's part and the rest."""
+    """All draws of one pair, for a clip of known size: those of the mask (MaskDraw) and the rest."""
 
     colour_on_source: bool
     colour: SourceDraw
@@ -129,7 +128,7 @@ class SbiDraw(MaskDraw):
 class Blend:
     """A pair in a region of the first crop, before degradation: T frames of h × w pixels.
 
-    The fake is the real outside `patch_at`, a window in the region's pixels, which holds everything that the mask
+    The fake equals the real outside `patch_at`, a window in the region's pixels that contains everything the mask
     and, through the chroma of its blocks, JPEG can change.
     """
 
@@ -148,14 +147,14 @@ class Members:
     mask_Thw: Frames
 
 
-def streams(seed: tuple[int, ...]) -> dict[str, np.random.Generator]:
-    """{component: its own generator} of one attempt at a pair, seed = (run seed, epoch, pair, attempt)."""
+def random_streams(seed: tuple[int, ...]) -> dict[str, np.random.Generator]:
+    """Returns {component: its own generator} for one attempt at a pair; seed = (run seed, epoch, pair, attempt)."""
     children = np.random.SeedSequence(seed).spawn(len(COMPONENTS))
     return {name: np.random.default_rng(child) for name, child in zip(COMPONENTS, children, strict=True)}
 
 
 def draw_sbi(rngs: dict[str, np.random.Generator], recipe: Recipe, clip: FaceClip, final: Window) -> SbiDraw:
-    """All draws of one pair; the size of the `final` crop tells how many pixels one img_size pixel is."""
+    """Draws everything for one pair; drift and TPS scale with the size of the `final` crop / img_size."""
     n_frames, height, width = clip.frames_THWC.shape[:3]
     y0, y1, x0, x1 = final
     scale = (y1 - y0 + x1 - x0) / (2 * recipe.img_size)
@@ -174,45 +173,48 @@ def draw_sbi(rngs: dict[str, np.random.Generator], recipe: Recipe, clip: FaceCli
 
 
 def region_for(final: Window, height: int, width: int) -> Window:
-    """The part of the first crop to compute: the final crop, a margin for what codecs look at, whole blocks."""
-    return block_aligned(grown(final, MARGIN_PX, height, width), height, width)
+    """Returns the part of the first crop to compute: the final crop and a margin for codecs, in whole blocks."""
+    return block_aligned(grow(final, MARGIN_PX, height, width), height, width)
 
 
 def blend_members(clip: FaceClip, draw: SbiDraw, recipe: Recipe, region: Window) -> Blend:
-    """The pair before train transforms and H.264 in a `region` of the first crop: real = the *transformed* target."""
+    """Blends a pair in a `region` of the first crop, before train transforms and H.264.
+
+    The real member is the *transformed* target.
+    """
     hulls = clip.landmarks_TN2[: None if recipe.mask_anchor == "tracked" else 1]
     height, width = region[1] - region[0], region[3] - region[2]
     mask_Thw = soft_masks(hulls, draw, region)
     box = bounding_window(mask_Thw.max(0))
     target_ThwC = _coloured(clip.frames_THWC, None if draw.colour_on_source else draw.colour, region)
-    patch_at = block_aligned(grown(block_aligned(box, height, width), BLOCK, height, width), height, width)
+    patch_at = block_aligned(grow(block_aligned(box, height, width), BLOCK, height, width), height, width)
     patch_TpqC = view(target_ThwC, patch_at).copy()
     if box[1] > box[0]:
-        there = (region[0] + box[0], region[0] + box[1], region[2] + box[2], region[2] + box[3])
-        source_TpqC = _source(clip.frames_THWC, draw, recipe, there)
+        box_in_crop = (region[0] + box[0], region[0] + box[1], region[2] + box[2], region[2] + box[3])
+        source_TpqC = _source(clip.frames_THWC, draw, recipe, box_in_crop)
         for fake, source, mask in zip(
-            view(patch_TpqC, inside(box, patch_at)), source_TpqC, view(mask_Thw, box), strict=True
+            view(patch_TpqC, relative_to(box, patch_at)), source_TpqC, view(mask_Thw, box), strict=True
         ):
             mix_into(fake, source, mask)
     return Blend(target_ThwC, patch_TpqC, patch_at, mask_Thw)
 
 
 def _coloured(frames_THWC: Frames, colour: SourceDraw | None, window: Window) -> Frames:
-    """The window of the source transform's output, or for None a copy of that of the frames themselves."""
+    """Returns the window of the source transform's output; with None, a copy of the frames' window."""
     if colour is None:
-        return cut(frames_THWC, window)
+        return copy_window(frames_THWC, window)
     if colour.ratio is not None:
         return view(SourceTransform().apply(frames_THWC, colour), window)
-    wider = grown(window, 1, *frames_THWC.shape[1:3])
-    return view(SourceTransform().apply(view(frames_THWC, wider), colour), inside(window, wider))
+    wider = grow(window, 1, *frames_THWC.shape[1:3])
+    return view(SourceTransform().apply(view(frames_THWC, wider), colour), relative_to(window, wider))
 
 
 def _source(frames_THWC: Frames, draw: SbiDraw, recipe: Recipe, window: Window) -> Frames:
-    """The window of the source after colour, affine and, where the recipe says so, elastic."""
+    """Returns the window of the source after colour, affine and, if the recipe has it, elastic transforms."""
     size = frames_THWC.shape[1], frames_THWC.shape[2]
     warped_at = window
     if recipe.elastic_on_source:
-        warped_at = grown(window, draw.elastic.reach_px, *size)
+        warped_at = grow(window, draw.elastic.reach_px, *size)
     needed = affine_reach(draw.affine, warped_at, *size)
     part = _coloured(frames_THWC, draw.colour if draw.colour_on_source else None, needed)
     warped = affine_window(part, draw.affine, needed, warped_at, size)
@@ -222,38 +224,37 @@ def _source(frames_THWC: Frames, draw: SbiDraw, recipe: Recipe, window: Window) 
 
 
 def require_visible(blend: Blend, final: Window) -> None:
-    """Raises Rejected where nothing can be seen in the `final` crop (in the region's pixels), which the network gets.
+    """Raises Rejected when the blend is invisible in the `final` crop (in the region's pixels), the network's input.
 
-    That is a mask empty there in every frame, or a mean change below 1 grey level inside it.
+    That is, the mask is empty there in every frame, or the mean change inside it is below 1 grey level.
     """
-    inside_mask = int(np.count_nonzero(view(blend.mask_Thw, final)))
-    if inside_mask == 0:
+    n_masked = int(np.count_nonzero(view(blend.mask_Thw, final)))
+    if n_masked == 0:
         raise Rejected("empty mask")
-    # outside the mask both members are equal, so the sum over a window that holds it is the sum over the mask
-    seen = overlap(final, blend.patch_at)
-    pairs = zip(
-        view(blend.real_ThwC, seen), view(blend.patch_TpqC, inside(seen, blend.patch_at)), strict=True
-    )
+    # outside the mask both members are equal, so the sum over a window that contains it is the sum over the mask
+    visible = intersection(final, blend.patch_at)
+    patch = view(blend.patch_TpqC, relative_to(visible, blend.patch_at))
+    pairs = zip(view(blend.real_ThwC, visible), patch, strict=True)
     change = sum(cv2.norm(real, fake, cv2.NORM_L1) for real, fake in pairs)
-    if change / (inside_mask * blend.real_ThwC.shape[-1]) < MIN_VISIBLE_CHANGE:
+    if change / (n_masked * blend.real_ThwC.shape[-1]) < MIN_VISIBLE_CHANGE:
         raise Rejected("invisible blend")
 
 
 def degrade(blend: Blend, draw: SbiDraw) -> Members:
-    """Train transforms and H.264 on both members with the same draw, or on neither."""
+    """Applies train transforms and H.264 with one draw to both members, or to neither."""
     real, patch = blend.real_ThwC, blend.patch_TpqC
     if draw.train is not None:
         real, patch = (TrainTransform().apply(frames, draw.train) for frames in (real, patch))
     fake = real.copy()
-    # a patch that ends inside the region lacks the neighbours of its outermost pixels' chroma
+    # a patch edge inside the region lacks the neighbouring chroma: drop its outermost pixels
     height, width = real.shape[1:3]
     y0, y1, x0, x1 = blend.patch_at
-    rims = (y0 > 0, y1 < height, x0 > 0, x1 < width)
+    inner_edges = (y0 > 0, y1 < height, x0 > 0, x1 < width)
     y0, y1, x0, x1 = (
-        end + CHROMA_REACH * rim * sign
-        for end, rim, sign in zip(blend.patch_at, rims, (1, -1, 1, -1), strict=True)
+        end + CHROMA_REACH * is_inner * sign
+        for end, is_inner, sign in zip(blend.patch_at, inner_edges, (1, -1, 1, -1), strict=True)
     )
-    fake[:, y0:y1, x0:x1] = view(patch, inside((y0, y1, x0, x1), blend.patch_at))
+    fake[:, y0:y1, x0:x1] = view(patch, relative_to((y0, y1, x0, x1), blend.patch_at))
     if draw.qp is not None:
         real, fake = (h264_round_trip(frames, draw.qp, "rgb24") for frames in (real, fake))
     return Members(real, fake, blend.mask_Thw)

@@ -61,7 +61,7 @@ def measure_data(params: Params, scratch: Path, limit_s: float, n_processes: int
     )
     dataset = make()
     if params.runtime.face_cache:
-        cache = FaceCache.of(scratch / "faces", params.data, "forecast")
+        cache = FaceCache.for_data(scratch / "faces", params.data, "forecast")
         cache.folder.mkdir(parents=True)
         build(cache, dataset.videos[:1], 1, lambda done, total: None)
         dataset = make(reader=cache.read)

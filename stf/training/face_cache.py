@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stf.console.face_cache import cost_text, print_left_out
+from stf.console.face_cache import cost_text, print_uncached
 from stf.console.progress import progress_bar
 from stf.io.paths import repository_root
 
@@ -45,7 +45,7 @@ def face_cache(params: Params, fingerprint: str) -> FaceCache:
     from stf.data.cache.face_cache import FaceCache
 
     root = repository_root() / params.runtime.face_cache
-    return FaceCache.of(root, params.data, fingerprint)
+    return FaceCache.for_data(root, params.data, fingerprint)
 
 
 def training_videos(params: Params) -> list[Video]:
@@ -67,7 +67,7 @@ def fill(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Con
     console.print(f"face cache {cache.folder}:", cost_text(planned, n_workers), soft_wrap=True)
     with progress_bar(console, "caching faces") as advance:
         built = build(cache, missing, n_workers, advance)
-    print_left_out(built, console)
+    print_uncached(built, console)
 
 
 def measure(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> Estimate:

@@ -77,7 +77,7 @@ def test_hull_equals_the_exact_coverage() -> None:
     assert np.abs(difference).mean() < 0.25 * 270 / (HEIGHT * WIDTH)  # its perimeter is 270 px
 
 
-def test_hull_of_68_leaves_the_forehead_out() -> None:
+def test_hull_of_68_excludes_the_forehead() -> None:
     points = face_points(np.random.default_rng(0))
     points[68:] = (70, 5)
     assert hull_mask(points, HEIGHT, WIDTH, False)[6, 70] > 0
@@ -85,7 +85,7 @@ def test_hull_of_68_leaves_the_forehead_out() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.int32])
-def test_hull_takes_any_number_type(dtype: type) -> None:
+def test_hull_accepts_any_numeric_type(dtype: type) -> None:
     points = np.rint(face_points(np.random.default_rng(0))).astype(dtype)
     expected = hull_mask(points.astype(np.float64), HEIGHT, WIDTH, False)
     assert np.array_equal(hull_mask(points, HEIGHT, WIDTH, False), expected)
@@ -101,7 +101,7 @@ def test_hull_follows_fractions_of_a_pixel(seed: int, dx: float, dy: float) -> N
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
-def test_box_shaped_hull_follows_fractions_too(fraction: float) -> None:
+def test_a_box_shaped_hull_follows_fractions_of_a_pixel_too(fraction: float) -> None:
     box = np.array([[30, 30], [90, 30], [90, 90], [30, 90]], float)
     moved = centroid(hull_mask(box + fraction, HEIGHT, WIDTH, False)) - centroid(
         hull_mask(box, HEIGHT, WIDTH, False)
@@ -109,13 +109,15 @@ def test_box_shaped_hull_follows_fractions_too(fraction: float) -> None:
     assert np.abs(moved - fraction).max() < 0.02
 
 
-def test_hull_outside_the_image_is_empty_and_partly_outside_is_cut() -> None:
+def test_a_hull_outside_the_image_is_empty_and_one_partly_outside_is_clipped() -> None:
     points = face_points(np.random.default_rng(0))
     assert hull_mask(points + 1000, HEIGHT, WIDTH, False).max() == 0
     whole = hull_mask(points, HEIGHT, WIDTH, False)
-    cut = hull_mask(points - np.array([70, 0]), HEIGHT, WIDTH, False)
-    assert np.abs(cut[:, :70] - whole[:, 70:]).max() <= 0.25  # cv2 draws a cut edge by a sub-pixel elsewhere
-    assert np.abs(cut[:, :70] - whole[:, 70:]).mean() < 1e-3
+    clipped = hull_mask(points - np.array([70, 0]), HEIGHT, WIDTH, False)
+    assert (
+        np.abs(clipped[:, :70] - whole[:, 70:]).max() <= 0.25
+    )  # cv2 may draw a clipped edge one sub-pixel off
+    assert np.abs(clipped[:, :70] - whole[:, 70:]).mean() < 1e-3
 
 
 @pytest.mark.parametrize("points", [np.full((81, 2), np.nan), np.zeros((81, 3)), np.zeros((0, 2))])
@@ -125,7 +127,7 @@ def test_hull_of_broken_landmarks_is_refused(points: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_soft_mask_is_never_empty_whatever_the_type(dtype: type) -> None:
+def test_soft_mask_is_never_empty_for_any_type(dtype: type) -> None:
     for seed in range(40):
         soft = get_blend_mask(ellipse(dtype), rng=np.random.default_rng(seed))
         assert (soft.shape, soft.dtype) == ((HEIGHT, WIDTH, 1), np.float32)
@@ -144,7 +146,7 @@ def test_soft_mask_does_not_depend_on_type_or_scale() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(seeds)
-def test_soft_mask_equals_its_plain_twin(seed: int) -> None:
+def test_soft_mask_equals_its_reference(seed: int) -> None:
     rng = np.random.default_rng(seed)
     draw = SoftMaskDraw.sample(rng)
     mask = hull_mask(face_points(rng), HEIGHT, WIDTH, False)
@@ -162,7 +164,7 @@ def test_empty_mask_stays_empty_and_changes_nothing() -> None:
     assert np.array_equal(blended, target)
 
 
-def test_mask_of_one_pixel_survives() -> None:
+def test_a_mask_of_one_pixel_does_not_vanish() -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.float32)
     mask[60, 70] = 1
     for seed in range(10):
@@ -171,7 +173,7 @@ def test_mask_of_one_pixel_survives() -> None:
         assert np.abs(centroid(soft) - (70, 60)).max() < 2
 
 
-def test_draws_keep_to_their_ranges_and_reach_their_ends() -> None:
+def test_draws_cover_their_ranges() -> None:
     rng = np.random.default_rng(0)
     draws = [BlendDraw.sample(rng) for _ in range(6000)]
     soft = [d.soft for d in draws]
@@ -210,7 +212,7 @@ def test_blending_an_image_with_itself_changes_nothing() -> None:
         assert np.array_equal(blended, image)
 
 
-def test_blend_equals_its_plain_twin() -> None:
+def test_blend_equals_its_reference() -> None:
     rng = np.random.default_rng(0)
     source, target = two_images(rng, (HEIGHT, WIDTH, 3))
     soft = soften(ellipse(np.float32), SoftMaskDraw.sample(rng))
@@ -219,10 +221,10 @@ def test_blend_equals_its_plain_twin() -> None:
     assert (difference != 0).mean() < 1e-3  # ties of float32
 
 
-def test_blending_in_whole_numbers_is_the_rounded_blend_bit_for_bit() -> None:
+def test_integer_blending_equals_the_rounded_blend_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     source, target = two_images(rng, (256, 256, 3))
-    mask = rng.integers(0, 256, (256, 256), np.uint8)  # 255 is odd: no product of the blend lies half-way
+    mask = rng.integers(0, 256, (256, 256), np.uint8)  # 255 is odd, so there are no ties to round
     mask[:20], mask[20:40] = 0, 255
     mixed = target.copy()
     mix_into(mixed, source, mask)

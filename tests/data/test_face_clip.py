@@ -1,4 +1,4 @@
-"""The first crop of a clip as it is read, the window and the network's input."""
+"""The first crop of a clip, the resized window and the network's input."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ def first_video(root):
     return FFPPTree(root).real_videos("train", "c23")[0]
 
 
-def test_mirrored_frames_and_geometry_stay_together(shared_tree):
+def test_frames_and_geometry_are_mirrored_together(shared_tree):
     video = first_video(shared_tree)
     plain, mirrored = read_face_clip(video, 1, 6), read_face_clip(video, 1, 6, flip=True)
     assert plain.frames_THWC.flags.c_contiguous
@@ -34,22 +34,22 @@ def test_mirrored_frames_and_geometry_stay_together(shared_tree):
     )
 
 
-def test_a_frame_of_another_size_is_named(tiny_tree):
+def test_a_frame_of_another_size_is_an_error_with_its_name(tiny_tree):
     video = first_video(tiny_tree)
     cv2.imwrite(str(video.frame_paths[3]), np.zeros((60, 70, 3), np.uint8))
-    with pytest.raises(DataError, match=r"003\.png is 70x60, the clip's first frame 144x120"):
+    with pytest.raises(DataError, match=r"003\.png is 70x60, but the clip's first frame is 144x120"):
         read_face_clip(video, 0, 6)
 
 
-def test_a_face_outside_the_image_is_named(tiny_tree):
+def test_a_face_outside_the_image_is_an_error_with_the_frames_name(tiny_tree):
     video = first_video(tiny_tree)
-    for kind in (video.landmark_paths[0], video.box_paths[0]):
-        np.save(kind, np.load(kind) + 5000)
+    for path in (video.landmark_paths[0], video.box_paths[0]):
+        np.save(path, np.load(path) + 5000)
     with pytest.raises(DataError, match=r"000\.png.*outside the 144x120 image; preprocess"):
         read_face_clip(video, 0, 1)
 
 
-def test_window_and_input():
+def test_resized_window_and_model_input():
     rng = np.random.default_rng(0)
     clip_THWC = rng.integers(0, 256, (3, 20, 30, 3), np.uint8)
     same = resize_window(clip_THWC, (4, 12, 5, 13), 8)

@@ -1,4 +1,4 @@
-"""Landmarks and boxes: every shape on disk, every refusal, SBI's crops, mirrored geometry."""
+"""Landmarks and boxes: every shape on disk, every error, SBI's crops, mirrored geometry."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def test_boxes_of_every_shape(tmp_path: Path, faces: int, tail: tuple[int, ...])
     np.testing.assert_array_equal(read_boxes(tmp_path / "a.npy"), corners)
 
 
-def test_fortran_order_is_read_as_numpy_reads_it(tmp_path: Path) -> None:
+def test_fortran_order_is_read(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.asfortranarray(POINTS))
     np.testing.assert_array_equal(read_landmarks(tmp_path / "a.npy")[0], POINTS)
 
 
 class Bomb:
-    """Raises when unpickled, so a test fails loudly if anything ever is."""
+    """Exits when unpickled, so that a test fails if anything is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("raise SystemExit('unpickled')",)
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
+    ("values", "message"),
     [
         (np.zeros((80, 2)), "shape"),
         (np.zeros((2, 81, 3)), "shape"),
@@ -81,13 +81,13 @@ class Bomb:
         (np.zeros((81, 2), complex), "values"),
     ],
 )
-def test_wrong_landmarks_are_refused_by_name(tmp_path: Path, values: np.ndarray, complaint: str) -> None:
+def test_wrong_landmarks_are_refused_by_name(tmp_path: Path, values: np.ndarray, message: str) -> None:
     np.save(tmp_path / "007.npy", values)
-    with pytest.raises(DataError, match=rf"007\.npy.*{complaint}"):
+    with pytest.raises(DataError, match=rf"007\.npy.*{message}"):
         read_landmarks(tmp_path / "007.npy")
 
 
-def test_pickles_archives_and_torn_files_are_refused_never_run(tmp_path: Path) -> None:
+def test_pickles_archives_and_truncated_files_are_refused_and_never_executed(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.array([Bomb()], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="never loaded"):
@@ -144,7 +144,7 @@ def test_the_box_of_the_right_person_is_matched() -> None:
     boxes = np.stack([BOX + 200, BOX, BOX + 30])
     np.testing.assert_array_equal(match_box(POINTS, boxes), BOX)
     assert largest_face(np.stack([POINTS * 0.5, POINTS, POINTS * 0.9])) == 1
-    with pytest.raises(DataError, match="no face box"):
+    with pytest.raises(DataError, match="no box overlaps"):
         match_box(POINTS, boxes[:1])
 
 
@@ -186,7 +186,7 @@ coordinates = st.floats(-30, 130, allow_nan=False)
 
 
 @given(st.lists(st.tuples(coordinates, coordinates), min_size=81, max_size=81))
-def test_the_first_crop_is_the_papers(points: list[tuple[float, float]]) -> None:
+def test_the_first_crop_equals_the_reference(points: list[tuple[float, float]]) -> None:
     plain = first_crop(points, 90, 110)
     if plain[0] < plain[1] and plain[2] < plain[3]:
         assert first_crop_window(np.array(points), 90, 110) == plain
@@ -200,7 +200,7 @@ def test_the_first_crop_is_the_papers(points: list[tuple[float, float]]) -> None
     st.tuples(*[st.floats(1, 60)] * 2),
     st.tuples(*[st.floats(0.2, 0.8)] * 4),
 )
-def test_the_final_crop_is_the_papers(corner: tuple, size: tuple, factors: tuple) -> None:
+def test_the_final_crop_equals_the_reference(corner: tuple, size: tuple, factors: tuple) -> None:
     box = [list(corner), [corner[0] + size[0], corner[1] + size[1]]]
     assert final_crop_window(np.array(box), 90, 110, factors) == final_crop(box, 90, 110, list(factors))
 
@@ -236,7 +236,7 @@ def test_a_face_outside_the_image_is_an_error_not_an_empty_crop() -> None:
         final_crop_window(BOX + 500, 90, 110, (0.5,) * 4)
 
 
-def test_the_flip_of_an_image_and_its_box_cut_the_same_pixels() -> None:
+def test_a_flipped_image_and_box_give_the_same_crop() -> None:
     image = np.random.default_rng(3).integers(0, 255, (90, 110, 3), np.uint8)
     _, box = flip_geometry(POINTS, BOX, 110)
     y0, y1, x0, x1 = final_crop_window(BOX, 90, 110, (0.5,) * 4)

@@ -1,4 +1,4 @@
-"""The FF++ index: what belongs to which split, what is refused, and what the fingerprint notices."""
+"""The FF++ index: the videos of each split, invalid split files, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_fake_belongs_to_the_split_of_its_target(shared_tree: Path) -> None:
     assert tree.methods("c23") == METHODS
 
 
-def test_a_video_lists_frames_and_geometry_in_the_order_of_numbers(
+def test_a_video_lists_frames_and_geometry_in_the_order_of_frame_numbers(
     tmp_path: Path, write_one_video: Callable[..., None], make_tree: Callable[..., Path]
 ) -> None:
     root = make_tree(methods=())
@@ -53,7 +53,7 @@ def test_a_video_lists_frames_and_geometry_in_the_order_of_numbers(
     assert video.landmark_paths[3].name == "004.npy"
 
 
-def test_ids_with_letters_work_as_those_of_ff_do(make_tree: Callable[..., Path]) -> None:
+def test_ids_with_letters_are_supported(make_tree: Callable[..., Path]) -> None:
     splits = {"train": [["r04", "r06"]], "val": [["r07", "r12"]], "test": [["m04", "m-5"]]}
     tree = FFPPTree(make_tree(splits=splits, methods=("Face2Face",)))
     assert [v.video_id for v in tree.fake_videos("test", "Face2Face", "c23")] == ["m-5_m04", "m04_m-5"]
@@ -63,7 +63,7 @@ def test_ids_with_letters_work_as_those_of_ff_do(make_tree: Callable[..., Path])
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ('[["../../etc", "003"]]', "not a video id"),
         ('[["/etc", "003"]]', "not a video id"),
@@ -81,9 +81,9 @@ def test_ids_with_letters_work_as_those_of_ff_do(make_tree: Callable[..., Path])
         ("\ud800", "not valid JSON"),
     ],
 )
-def test_hostile_split_files_are_refused_by_name(tiny_tree: Path, text: str, complaint: str) -> None:
+def test_hostile_split_files_are_refused_by_name(tiny_tree: Path, text: str, message: str) -> None:
     split_file(tiny_tree, "val").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(DataError, match=complaint) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         FFPPTree(tiny_tree).ids("train")
     assert "val.json" in str(caught.value)
 
@@ -129,45 +129,45 @@ def test_a_fake_without_geometry_borrows_its_targets(tiny_tree: Path, missing: s
     target, source = FFPPTree(tiny_tree).real_videos("test", "c23")
     paths = borrower.landmark_paths if missing == "landmarks" else borrower.box_paths
     assert paths == (target.landmark_paths if missing == "landmarks" else target.box_paths)
-    kept = borrower.box_paths if missing == "landmarks" else borrower.landmark_paths
-    assert all(path is not None and "Deepfakes" in str(path) for path in kept)
+    own_paths = borrower.box_paths if missing == "landmarks" else borrower.landmark_paths
+    assert all(path is not None and "Deepfakes" in str(path) for path in own_paths)
     assert source.video_id == "007"
 
 
 @pytest.mark.parametrize("kind", ["mtimes", "contents"])
-def test_the_fingerprint_sees_names_and_sizes(tiny_tree: Path, kind: Kind) -> None:
+def test_the_fingerprint_covers_names_and_sizes(tiny_tree: Path, kind: Kind) -> None:
     tree = FFPPTree(tiny_tree)
     path = video_folder(tiny_tree, None, "c23", "frames", "000") / "000.png"
     os.utime(path, (1, 1))
-    found = [tree.fingerprint(kind)]
+    fingerprints = [tree.fingerprint(kind)]
     path.write_bytes(path.read_bytes() + b" ")
     os.utime(path, (1, 1))
-    found.append(tree.fingerprint(kind))
+    fingerprints.append(tree.fingerprint(kind))
     os.rename(path, path.with_name("099.png"))
-    found.append(tree.fingerprint(kind))
-    assert len(set(found)) == 3
+    fingerprints.append(tree.fingerprint(kind))
+    assert len(set(fingerprints)) == 3
 
 
-def test_the_fingerprint_sees_either_mtimes_or_contents(tiny_tree: Path) -> None:
+def test_the_fingerprint_covers_either_mtimes_or_contents(tiny_tree: Path) -> None:
     tree = FFPPTree(tiny_tree)
     path = video_folder(tiny_tree, None, "c23", "landmarks", "000") / "000.npy"
     os.utime(path, (1, 1))
-    timed, read = tree.fingerprint("mtimes"), tree.fingerprint("contents")
+    by_mtimes, by_contents = tree.fingerprint("mtimes"), tree.fingerprint("contents")
     os.utime(path, (2, 2))
-    assert tree.fingerprint("mtimes") != timed
-    assert tree.fingerprint("contents") == read
+    assert tree.fingerprint("mtimes") != by_mtimes
+    assert tree.fingerprint("contents") == by_contents
     path.write_bytes(bytes(reversed(path.read_bytes())))
     os.utime(path, (1, 1))
-    assert tree.fingerprint("mtimes") == timed
-    assert tree.fingerprint("contents") != read
+    assert tree.fingerprint("mtimes") == by_mtimes
+    assert tree.fingerprint("contents") != by_contents
 
 
-def test_two_copies_have_one_fingerprint(tiny_tree: Path, tmp_path: Path) -> None:
+def test_copies_have_the_same_fingerprint_by_content(tiny_tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_tree, tmp_path / "copy")
     assert FFPPTree(tiny_tree).fingerprint("contents") == FFPPTree(tmp_path / "copy").fingerprint("contents")
 
 
-def test_changed_data_are_refused_with_the_command_that_mends_it(tiny_tree: Path, tmp_path: Path) -> None:
+def test_changed_data_are_refused_with_the_command_to_run(tiny_tree: Path, tmp_path: Path) -> None:
     data_json = tmp_path / "data.json"
     with pytest.raises(DataError, match="dvc repro verify_data"):
         require_fingerprint(tiny_tree, data_json)

@@ -1,4 +1,4 @@
-"""Both members of a pair stay in one batch, whatever the epoch, the order and the number of workers."""
+"""Both members of a pair stay in one batch, for any epoch, order and number of workers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from stf.errors import ConfigError
 
 
 class Numbers(Dataset):
-    """Clips whose pixels say which (epoch, index) was asked for."""
+    """Clips whose pixels encode the requested (epoch, index)."""
 
     def __getitem__(self, key):
         epoch, index = key
@@ -22,7 +22,7 @@ class Numbers(Dataset):
 @pytest.mark.parametrize("n_pairs", [1, 2, 7, 8, 9])
 @pytest.mark.parametrize("batch_size", [2, 4, 6])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_every_pair_once_and_whole(n_pairs, batch_size, shuffle):
+def test_every_pair_appears_once_with_both_members(n_pairs, batch_size, shuffle):
     sampler = PairBatchSampler(n_pairs, batch_size, seed=3, shuffle=shuffle)
     sampler.set_epoch(5)
     batches = list(sampler)
@@ -61,7 +61,7 @@ def test_drop_last_drops_the_short_batch_only():
 def test_impossible_batches_are_refused(arguments):
     with pytest.raises(ConfigError):
         PairBatchSampler(*arguments, seed=0, shuffle=True)
-    with pytest.raises(ConfigError, match="fill no batch"):
+    with pytest.raises(ConfigError, match="do not fill one batch"):
         PairBatchSampler(1, 4, seed=0, shuffle=True, drop_last=True)
 
 
@@ -75,7 +75,7 @@ def test_collate():
     assert [p[1] for p in batch["provenance"]] == [0, 1, 2, 3]
 
 
-def test_floats_made_of_bytes_are_the_data_sets_bit_for_bit():
+def test_as_floats_equals_the_data_sets_floats_bit_for_bit():
     clip_TSSC = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     bytes_BCTHW = torch.from_numpy(to_planes(clip_TSSC))[None]
     floats_BCTHW = as_floats(bytes_BCTHW)
@@ -85,7 +85,7 @@ def test_floats_made_of_bytes_are_the_data_sets_bit_for_bit():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_follows_set_epoch_and_leaves_the_global_stream_alone(num_workers):
+def test_loader_follows_set_epoch_and_does_not_touch_the_global_generator(num_workers):
     sampler = PairBatchSampler(5, 4, seed=0, shuffle=True)
     loader = make_loader(Numbers(), sampler, num_workers)
     torch.manual_seed(7)

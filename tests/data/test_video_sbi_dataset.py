@@ -1,4 +1,4 @@
-"""VideoSBIDataset: every clip can be made again, by any worker; what cannot be read is replaced and counted."""
+"""VideoSBIDataset: any worker reproduces every clip; unreadable clips are replaced and counted."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_val_is_the_same_in_every_epoch_and_never_mirrored(shared_tree):
     assert torch.equal(dataset[(0, 1)]["video"], dataset[(5, 1)]["video"])
     assert dataset[(5, 1)]["provenance"].seed[1] == 0
     assert all(drawn(dataset, (s, 0, 0, 0))[1].train is None for s in range(3))
-    for seed in range(4):  # eight pairs in all: each would be mirrored with p = .5 in training
+    for seed in range(4):  # eight pairs in total, each mirrored with p = .5 in training
         others = dataset_for(shared_tree, "val", seed=seed, reader=reader)
         for index in range(others.n_pairs):
             others.pair(0, index)
@@ -75,11 +75,11 @@ def test_the_same_clips_with_any_number_of_workers(shared_tree):
 
     def batches(num_workers):
         loader = make_loader(dataset, sampler, num_workers)
-        found = []
+        loaded = []
         for epoch in (1, 2):
             sampler.set_epoch(epoch)
-            found += list(loader)
-        return found
+            loaded += list(loader)
+        return loaded
 
     expected = batches(0)
     assert len(expected) == 4
@@ -90,8 +90,8 @@ def test_the_same_clips_with_any_number_of_workers(shared_tree):
             assert one["provenance"] == two["provenance"]
 
 
-def test_a_plain_loader_with_collate_fn_gives_the_pair_loaders_batches(shared_tree):
-    """torch's own DataLoader, in the data set's order: epoch 0 of both."""
+def test_a_plain_data_loader_with_collate_fn_gives_the_same_batches(shared_tree):
+    """torch's own DataLoader in the data set's order equals our loader at epoch 0."""
     dataset = dataset_for(shared_tree)
     plain = torch.utils.data.DataLoader(dataset, batch_size=4, collate_fn=collate_fn)
     ours = make_loader(dataset, PairBatchSampler(dataset.n_pairs, 4, seed=0, shuffle=False), 0)
@@ -111,13 +111,13 @@ def test_a_pair_is_computed_once_for_both_members(shared_tree, monkeypatch):
     )
     real, fake = dataset[(2, 4)], dataset[(2, 5)]
     assert seeds == [(0, 2, 2, 0)]
-    again = dataset[(3, 4)], dataset[(2, 5)], dataset[(2, 4)]  # another epoch is another pair
+    again = dataset[(3, 4)], dataset[(2, 5)], dataset[(2, 4)]  # another epoch gives another pair
     assert [seed[1] for seed in seeds] == [2, 3, 2]
     assert torch.equal(again[1]["video"], fake["video"])
     assert torch.equal(again[2]["video"], real["video"])
 
 
-def test_pickles_without_its_clips(shared_tree):
+def test_a_pickled_data_set_contains_no_clips(shared_tree):
     dataset = dataset_for(shared_tree)
     item = dataset[(1, 3)]
     data = pickle.dumps(dataset)
@@ -134,12 +134,12 @@ def test_replay(shared_tree, make_tree):
     assert np.array_equal(again.fake, pair.fake)
     assert np.array_equal(again.mask, pair.mask)
     other_seed = dataset_for(shared_tree, sbi=SbiParams(compression_probability=1.0), seed=9)
-    with pytest.raises(DataError, match="other data"):
-        replay(other_seed, pair.provenance)  # no H.264 in that one
+    with pytest.raises(DataError, match="use the data, split and parameters"):
+        replay(other_seed, pair.provenance)  # its config has no H.264
     longer = make_tree(splits={"train": [["010", "011"]], "val": [["012", "013"]], "test": [["014", "015"]]})
-    with pytest.raises(DataError, match="other data"):
+    with pytest.raises(DataError, match="use the data, split and parameters"):
         replay(everything_on(longer), pair.provenance)
-    with pytest.raises(DataError, match="does not exist among 2"):
+    with pytest.raises(DataError, match="does not exist, this data set has 2 pairs"):
         replay(everything_on(shared_tree, "val"), dataset.pair(0, 3).provenance)
 
 
@@ -167,13 +167,13 @@ def test_a_broken_video_is_replaced_for_both_members_and_counted(tiny_tree, capl
         assert dataset[(0, index)]["provenance"].failures == ()
 
 
-def test_a_partly_broken_video_keeps_its_good_clips(tiny_tree):
+def test_a_partly_broken_video_keeps_its_intact_clips(tiny_tree):
     dataset = dataset_for(tiny_tree, "train")
-    damage(dataset.videos[0], frame=0)  # only the clip that starts at 0 holds it
-    made = [dataset.pair(epoch, 0).provenance for epoch in range(12)]
-    assert any(p.failures for p in made)
-    assert {p.video_id for p in made} == {dataset.videos[0].video_id}
-    assert 0 not in {p.start_frame for p in made}
+    damage(dataset.videos[0], frame=0)  # only the clip that starts at 0 contains it
+    provenances = [dataset.pair(epoch, 0).provenance for epoch in range(12)]
+    assert any(p.failures for p in provenances)
+    assert {p.video_id for p in provenances} == {dataset.videos[0].video_id}
+    assert 0 not in {p.start_frame for p in provenances}
 
 
 def test_after_ten_replacements_the_failure_is_an_error(tiny_tree):
@@ -181,7 +181,7 @@ def test_after_ten_replacements_the_failure_is_an_error(tiny_tree):
     for video in dataset.videos:
         damage(video)
     with pytest.raises(
-        DataError, match=r"val/real/c23/004.*failed 11 times \(11 × unreadable data\).*005\.png"
+        DataError, match=r"val/real/c23/004.*all 11 attempts failed \(11 × unreadable data\).*005\.png"
     ):
         dataset[0]
 
@@ -190,14 +190,14 @@ def test_an_empty_or_invisible_blend_is_drawn_again(shared_tree, monkeypatch):
     dataset = dataset_for(shared_tree, "val")
     plain, calls = BlendDraw.sample, []
 
-    def first_is_nothing(rng):
+    def first_two_are_empty(rng):
         calls.append(1)
         draw = plain(rng)
         return draw if len(calls) > 2 else dataclasses.replace(draw, ratio=0.0)
 
-    monkeypatch.setattr(BlendDraw, "sample", first_is_nothing)
+    monkeypatch.setattr(BlendDraw, "sample", first_two_are_empty)
     pair = dataset.pair(0, 0)
-    assert pair.provenance.failures == ("empty mask",) * 2  # ratio 0 leaves nothing of the mask
+    assert pair.provenance.failures == ("empty mask",) * 2  # the mask is multiplied by ratio 0
     assert pair.provenance.seed == (0, 0, 0, 2)
     assert not np.array_equal(pair.real, pair.fake)
     monkeypatch.setattr(BlendDraw, "sample", lambda rng: dataclasses.replace(plain(rng), ratio=0.002))
@@ -218,19 +218,21 @@ def test_pairs_per_video_draw_different_clips(shared_tree):
     train, val = dataset_for(shared_tree, data=data), dataset_for(shared_tree, "val", data=data)
     assert train.n_pairs == 12
     assert len(val) == 8
-    made = [train.pair(0, p) for p in range(3)]
-    assert {p.provenance.video_id for p in made} == {train.videos[0].video_id}
-    assert not np.array_equal(made[0].real, made[1].real)
-    assert not np.array_equal(made[1].real, made[2].real)
+    pairs = [train.pair(0, p) for p in range(3)]
+    assert {p.provenance.video_id for p in pairs} == {train.videos[0].video_id}
+    assert not np.array_equal(pairs[0].real, pairs[1].real)
+    assert not np.array_equal(pairs[1].real, pairs[2].real)
 
 
-def test_consecutive_frames_only(make_tree):
+def test_clips_consist_of_consecutive_frames(make_tree):
     root = make_tree(n_frames=9)
     dataset = dataset_for(root, "val")
     assert [len(starts) for starts in dataset._starts] == [2, 2]
     dataset.videos[0].frame_paths[0].unlink()
-    assert dataset_for(root, "val")[0]["provenance"].start_frame == 1  # the number on disk, not the place
-    dataset.videos[1].frame_paths[4].unlink()  # neither side of the gap holds 8 frames
+    assert (
+        dataset_for(root, "val")[0]["provenance"].start_frame == 1
+    )  # the number on disk, not the list index
+    dataset.videos[1].frame_paths[4].unlink()  # neither side of the gap has 8 frames
     with pytest.raises(
         DataError, match=r"val/real/c23/005 has no 8 consecutive frames with a face \(8 frames"
     ):
@@ -239,8 +241,8 @@ def test_consecutive_frames_only(make_tree):
     assert strided[2]["video"].shape == (3, T, S, S)
 
 
-def test_wrong_arguments_are_named(shared_tree, make_tree):
-    with pytest.raises(ConfigError, match="phase is 'training'"):
+def test_wrong_arguments_are_refused(shared_tree, make_tree):
+    with pytest.raises(ConfigError, match="unknown phase 'training'"):
         dataset_for(shared_tree, "training")
     with pytest.raises(ConfigError, match="seed is -1"):
         dataset_for(shared_tree, seed=-1)

@@ -10,7 +10,7 @@ import torch
 from stf.config import METHODS, STFV8Config
 from stf.data.ffpp import FFPPTree, video_folder
 from stf.data.pairs import as_floats, make_loader
-from stf.data.video_sbi import streams
+from stf.data.video_sbi import random_streams
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import DataError, UsageError
 from stf.evaluation.clips import EvaluationClips, collate_evaluation, parse_methods, select_videos
@@ -126,7 +126,7 @@ def test_equals_validations_untouched_target(shared_tree):
     for seed in range(6):
         dataset = VideoSBIDataset("val", config_for(shared_tree), seed=seed)
         pair = dataset.pair(0, 1)
-        rngs = streams(pair.provenance.seed)
+        rngs = random_streams(pair.provenance.seed)
         if rngs["colour"].random() < 0.5:
             plain = starts[(1, pair.provenance.start_frame)]
             assert np.array_equal(pair.real, as_floats(plain).numpy())

@@ -50,7 +50,7 @@ def _write_store(folder: Path) -> None:
 
 def _write_cache(folder: Path) -> None:
     video = FFPPTree(folder / "tree").real_videos("train", "c23")[0]
-    cache = FaceCache.of(folder / "cache", DataParams(root=str(folder / "tree"), num_frames=8), "fuzz")
+    cache = FaceCache.for_data(folder / "cache", DataParams(root=str(folder / "tree"), num_frames=8), "fuzz")
     cache.folder.mkdir(parents=True)
     build_video(cache, video)
     cache.path(video).rename(folder / "video.faces")

@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline.build_cache import main
 from pipeline.train_phase_a import main as train
 from stf.config import Params
-from stf.console.face_cache import MAX_NAMED, print_left_out
+from stf.console.face_cache import MAX_NAMED, print_uncached
 from stf.data.cache.build import BuiltVideo
 from stf.data.face_clip import read_face_clip
 from stf.data.ffpp import FFPPTree, fingerprint_of
@@ -137,7 +137,7 @@ def test_videos_that_are_not_served_are_named_up_to_ten() -> None:
     built = [
         BuiltVideo(f"train/real/c23/{i:03d}", 5, i % 5, f"{i}.png is gone [x]") for i in range(MAX_NAMED + 2)
     ]
-    print_left_out([*built, BuiltVideo("train/real/c23/whole", 5, 5, "")], console)
+    print_uncached([*built, BuiltVideo("train/real/c23/whole", 5, 5, "")], console)
     text = console.export_text()
     assert "train/real/c23/003: 3 of 5 clips are cached; 3.png is gone [x]" in text
     assert "and 2 more such videos" in text

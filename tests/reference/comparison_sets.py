@@ -1,4 +1,4 @@
-"""Invented evaluations: score files as eval_a writes them, and runs in a store that hold them."""
+"""Invented evaluations: score files as eval_a writes them, and tracked runs that contain them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINGERPRINT = "data 1"
 def score_table(
     gap: float, seed: int = 0, n_pairs: int = 8, methods: tuple[str, ...] = METHODS, quality: str = "c23"
 ) -> pd.DataFrame:
-    """Two reals and two fakes per method and pair; a person's own level, the same for every `seed`, shifts them all."""
+    """Draws two reals and, per method, two fakes for each pair; a level per pair, equal for all seeds, shifts them."""
     people, rng = np.random.default_rng(99), np.random.default_rng(seed)
     rows = []
     for k in range(n_pairs):
@@ -52,7 +52,7 @@ def write_files(
     weights: bytes = b"",
     quality: str = "c23",
 ) -> Path:
-    """The JSON (what a comparison reads of it) and the CSV beside it."""
+    """Writes the JSON (the fields that a comparison reads) and the CSV beside it."""
     document = {
         "note": "Synthetic stand-in",
         "checkpoint": {"variant": variant, "epoch": 3, "weights_sha256": hashlib.sha256(weights).hexdigest()},
@@ -68,19 +68,19 @@ def write_files(
 
 
 def auc_metrics(table: pd.DataFrame) -> dict[str, float]:
-    """What eval_a logs of a table, as far as a grid reads it."""
+    """Returns the metrics that eval_a logs for a table, as far as the ablation table reads them."""
     reals, fakes = table[table["label"] == 0], table[table["label"] == 1]
     groups = {name: fakes[fakes["method"] == name] for name in fakes["method"].unique()} | {"overall": fakes}
-    found = {}
+    metrics = {}
     for name, group in groups.items():
         higher = group["score"].to_numpy()[:, None] > reals["score"].to_numpy()
-        found |= {
+        metrics |= {
             f"auc_{name}": float(higher.mean()),
             f"auc_low_{name}": 0.1,
             f"n_real_{name}": float(len(reals)),
             f"n_fake_{name}": float(len(group)),
         }
-    return found
+    return metrics
 
 
 def config_of(flags: tuple[str, ...]) -> STFV8Config:
@@ -91,7 +91,7 @@ def config_of(flags: tuple[str, ...]) -> STFV8Config:
 def store_training(
     folder: Path, flags: tuple[str, ...], *, params: Params | None = None, phase: str = "a", tag: str = ""
 ) -> Path:
-    """A finished training run; its 'weights' are a file whose bytes name flags, seed and phase. Returns the file."""
+    """Stores a finished training run; returns its 'weights', a file that contains flags, seed and phase."""
     params, config = params or Params(), config_of(flags)
     weights = folder / f"{config.variant()}-{params.seed}-{phase}{tag}.pt"
     weights.write_text(weights.name)
@@ -111,7 +111,7 @@ def store_evaluation(
     phase: str = "a",
     fingerprint: str = FINGERPRINT,
 ) -> None:
-    """A finished evaluation run with figures and files."""
+    """Stores a finished evaluation run with metrics and files."""
     config, stage = config_of(flags), f"eval_{phase}"
     files = folder / f"{weights.stem} files"
     path = write_files(files / f"{stage}.json", table, config.variant(), weights.read_bytes())
@@ -125,7 +125,7 @@ def store_evaluation(
 def store_both(
     folder: Path, flags: tuple[str, ...], table: pd.DataFrame, *, seed: int = 0, phase: str = "a"
 ) -> None:
-    """A training and its evaluation."""
+    """Stores a training run and its evaluation."""
     params = dataclasses.replace(Params(), seed=seed)
     weights = store_training(folder, flags, params=params, phase=phase)
     store_evaluation(folder, weights, flags, table, params=params, phase=phase)

@@ -1,4 +1,4 @@
-"""Slow plain twins of stf.data.blend: numpy and scipy where the fast path uses cv2."""
+"""Slow, plain reference implementations of stf.data.blend, in numpy and scipy instead of cv2."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from stf.data.blend import PLATEAU_TOLERANCE, SoftMaskDraw
 
 
 def bilinear_resize(image_HW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Half-pixel centres, borders repeated: what cv2.INTER_LINEAR does."""
+    """Resizes as cv2.INTER_LINEAR does: half-pixel centres, borders repeated."""
     old_height, old_width = image_HW.shape
     y = np.clip((np.arange(height) + 0.5) * old_height / height - 0.5, 0, old_height - 1)
     x = np.clip((np.arange(width) + 0.5) * old_width / width - 0.5, 0, old_width - 1)
@@ -21,13 +21,13 @@ def bilinear_resize(image_HW: np.ndarray, height: int, width: int) -> np.ndarray
 
 
 def gaussian(image_HW: np.ndarray, kernel: int, sigma: float) -> np.ndarray:
-    """Separable, mirrored at the border."""
+    """Applies a separable Gaussian blur, mirrored at the border."""
     weights = cv2.getGaussianKernel(kernel, sigma).ravel()
     return correlate1d(correlate1d(image_HW, weights, 0, mode="mirror"), weights, 1, mode="mirror")
 
 
 def softened(cells_hw: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
-    """SPEC 4's softening on its grid of cells: blur, keep the maximum, blur, divide by the maximum."""
+    """SBI's softening on its grid of cells: blur, keep the maximum, blur, divide by the maximum."""
     soft = gaussian(cells_hw.astype(np.float64), draw.erode_kernel, 0)
     if soft.max() == 0:
         return np.zeros(cells_hw.shape)
@@ -38,19 +38,19 @@ def softened(cells_hw: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
 
 
 def soft_mask(mask_HW: np.ndarray, draw: SoftMaskDraw) -> np.ndarray:
-    """SPEC 4's soft mask, step by step, in float64."""
+    """SBI's soft mask, step by step, in float64."""
     cells_hw = bilinear_resize(mask_HW.astype(np.float64), draw.height, draw.width)
     return bilinear_resize(softened(cells_hw, draw), *mask_HW.shape)
 
 
 def mixed(source_HWC: np.ndarray, target_HWC: np.ndarray, soft_HW: np.ndarray) -> np.ndarray:
-    """The blend of two uint8 images over the whole picture, rounded."""
+    """Blends two whole uint8 images, rounded."""
     weight = soft_HW.astype(np.float64)[..., None]
     return np.rint(weight * source_HWC + (1 - weight) * target_HWC).astype(np.uint8)
 
 
 def hull_coverage(hull_N2: np.ndarray, height: int, width: int, fine: int = 16) -> np.ndarray:
-    """Each pixel's share inside a convex polygon, counted on `fine` × `fine` points of it."""
+    """Returns each pixel's share inside a convex polygon, counted on `fine` × `fine` points per pixel."""
     ticks_y = (np.arange(height * fine) + 0.5) / fine - 0.5
     ticks_x = (np.arange(width * fine) + 0.5) / fine - 0.5
     inside = np.ones((height * fine, width * fine), bool)

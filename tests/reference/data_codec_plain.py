@@ -1,4 +1,4 @@
-"""Slow plain twin of augment.codec: a whole .mp4 in memory, muxed, demuxed and decoded by the container API."""
+"""Slow, plain reference of augment.codec: an .mp4 file in memory, muxed, demuxed and decoded by the container API."""
 
 import io
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import av
 import numpy as np
 
-# BT.601's luma weights; everything else of the colour conversion follows from them.
+# BT.601's luma weights; the rest of the colour conversion follows from them.
 RED, BLUE = 0.299, 0.114
 
 
 def mp4_bytes(pictures: Iterable[av.VideoFrame], height: int, width: int, qp: int) -> bytes:
-    """The pictures as an .mp4 file, by swscale's defaults where they are RGB; height and width must be even."""
+    """Encodes the pictures as an .mp4 file, RGB converted by swscale's defaults; height and width must be even."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -25,8 +25,8 @@ def mp4_bytes(pictures: Iterable[av.VideoFrame], height: int, width: int, qp: in
     return file.getvalue()
 
 
-def shown(file: bytes, pixel_format: str) -> np.ndarray:
-    """What a player shows of that file, (T, H, W, 3)."""
+def decode_mp4(file: bytes, pixel_format: str) -> np.ndarray:
+    """Decodes the file as a player does, (T, H, W, 3)."""
     with av.open(io.BytesIO(file), "r") as container:
         container.streams.video[0].codec_context.thread_count = 1
         decoded = container.decode(video=0)
@@ -34,14 +34,14 @@ def shown(file: bytes, pixel_format: str) -> np.ndarray:
 
 
 def round_trip(frames_THWC: np.ndarray, qp: int, pixel_format: str) -> np.ndarray:
-    """The clip after a file that ffmpeg made of it."""
+    """Encodes and decodes the clip through an .mp4 file written by FFmpeg."""
     pictures = (av.VideoFrame.from_ndarray(frame, format=pixel_format) for frame in frames_THWC)
     _, height, width, _ = frames_THWC.shape
-    return shown(mp4_bytes(pictures, height, width, qp), pixel_format)
+    return decode_mp4(mp4_bytes(pictures, height, width, qp), pixel_format)
 
 
 def yuv420(rgb_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(Y, Cb, Cr) of BT.601 before rounding, limited range, chroma at half size as the mean of 2×2 pixels."""
+    """Returns BT.601's (Y, Cb, Cr) before rounding, limited range, chroma at half size as the mean of 2×2 pixels."""
     red, green, blue = np.moveaxis(rgb_HWC / 255.0, -1, 0)
     luma = RED * red + (1 - RED - BLUE) * green + BLUE * blue
     half = luma.shape[0] // 2, 2, luma.shape[1] // 2, 2

@@ -1,4 +1,4 @@
-"""Video-SBI written plainly: whole frames, one at a time, float masks. Slow, easy to check."""
+"""Slow, plain reference of Video-SBI: whole frames, one at a time, float masks. Easy to check."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from tests.reference.data_warps_plain import sampled
 
 
 def plain_face_clip(video, start, num_frames, flip):
-    """(frames, landmarks, box): all frames are read and mirrored whole, then the first crop is cut."""
+    """Returns (frames, landmarks, box): reads and mirrors whole frames, then applies the first crop."""
     frames = read_clip(video.frame_paths[start : start + num_frames])
     track = read_geometry(video, start, num_frames)
     landmarks, box = track.landmarks_TN2, track.box_22
@@ -31,7 +31,7 @@ def plain_face_clip(video, start, num_frames, flip):
 
 
 def plain_masks(landmarks, draw, recipe):
-    """(T, H, W) soft masks × ratio in float64: each cell's place followed back to the hull, warp by warp."""
+    """Returns (T, H, W) soft masks × ratio in float64: traces each cell's position back to the hull, warp by warp."""
     return np.stack([_plain_mask(landmarks, draw, recipe, t, f) for t, f in enumerate(draw.elastic.fields())])
 
 
@@ -39,15 +39,17 @@ def _plain_mask(landmarks, draw, recipe, t, field_HW2):
     height, width = draw.elastic.height, draw.elastic.width
     soft = draw.blend.soft
     y, x = np.indices((soft.height, soft.width)) + 0.5
-    y, x = y * height / soft.height - 0.5, x * width / soft.width - 0.5  # the cells' places in the crop
+    y, x = y * height / soft.height - 0.5, x * width / soft.width - 0.5  # the cells' positions in the crop
     x, y = x - draw.drift.offsets_T2[t, 0], y - draw.drift.offsets_T2[t, 1]
     if draw.tps is not None:
         spline = RBFInterpolator(control_points(), draw.tps.displacements_TP2[t], kernel="thin_plate_spline")
         moved = spline(np.stack([(x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height], -1))
         x, y = x + moved[:, 0].reshape(x.shape), y + moved[:, 1].reshape(y.shape)
-    bend_x, bend_y = (map_coordinates(field_HW2[..., i], [y, x], order=1, mode="nearest") for i in (0, 1))
+    elastic_x, elastic_y = (
+        map_coordinates(field_HW2[..., i], [y, x], order=1, mode="nearest") for i in (0, 1)
+    )
     (scale_x, _, shift_x), (_, scale_y, shift_y) = draw.affine.matrix(height, width)
-    x, y = (x + bend_x - shift_x) / scale_x, (y + bend_y - shift_y) / scale_y
+    x, y = (x + elastic_x - shift_x) / scale_x, (y + elastic_y - shift_y) / scale_y
     anchor = landmarks[t if recipe.mask_anchor == "tracked" else 0]
     sharp = sampled(hull_mask(anchor, height, width, draw.hull_of_68), x, y)
     cells = data_blend_plain.softened(sharp, soft) * draw.blend.ratio
@@ -55,7 +57,7 @@ def _plain_mask(landmarks, draw, recipe, t, field_HW2):
 
 
 def plain_members(frames, masks, draw, recipe):
-    """(real, fake) before the final crop, from one Python loop over the frames; masks are float (T, H, W)."""
+    """Returns (real, fake) before the final crop, with a loop over the frames; masks are float (T, H, W)."""
     n_frames, height, width = frames.shape[:3]
     fields = list(draw.elastic.fields())
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
@@ -79,7 +81,7 @@ def plain_members(frames, masks, draw, recipe):
 
 
 def plain_final(frames, box, window, img_size):
-    """(3, T, S, S) float32 in [0, 1], resized frame by frame."""
+    """Returns (3, T, S, S) in [0, 1], resized frame by frame."""
     y0, y1, x0, x1 = window
     resized = [cv2.resize(f[y0:y1, x0:x1], (img_size, img_size)).astype(np.float64) / 255 for f in frames]
     return np.stack([f.transpose(2, 0, 1) for f in resized], axis=1)

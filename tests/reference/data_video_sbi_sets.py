@@ -1,11 +1,11 @@
-"""Data sets over the tests' tiny trees, and one pair's draws made outside of them."""
+"""Data sets over the tests' tiny trees, and one pair's draws computed outside the data set."""
 
 import dataclasses
 
 from stf.config import SbiParams, STFV8Config
 from stf.data.face_clip import read_face_clip
 from stf.data.faces import draw_side_factors, final_crop_window
-from stf.data.video_sbi import draw_sbi, streams
+from stf.data.video_sbi import draw_sbi, random_streams
 from stf.data.video_sbi_dataset import VideoSBIDataset
 
 T, S = 8, 48
@@ -26,11 +26,11 @@ def everything_on(root, phase="train", **more):
 
 
 def drawn(dataset, seed):
-    """(clip, draw, window) of one attempt, as the data set makes them."""
-    rngs = streams(seed)
-    place = seed[2] // dataset.pairs_per_video
-    start = int(rngs["start"].choice(dataset._starts[place]))
-    clip = read_face_clip(dataset.videos[place], start, T, bool(rngs["flip"].random() < 0.5))
+    """Returns (clip, draw, window) of one attempt, drawn as the data set does."""
+    rngs = random_streams(seed)
+    video_index = seed[2] // dataset.pairs_per_video
+    start = int(rngs["start"].choice(dataset._starts[video_index]))
+    clip = read_face_clip(dataset.videos[video_index], start, T, bool(rngs["flip"].random() < 0.5))
     height, width = clip.frames_THWC.shape[1:3]
     factors = draw_side_factors(rngs["crop"], dataset.recipe.train)
     window = final_crop_window(clip.box_22, height, width, factors)

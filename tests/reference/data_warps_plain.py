@@ -1,4 +1,4 @@
-"""Slow plain twins of drift, affine, elastic and TPS: scipy's interpolation at every pixel of every frame."""
+"""Slow, plain references of drift, affine, elastic and TPS: scipy's interpolation at every pixel of every frame."""
 
 import numpy as np
 from scipy.interpolate import RBFInterpolator
@@ -9,23 +9,23 @@ from stf.data.augment.warps import AffineDraw
 
 
 def sampled(image_HW: np.ndarray, x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
-    """Bilinear, 0 outside."""
+    """Samples bilinearly; 0 outside the image."""
     return map_coordinates(image_HW.astype(np.float64), [y_HW, x_HW], order=1, mode="grid-constant", cval=0)
 
 
-def displaced(image_HW: np.ndarray, field_HW2: np.ndarray) -> np.ndarray:
-    """The image at each pixel's own place plus its displacement."""
+def warp_image(image_HW: np.ndarray, field_HW2: np.ndarray) -> np.ndarray:
+    """Samples the image at each pixel's position plus its displacement."""
     y_HW, x_HW = np.indices(image_HW.shape, float)
     return sampled(image_HW, x_HW + field_HW2[..., 0], y_HW + field_HW2[..., 1])
 
 
 def shifted(image_HW: np.ndarray, dx: float, dy: float) -> np.ndarray:
-    """The image moved by (dx, dy)."""
-    return displaced(image_HW, np.broadcast_to((-dx, -dy), (*image_HW.shape, 2)))
+    """Moves the image by (dx, dy)."""
+    return warp_image(image_HW, np.broadcast_to((-dx, -dy), (*image_HW.shape, 2)))
 
 
 def affine(image_HW: np.ndarray, draw: AffineDraw) -> np.ndarray:
-    """Scale about the centre, then translate."""
+    """Scales about the centre, then translates."""
     height, width = image_HW.shape
     y_HW, x_HW = np.indices(image_HW.shape, float)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
@@ -37,17 +37,17 @@ def affine(image_HW: np.ndarray, draw: AffineDraw) -> np.ndarray:
 def elastic_field(
     rng: np.random.Generator, height: int, width: int, alpha: float, sigma: float
 ) -> np.ndarray:
-    """Simard's field at full size, as albumentations 1 made it: (H, W, 2) px."""
+    """Draws Simard's displacement field at full size, as in albumentations 1: (H, W, 2) px."""
     noise = rng.uniform(-1, 1, (height, width, 2))
     return gaussian_filter(noise, (sigma, sigma, 0)) * alpha
 
 
 def tps_fields(draw: TPSDraw, height: int, width: int) -> np.ndarray:
-    """(T, H, W, 2) px: one spline solved per frame, evaluated at every pixel."""
+    """Returns (T, H, W, 2) px: one spline solved per frame and evaluated at every pixel."""
     y, x = (np.indices((height, width)).reshape(2, -1) + 0.5) / np.array([[height], [width]])
-    places = np.stack([x, y], -1)
+    positions = np.stack([x, y], -1)
     splines = [
-        RBFInterpolator(control_points(), displacement_P2, kernel="thin_plate_spline")(places)
+        RBFInterpolator(control_points(), displacement_P2, kernel="thin_plate_spline")(positions)
         for displacement_P2 in draw.displacements_TP2
     ]
     return np.stack(splines).reshape(len(splines), height, width, 2)

@@ -1,4 +1,4 @@
-"""A second process without the seconds that a new Python takes for its imports."""
+"""A second process without the seconds that a new Python process takes for its imports."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def forked(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Does `work` in a copy of this process: (exit code, or minus the signal that ended it; what it returned)."""
+    """Runs `work` in a fork of this process; returns its exit code (minus the signal that ended it) and its result."""
     fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe(duplex=False)
-    process = fork.Process(target=lambda: theirs.send(work()))
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sender.send(work()))
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        returned = ours.recv()
-    except EOFError:  # it ended before that
+        returned = receiver.recv()
+    except EOFError:  # the process ended without a result
         returned = None
     process.join()
     assert process.exitcode is not None

@@ -1,6 +1,6 @@
-"""Videos for `preprocess` to read, and a detector that finds what was drawn in them.
+"""Videos for `preprocess`, and a detector for the discs drawn in them.
 
-A face is a disc of one pure hue; the hue tells the person and survives H.264. T frames, H, W pixels, RGB.
+A face is a disc of one pure hue; the hue identifies the person and survives H.264. T frames, H, W pixels, RGB.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Spot = tuple[float, float, float, int]  # x, y, radius, person
 
 
 def draw(frames: Sequence[Sequence[Spot]], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """(T, H, W, 3): grey noise that changes slowly, and each frame's people as discs."""
+    """Draws (T, H, W, 3): smooth grey noise, and each frame's people as discs."""
     rng = np.random.default_rng(0)
     scene = cv2.GaussianBlur(rng.normal(120, 30, (*size, 1)).astype(np.float32), (0, 0), 2)
     clip = np.empty((len(frames), *size, 3), np.uint8)
@@ -34,7 +34,7 @@ def draw(frames: Sequence[Sequence[Spot]], size: tuple[int, int] = SIZE) -> np.n
 
 
 def encode(path: Path, clip_THWC: np.ndarray, codec: str = "libx264", **container: str) -> Path:
-    """The clip as a video file at 25 frames per second, good quality."""
+    """Writes the clip as a video file at 25 frames per second in good quality."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container) as out:
         stream = out.add_stream(codec, rate=25)
@@ -48,7 +48,7 @@ def encode(path: Path, clip_THWC: np.ndarray, codec: str = "libx264", **containe
 
 
 def sound(path: Path) -> Path:
-    """A file that holds sound alone."""
+    """Writes a file with an audio stream only."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=16000)
         tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -59,7 +59,7 @@ def sound(path: Path) -> Path:
 
 
 def truncated_mp4(path: Path, share: float, clip_THWC: np.ndarray) -> Path:
-    """An MP4 whose index comes first, cut after `share` of its bytes."""
+    """Writes an MP4 with its index at the start, truncated after `share` of its bytes."""
     encode(path, clip_THWC, movflags="faststart")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -67,7 +67,7 @@ def truncated_mp4(path: Path, share: float, clip_THWC: np.ndarray) -> Path:
 
 
 def playlist(target: Path) -> dict[str, bytes]:
-    """Files that name another one instead of holding pictures."""
+    """Returns files that refer to another file instead of containing pictures."""
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{target}\n#EXT-X-ENDLIST\n"
     return {
         "playlist": hls.encode(),
@@ -78,7 +78,7 @@ def playlist(target: Path) -> dict[str, bytes]:
 
 
 class HueDetector:
-    """Finds discs of a person's hue, at least 3 px in radius; counts its calls by `log`, one byte each."""
+    """Finds discs of a person's hue, at least 3 px in radius; appends one byte per call to `log`."""
 
     identity = "hues"
 
@@ -86,24 +86,24 @@ class HueDetector:
         self.log = log
 
     def find(self, image_HWC: np.ndarray, near_4: np.ndarray | None) -> list[Face]:
-        """Every disc, by person."""
+        """Returns every disc, by person."""
         if self.log is not None:
             with self.log.open("ab") as stream:
                 stream.write(b".")
         hue, saturation, value = cv2.split(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2HSV))
-        found = []
+        faces = []
         for person in range(3):
             distance = np.abs((hue.astype(int) - 60 * person + 90) % 180 - 90)
             ys, xs = np.nonzero((distance < 12) & (saturation > 120) & (value > 120))
             if len(xs) > 28:
                 radius = np.sqrt(len(xs) / np.pi)
                 x, y = np.median(xs), np.median(ys)
-                found.append(
+                faces.append(
                     self.align(image_HWC, np.array([x - radius, y - radius, x + radius, y + radius]))
                 )
-        return found
+        return faces
 
     def align(self, image_HWC: np.ndarray, box_4: np.ndarray) -> Face:
-        """Landmarks that fill the box."""
+        """Returns landmarks that fill the box."""
         centre, half = (box_4[:2] + box_4[2:]) / 2, (box_4[2:] - box_4[:2]) / 2
         return Face(box_4, centre + unit_face() * half)

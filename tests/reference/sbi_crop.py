@@ -1,10 +1,10 @@
-"""SBI's crop rules written out plainly, one side at a time: the slow twin of stf.data.faces' windows."""
+"""Plain reference of SBI's crop rules, one side at a time, for the windows of stf.data.faces."""
 
 from __future__ import annotations
 
 
 def first_crop(points: list[tuple[float, float]], height: int, width: int) -> tuple[int, int, int, int]:
-    """(y0, y1, x0, x1) of the generous crop around the first 68 points."""
+    """Returns (y0, y1, x0, x1) of the wide crop around the first 68 points."""
     xs, ys = [p[0] for p in points[:68]], [p[1] for p in points[:68]]
     face_w, face_h = max(xs) - min(xs), max(ys) - min(ys)
     return _clip(
@@ -20,7 +20,7 @@ def first_crop(points: list[tuple[float, float]], height: int, width: int) -> tu
 def final_crop(
     box: list[list[float]], height: int, width: int, factors: list[float]
 ) -> tuple[int, int, int, int]:
-    """(y0, y1, x0, x1) of the tight crop; factors are left, right, top, bottom."""
+    """Returns (y0, y1, x0, x1) of the tight crop; factors are left, right, top, bottom."""
     (x0, y0), (x1, y1) = box
     w, h = (x1 - x0) / 4, (y1 - y0) / 4
     left, right, top, bottom = factors

@@ -15,7 +15,7 @@ from stf.errors import ConfigError
 
 Floats = NDArray[np.float32]
 Steps = NDArray[np.float64]
-VELOCITY_CORRELATION = 0.8  # of neighbouring steps of the smooth profile
+VELOCITY_CORRELATION = 0.8  # between neighbouring steps of the smooth profile
 OSCILLATION_PERIOD_FRAMES = (6.0, 16.0)
 
 
@@ -66,7 +66,7 @@ PROFILES: dict[str, Callable[[np.random.Generator, int], Steps]] = {
 
 @dataclass(frozen=True, eq=False)
 class DriftPath:
-    """Where the mask is in each frame: offsets (T, 2) px from the first frame's place; the profile's name."""
+    """The mask's offset from its position in the first frame, (T, 2) px, and the profile's name."""
 
     offsets_T2: Steps
     profile: str
@@ -77,7 +77,7 @@ class MultiScaleBrownianDrift:
     """A random walk of the mask: a clip draws its step size (log-normal) and one of four velocity profiles.
 
     `step_range` bounds the length of every step, `max_cumulative` that of the offset from the first frame,
-    in pixels at img_size scale. Equal bounds give V7.3's drift: steps of that very length, in any direction.
+    in pixels at img_size scale. Equal bounds give V7.3's drift: steps of that length in any direction.
     """
 
     step_range: tuple[float, float] = (0.5, 5.0)
@@ -87,12 +87,12 @@ class MultiScaleBrownianDrift:
         low, high = self.step_range
         if not (0 < low <= high or low == high == 0) or self.max_cumulative < 0:
             raise ConfigError(
-                f"drift has step_range {self.step_range} and max_cumulative {self.max_cumulative}; "
-                "it needs 0 < low <= high (or 0, 0 for none) and max_cumulative >= 0"
+                f"drift: step_range is {self.step_range} and max_cumulative is {self.max_cumulative}; "
+                "set 0 < low <= high (or 0, 0 for no drift) and max_cumulative >= 0"
             )
 
     def sample_step_size(self, rng: np.random.Generator) -> float:
-        """Log-normal, its median the range's geometric mean, its bounds two sigma away and never passed."""
+        """Draws from a log-normal truncated to the range: median at its geometric mean, bounds at two sigma."""
         low, high = self.step_range
         if low == high:
             return high
@@ -105,13 +105,11 @@ class MultiScaleBrownianDrift:
     def sample(
         self, rng: np.random.Generator, n_frames: int, scale: float = 1.0, profile: str | None = None
     ) -> DriftPath:
-        """The path of one clip; `scale` = crop size / img_size turns img_size pixels into the crop's."""
+        """Draws the path of one clip; `scale` = crop size / img_size converts to the crop's pixels."""
         low, high = self.step_range
         name = profile or ("fixed" if low == high else list(PROFILES)[int(rng.integers(len(PROFILES)))])
         if name != "fixed" and name not in PROFILES:
-            raise ConfigError(
-                f"drift profile {name!r} is unknown; it must be one of {', '.join([*PROFILES, 'fixed'])}"
-            )
+            raise ConfigError(f"unknown drift profile {name!r}; use one of {', '.join([*PROFILES, 'fixed'])}")
         draw_steps = _fixed if name == "fixed" else PROFILES[name]
         steps_S2 = self.sample_step_size(rng) * draw_steps(rng, max(n_frames - 1, 0))
         length_S1 = np.linalg.norm(steps_S2, axis=1, keepdims=True)
@@ -119,20 +117,20 @@ class MultiScaleBrownianDrift:
         return DriftPath(_clamped_walk(steps_S2, self.max_cumulative) * scale, name)
 
     def apply(self, mask: NDArray[np.generic], path: DriftPath) -> Floats:
-        """One mask, (H, W) or (H, W, 1), or one per frame, (T, H, W) → (T, H, W) float32, moved."""
+        """Moves one mask, (H, W) or (H, W, 1), or one per frame, (T, H, W): returns (T, H, W) float32."""
         check_frames("drift", mask, len(path.offsets_T2))
-        return np.stack([_shifted(mask_at(mask, t), *offset) for t, offset in enumerate(path.offsets_T2)])
+        return np.stack([_shift(mask_at(mask, t), *offset) for t, offset in enumerate(path.offsets_T2)])
 
     def apply_drift(
         self, mask: NDArray[np.generic], n_frames: int, rng: np.random.Generator | None = None
     ) -> list[Floats]:
-        """Draws a path and returns the n moved masks, each of `mask`'s shape; the first one is not moved."""
+        """Draws a path and returns `n_frames` moved masks, each of `mask`'s shape; the first one is not moved."""
         path = self.sample(rng or np.random.default_rng(), n_frames)
         return [moved.reshape(mask.shape) for moved in self.apply(mask, path)]
 
 
 def _clamped_walk(steps_S2: Steps, limit: float) -> Steps:
-    """(S + 1, 2): the sum of the steps, drawn back onto the disc of radius `limit` after each."""
+    """Returns (S + 1, 2), the cumulative sum of the steps, pulled back into the disc of radius `limit` after each."""
     offsets_T2 = np.zeros((len(steps_S2) + 1, 2))
     for s, step in enumerate(steps_S2):
         offset = offsets_T2[s] + step
@@ -140,7 +138,7 @@ def _clamped_walk(steps_S2: Steps, limit: float) -> Steps:
     return offsets_T2
 
 
-def _shifted(mask_HW: Floats, dx: float, dy: float) -> Floats:
+def _shift(mask_HW: Floats, dx: float, dy: float) -> Floats:
     matrix = np.array([[1, 0, dx], [0, 1, dy]])
     height, width = mask_HW.shape
     return np.asarray(cv2.warpAffine(mask_HW, matrix, (width, height)), np.float32)

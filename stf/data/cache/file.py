@@ -1,12 +1,12 @@
-"""The file that holds one video's face crops: a header, three tables, then raw RGB pixels, frame after frame.
+"""The file with one video's face crops: a header, three tables, then raw RGB pixels, frame after frame.
 
     header | FRAME x (n_frames + 1) | START x n_frames | FACE x n_faces | (padding) | pixels of frame 0, 1, …
 
 Little-endian; a video's frames, starts and faces are numbered as in `Video.frame_paths`. Raw, because reading is on
 training's hot path: 32 crops of 400 px take 4.5 ms of one core, as PNG (.35 of the bytes) 124 ms, in the fastest
-lossless video codec tried (MagicYUV, .43 of the bytes) 39 ms. Read, not mapped: as fast, and a failing disk is an
-error, not a signal that ends the process. T frames, windows (y0, y1, x0, x1) in pixels of the stored frames, points
-(x, y).
+lossless video codec tried (MagicYUV, .43 of the bytes) 39 ms. Read instead of memory-mapped: as fast, and a failing
+disk raises an error instead of a signal that ends the process. T frames, windows (y0, y1, x0, x1) in pixels of the
+stored frames, points (x, y).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from stf.data.faces import MAX_COORDINATE, N_POINTS, Window
 from stf.errors import DataError
 from stf.io.files import open_regular
 
-FORMAT = 1  # part of the cache's folder name: raise it when the tables, the tracking or the reading of faces changes
+FORMAT = 1  # part of the cache's folder name: increase it when the tables, or how faces are tracked or read, change
 MAGIC = b"STFFACES"
 ALIGNMENT = 4096
 HEADER = np.dtype([("magic", "S8"), ("file_bytes", "<i8"), ("pixels_at", "<i8"), ("tables_crc32", "<i8")] + [
     (name, "<i8") for name in ("n_frames", "n_faces", "num_frames", "height", "width")
 ])  # fmt: skip
-# `at`: the crop's first byte, -1 for a frame that is not stored; `face`: the row of its first face, whose successor's
-# is the end of its faces, hence one FRAME more than there are frames
+# `at`: offset of the crop's first byte, -1 for a frame that is not stored; `face`: the row of its first face. Its faces
+# end at the next FRAME's `face`, so there is one more FRAME than there are frames
 FRAME = np.dtype([("at", "<i8"), ("face", "<i8"), ("window", "<i4", 4)])
-# a clip's first face and its box; -1 for a clip that the cache does not serve
+# a clip's first face and its box; `face` is -1 for a clip that is not cached
 START = np.dtype([("face", "<i8"), ("box", "<f8", (2, 2))])
-# landmarks in SBI order; `next`: the row of the same face in the frame that follows, -1 where it is lost
+# landmarks in SBI order; `next`: the row of the same face in the next frame, -1 where it is lost
 FACE = np.dtype([("next", "<i8"), ("landmarks", "<f8", (N_POINTS, 2))])
 
 
@@ -49,7 +49,7 @@ def _tables_end(n_frames: int, n_faces: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A video's header and tables, as they are filled by the builder."""
+    """A video's header and tables, filled by the builder."""
 
     header: NDArray[np.void]  # shape ()
     frames: NDArray[np.void]
@@ -58,7 +58,7 @@ class Tables:
 
     @classmethod
     def empty(cls, n_frames: int, n_faces: int, num_frames: int) -> Tables:
-        """Tables of a video of which nothing is stored, for clips of `num_frames` frames."""
+        """Creates the tables of a video without stored frames, for clips of `num_frames` frames."""
         header = np.zeros((), HEADER)
         pixels_at = -(-_tables_end(n_frames, n_faces) // ALIGNMENT) * ALIGNMENT
         for name, value in (
@@ -71,16 +71,16 @@ class Tables:
         return cls(header, frames, starts, np.zeros(n_faces, FACE))
 
     def to_bytes(self) -> bytes:
-        """Header and tables, with their checksum."""
+        """Returns header and tables as bytes, after setting their checksum."""
         tables = b"".join(table.tobytes() for table in (self.frames, self.starts, self.faces))
         self.header["tables_crc32"] = zlib.crc32(tables)
         return self.header.tobytes() + tables
 
 
 def write_file(path: Path, tables: Tables, crops: Iterable[tuple[int, NDArray[np.uint8]]]) -> None:
-    """Writes the crops (frame index, pixels) as they come, then header and tables; `path` appears in one step.
+    """Writes the crops (frame index, pixels) as they are yielded, then header and tables; `path` appears atomically.
 
-    Fills `at` and `file_bytes`. Tables may change while `crops` is consumed. An interrupted write leaves a .part file.
+    Sets `at` and `file_bytes`. Tables may change while `crops` is consumed. A killed process leaves a .part file.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -94,14 +94,14 @@ def write_file(path: Path, tables: Tables, crops: Iterable[tuple[int, NDArray[np
             stream.seek(0)
             stream.write(tables.to_bytes())
             stream.flush()
-            os.fsync(stream.fileno())  # else a machine that goes down leaves a whole file of zeros
+            os.fsync(stream.fileno())  # otherwise a power failure can leave a complete file of zeros
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def check_file(path: Path, n_frames: int, num_frames: int) -> bool:
-    """Whether the file is whole and made for such a video and clip length; its pixels are not read."""
+    """Tells whether the file is complete and fits the video and clip length; does not read its pixels."""
     try:
         with open_regular(path) as stream:
             header = _read_header(stream, path)
@@ -114,11 +114,13 @@ def check_file(path: Path, n_frames: int, num_frames: int) -> bool:
 
 
 def _damaged(path: Path) -> DataError:
-    return DataError(f"{path} is damaged or cut short; run `python -m pipeline.build_cache` to make it again")
+    return DataError(
+        f"{path} is damaged or truncated; run `python -m pipeline.build_cache` to build it again"
+    )
 
 
 def _read_header(stream: IO[bytes], path: Path) -> np.void:
-    """The header, if it agrees with itself and the file's size: the tables' sizes can be relied on then."""
+    """Reads the header; raises DataError unless it is consistent in itself and with the file's size."""
     data = stream.read(HEADER.itemsize)
     header = np.frombuffer(data, HEADER)[0] if len(data) == HEADER.itemsize else None
     if header is None or header["magic"] != MAGIC:
@@ -126,17 +128,17 @@ def _read_header(stream: IO[bytes], path: Path) -> np.void:
     n_frames, n_faces, pixels_at, size = (
         int(header[name]) for name in ("n_frames", "n_faces", "pixels_at", "file_bytes")
     )
-    held = min(n_frames, n_faces) >= 0 and _tables_end(n_frames, n_faces) <= pixels_at <= size
-    if not held or size != os.fstat(stream.fileno()).st_size:
+    consistent = min(n_frames, n_faces) >= 0 and _tables_end(n_frames, n_faces) <= pixels_at <= size
+    if not consistent or size != os.fstat(stream.fileno()).st_size:
         raise _damaged(path)
     return header
 
 
 class OpenedFile:
-    """One cached video, open for a single clip: `track`, `size`, then `frame` for each of its frames."""
+    """One cached video, opened to read a clip: `clip`, then `frame` for each of its frames."""
 
     def __init__(self, stream: FileIO, path: Path) -> None:
-        """Raises DataError when the file is damaged or cut short."""
+        """Reads the header; raises DataError when the file is damaged or truncated."""
         self._stream, self._path = stream, path
         header = _read_header(stream, path)
         self.n_frames, self.num_frames = int(header["n_frames"]), int(header["num_frames"])
@@ -155,7 +157,7 @@ class OpenedFile:
         return out
 
     def clip(self, start: int) -> tuple[FaceTrack, NDArray[np.void]] | None:
-        """The face's way from `start` and the FRAMEs of its clip; None for a clip that the cache does not serve."""
+        """Returns the face's track from `start` and the FRAMEs of its clip; None for a clip that is not cached."""
         first = self._read(START, self._starts_at + start * START.itemsize, 1)[0]
         if first["face"] < 0:
             return None
@@ -168,7 +170,7 @@ class OpenedFile:
         if not all(0 <= row < len(faces) for row in rows):
             raise _damaged(self._path)
         track = FaceTrack(faces["landmarks"][rows], first["box"].copy())
-        # not a NaN either, for which no comparison holds
+        # this also refuses NaN, for which every comparison is false
         if not all(
             (np.abs(points) <= MAX_COORDINATE).all() for points in (track.landmarks_TN2, track.box_22)
         ):
@@ -176,7 +178,7 @@ class OpenedFile:
         return track, frames[:-1]
 
     def frame(self, frame: np.void) -> NDArray[np.uint8]:
-        """The stored part of one frame, (h, w, 3) of its window."""
+        """Reads the stored part of one frame, (h, w, 3) of its window."""
         y0, y1, x0, x1 = (int(edge) for edge in frame["window"])
         if not (0 <= y0 < y1 <= self.height and 0 <= x0 < x1 <= self.width):
             raise _damaged(self._path)
@@ -184,8 +186,8 @@ class OpenedFile:
         return pixels.reshape(y1 - y0, x1 - x0, 3)
 
 
-def covers(window_4: NDArray[np.int32], wanted: Window) -> bool:
-    """Whether `wanted` lies inside the stored window."""
+def contains(outer_4: NDArray[np.int32], inner: Window) -> bool:
+    """Tells whether the window `inner` lies inside `outer_4`."""
     return bool(
-        (window_4[::2] <= np.array(wanted[::2])).all() and (window_4[1::2] >= np.array(wanted[1::2])).all()
+        (outer_4[::2] <= np.array(inner[::2])).all() and (outer_4[1::2] >= np.array(inner[1::2])).all()
     )

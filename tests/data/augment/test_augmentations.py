@@ -1,4 +1,4 @@
-"""Affine, elastic, TPS and down-scaling; drift has a file of its own."""
+"""Affine, elastic, TPS and down-scaling (drift: test_drift.py)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def soft_disc() -> np.ndarray:
     return np.clip(30 - np.hypot(x - 55, y - 45), 0, 1).astype(np.float32)
 
 
-def test_affine_ranges_and_plain_twin() -> None:
+def test_affine_ranges_and_reference() -> None:
     rng = np.random.default_rng(0)
     draws = [AffineDraw.sample(rng) for _ in range(2000)]
     for name, low, high in (
@@ -47,14 +47,14 @@ def test_affine_ranges_and_plain_twin() -> None:
         assert np.abs(affine_masks(soft_disc(), draw) - plain.affine(soft_disc(), draw)).max() < 0.05
 
 
-def test_affine_moves_source_and_mask_together_and_brings_no_black_edge() -> None:
+def test_affine_moves_source_and_mask_together_without_black_edges() -> None:
     draw = AffineDraw(0.03, -0.015, 0.95, 0.95)
     frames = np.repeat((soft_disc() * 155 + 100).astype(np.uint8)[None, :, :, None], 3, 3)
     moved, mask = affine_frames(frames, draw)[0, :, :, 0], affine_masks(soft_disc(), draw)
     assert moved.min() >= 100
     assert np.abs((moved.astype(float) - 100) / 155 - mask).max() < 0.02
-    nothing = AffineDraw(0, 0, 1, 1)
-    assert np.array_equal(affine_frames(frames, nothing), frames)
+    identity = AffineDraw(0, 0, 1, 1)
+    assert np.array_equal(affine_frames(frames, identity), frames)
     stack = np.stack([soft_disc(), soft_disc().T.reshape(HEIGHT, WIDTH)])
     assert np.array_equal(affine_masks(stack, draw)[0], mask)
 
@@ -63,7 +63,7 @@ def fields(seed: int, n_frames: int = 32, size: tuple[int, int] = (160, 200)) ->
     return np.stack(list(ElasticMask().sample(np.random.default_rng(seed), n_frames, *size).fields()))
 
 
-def test_elastic_displacement_is_that_of_the_old_formula() -> None:
+def test_elastic_displacement_matches_the_formula_of_albumentations_1() -> None:
     ours = np.linalg.norm(fields(0), axis=-1)
     rng = np.random.default_rng(0)
     old = np.stack([plain.elastic_field(rng, 160, 200, 50, 7) for _ in range(8)])
@@ -75,7 +75,7 @@ def test_elastic_displacement_is_that_of_the_old_formula() -> None:
     assert near == pytest.approx(far, abs=0.08)  # as smooth in space
 
 
-def test_elastic_is_correlated_between_neighbours_and_forgets_over_the_clip() -> None:
+def test_elastic_is_correlated_between_neighbours_but_not_over_the_clip() -> None:
     moving = fields(3)
     correlation = [np.corrcoef(moving[t].ravel(), moving[t + 1].ravel())[0, 1] for t in range(31)]
     assert min(correlation) > 0.95
@@ -85,12 +85,12 @@ def test_elastic_is_correlated_between_neighbours_and_forgets_over_the_clip() ->
     assert strength.max() / strength.min() < 1.3  # no pulse between key fields
 
 
-def test_elastic_equals_its_plain_twin_on_masks_and_moves_frames_alike() -> None:
+def test_elastic_equals_its_reference_on_masks_and_moves_frames_alike() -> None:
     elastic, mask = ElasticMask(), soft_disc()
     draw = elastic.sample(np.random.default_rng(0), N_FRAMES, HEIGHT, WIDTH)
     bent = elastic.apply(mask, draw)
     for t, field in enumerate(draw.fields()):
-        assert np.abs(bent[t] - plain.displaced(mask, field)).max() < 0.05
+        assert np.abs(bent[t] - plain.warp_image(mask, field)).max() < 0.05
     frames = np.repeat((mask * 255).astype(np.uint8)[None, :, :, None], N_FRAMES, 0).repeat(3, 3)
     assert np.abs(elastic.apply_to_frames(frames, draw)[..., 0] / 255.0 - bent).max() < 0.02
     still = ElasticDraw(np.zeros_like(draw.keys_Khw2), N_FRAMES, HEIGHT, WIDTH, 8)
@@ -103,14 +103,14 @@ def test_tps_without_displacement_is_the_identity() -> None:
     assert all(np.array_equal(m, soft_disc()) for m in TPSMaskDeformation().apply(soft_disc(), still))
 
 
-def test_tps_equals_its_plain_twin() -> None:
+def test_tps_equals_its_reference() -> None:
     tps = TPSMaskDeformation(1.0)
     draw = tps.sample(np.random.default_rng(0), 3, scale=1.5)
     assert draw is not None
     bent = tps.apply(soft_disc(), draw)
     for t, field in enumerate(plain.tps_fields(draw, HEIGHT, WIDTH)):
-        assert np.abs(bent[t] - plain.displaced(soft_disc(), field)).max() < 0.12  # a 29 × 29 grid, 1/32 px
-        assert np.abs(bent[t] - plain.displaced(soft_disc(), field)).mean() < 0.002
+        assert np.abs(bent[t] - plain.warp_image(soft_disc(), field)).max() < 0.12  # a 29 × 29 grid, 1/32 px
+        assert np.abs(bent[t] - plain.warp_image(soft_disc(), field)).mean() < 0.002
     assert not np.allclose(bent[0], bent[2], atol=0.02)
 
 
@@ -124,7 +124,7 @@ def test_tps_walk_is_bounded_and_slow(seed: int, scale: float) -> None:
     assert 0.2 * scale < steps.mean() < 1.0 * scale
 
 
-def test_tps_comes_with_its_probability() -> None:
+def test_tps_is_drawn_with_its_probability() -> None:
     rng = np.random.default_rng(0)
     assert np.mean([TPSMaskDeformation().sample(rng, 2) is not None for _ in range(2000)]) == pytest.approx(
         0.3, abs=0.03

@@ -29,7 +29,7 @@ def draws(transform: SourceTransform | TrainTransform, n: int) -> list:
     return [transform.sample(rng) for _ in range(n)]
 
 
-def test_source_equals_its_plain_twin_frame_by_frame() -> None:
+def test_source_equals_its_reference_frame_by_frame() -> None:
     clip = scene()
     for draw in draws(SourceTransform(), 20):
         assert np.array_equal(
@@ -37,7 +37,7 @@ def test_source_equals_its_plain_twin_frame_by_frame() -> None:
         )
 
 
-def test_train_equals_its_plain_twin_frame_by_frame() -> None:
+def test_train_equals_its_reference_frame_by_frame() -> None:
     clip = scene()
     for draw in draws(TrainTransform(), 20):
         assert np.array_equal(
@@ -45,12 +45,12 @@ def test_train_equals_its_plain_twin_frame_by_frame() -> None:
         )
 
 
-def test_a_part_of_a_frame_gets_the_colours_of_the_whole() -> None:
-    # cv2's HSV conversions do not give this: they round otherwise in the last columns that fill no vector
+def test_a_part_of_a_frame_gets_the_same_colours_as_in_the_whole_frame() -> None:
+    # cv2's HSV conversions alone would fail: they round differently in the last columns, which fill no SIMD vector
     clip = scene(width=150)
     for draw in draws(TrainTransform(), 40):
         whole, part = (TrainTransform().apply(frames, draw) for frames in (clip, clip[:, 16:48, 32:112]))
-        # JPEG sees two pixels beyond a cut between its blocks
+        # JPEG's chroma depends on two pixels beyond the edge of a part
         assert np.array_equal(part[:, 2:-2, 2:-2], whole[:, 18:46, 34:110])
 
 
@@ -81,7 +81,7 @@ def test_same_generator_state_same_draw() -> None:
         assert first == second != other
 
 
-def test_source_always_changes_the_picture_and_down_scales_or_sharpens() -> None:
+def test_source_always_changes_the_picture_and_either_down_scales_or_sharpens() -> None:
     clip = scene()
     chosen = draws(SourceTransform(), 400)
     assert np.mean([d.ratio is None for d in chosen]) == pytest.approx(0.5, abs=0.08)
@@ -107,26 +107,26 @@ def test_source_colour_stays_within_its_limits() -> None:
 
 
 def test_train_draws_its_parts_independently() -> None:
-    """About half the clips are JPEG-coded whether or not their colour is shifted."""
+    """About half the clips are JPEG-compressed, whether or not their colour is shifted."""
     clip = scene(1)
-    shifted, coded = [], []
+    shifted, compressed = [], []
     for draw in draws(TrainTransform(), 200):
-        coded.append(not np.array_equal(TrainTransform().apply(clip, draw), _colour_only(clip, draw)))
+        compressed.append(not np.array_equal(TrainTransform().apply(clip, draw), _colour_only(clip, draw)))
         grey = np.full((1, 8, 8, 3), 120, np.uint8)
         pixel = _colour_only(grey, draw)[0, 4, 4]
         shifted.append(bool((pixel != pixel[0]).any()))
-    shifted, coded = np.array(shifted), np.array(coded)
-    assert coded.mean() == pytest.approx(0.5, abs=0.1)
+    shifted, compressed = np.array(shifted), np.array(compressed)
+    assert compressed.mean() == pytest.approx(0.5, abs=0.1)
     assert shifted.mean() == pytest.approx(0.3, abs=0.1)
-    assert abs(coded[shifted].mean() - coded[~shifted].mean()) < 0.2
+    assert abs(compressed[shifted].mean() - compressed[~shifted].mean()) < 0.2
 
 
 def _colour_only(clip: np.ndarray, draw: TrainDraw) -> np.ndarray:
-    return TrainTransform().apply(clip, TrainDraw(draw.colour_seed, _seeds_that_change_nothing().jpeg_seed))
+    return TrainTransform().apply(clip, TrainDraw(draw.colour_seed, _identity_seeds().jpeg_seed))
 
 
 @functools.cache
-def _seeds_that_change_nothing() -> TrainDraw:
+def _identity_seeds() -> TrainDraw:
     noisy = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
     pairs = (TrainDraw(a, b) for a in range(40) for b in range(10))
     return next(draw for draw in pairs if np.array_equal(TrainTransform().apply(noisy, draw), noisy))
@@ -146,18 +146,18 @@ def test_jpeg_quality_reaches_down_to_40() -> None:
     assert 0.7 * worst < max(errors) < 1.6 * worst
 
 
-def test_albumentations_is_imported_in_one_file_and_does_not_ask_the_network_for_news() -> None:
+def test_albumentations_is_imported_in_one_file_and_does_not_check_for_updates() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
     root = Path(colour.__file__).parents[2]
-    users = [
+    importing = [
         path
         for path in root.rglob("*.py")
         if re.search(r"^\s*(import|from) albumentations", path.read_text(), re.M)
     ]
-    assert users == [Path(colour.__file__)]
+    assert importing == [Path(colour.__file__)]
 
 
-def test_it_is_cheap() -> None:
+def test_source_transform_is_fast() -> None:
     clip = scene(32, 256, 256)
     for draw in (SourceDraw(0, 1, None), SourceDraw(0, 1, 2)):
         SourceTransform().apply(clip, draw)

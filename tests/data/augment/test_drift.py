@@ -27,7 +27,7 @@ def centroid(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def steps_of(profile: str, n_clips: int = 200) -> np.ndarray:
-    """(n_clips, 31, 2) steps, no clamp in their way."""
+    """Returns (n_clips, 31, 2) steps, without clamping."""
     drift = MultiScaleBrownianDrift((0.01, 50.0), max_cumulative=1e9)
     rng = np.random.default_rng(0)
     return np.stack(
@@ -40,7 +40,7 @@ def lag_correlation(steps: np.ndarray) -> float:
 
 
 def swing_share(steps: np.ndarray) -> float:
-    """The mean share of a clip's step energy along its strongest axis."""
+    """Returns the mean share of a clip's step energy along its strongest axis."""
     values = np.array([np.linalg.svd(clip, compute_uv=False) ** 2 for clip in steps])
     return float((values[:, 0] / values.sum(1)).mean())
 
@@ -55,7 +55,7 @@ def test_no_drift_is_the_identity() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.sampled_from([*PROFILES, None]), st.floats(0.3, 4), st.integers(1, 40))
-def test_steps_and_offsets_keep_within_their_bounds(
+def test_steps_and_offsets_stay_within_their_bounds(
     seed: int, profile: str | None, scale: float, n_frames: int
 ) -> None:
     path = MultiScaleBrownianDrift().sample(np.random.default_rng(seed), n_frames, scale, profile)
@@ -122,17 +122,17 @@ def test_all_profiles_are_drawn_equally_often() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(seeds)
-def test_drift_moves_the_mask_by_its_offsets_and_equals_the_plain_twin(seed: int) -> None:
+def test_drift_moves_the_mask_by_its_offsets_and_equals_the_reference(seed: int) -> None:
     drift, mask = MultiScaleBrownianDrift(), soft_disc()
     path = drift.sample(np.random.default_rng(seed), N_FRAMES)
     moved = drift.apply(mask, path)
     assert (moved.shape, moved.dtype) == ((N_FRAMES, HEIGHT, WIDTH), np.float32)
     for t, (dx, dy) in enumerate(path.offsets_T2):
         assert np.abs(centroid(moved[t]) - centroid(mask) - (dx, dy)).max() < 0.05
-        assert np.abs(moved[t] - plain.shifted(mask, dx, dy)).max() < 0.04  # cv2 knows 1/32 px
+        assert np.abs(moved[t] - plain.shifted(mask, dx, dy)).max() < 0.04  # cv2's step is 1/32 px
 
 
-def test_masks_per_frame_move_each_by_its_own_offset() -> None:
+def test_each_per_frame_mask_moves_by_its_own_offset() -> None:
     drift = MultiScaleBrownianDrift()
     masks = np.stack([np.roll(soft_disc(), t, 0) for t in range(N_FRAMES)])
     path = drift.sample(np.random.default_rng(0), N_FRAMES)
@@ -147,7 +147,7 @@ def test_masks_per_frame_move_each_by_its_own_offset() -> None:
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (HEIGHT, WIDTH, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_apply_drift_takes_masks_as_they_come(shape: tuple[int, ...], dtype: type) -> None:
+def test_apply_drift_accepts_masks_of_any_type(shape: tuple[int, ...], dtype: type) -> None:
     mask = (soft_disc() > 0.5).astype(dtype).reshape(shape)
     masks = MultiScaleBrownianDrift(step_range=(0.5, 5.0), max_cumulative=8.0).apply_drift(mask, 16)
     assert [m.shape for m in masks] == [shape] * 16
@@ -158,7 +158,7 @@ def test_apply_drift_takes_masks_as_they_come(shape: tuple[int, ...], dtype: typ
 @pytest.mark.parametrize(
     "bad", [{"step_range": (5.0, 0.5)}, {"step_range": (0.0, 5.0)}, {"max_cumulative": -1.0}]
 )
-def test_senseless_drift_is_refused(bad: dict[str, tuple[float, float]]) -> None:
+def test_invalid_drift_settings_are_refused(bad: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ConfigError, match="drift"):
         MultiScaleBrownianDrift(**bad)
     with pytest.raises(ConfigError, match="zigzag"):

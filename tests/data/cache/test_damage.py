@@ -1,4 +1,4 @@
-"""A face cache whose tables lie: a DataError, so that the clip comes from its PNGs; never a crash, never NaN."""
+"""A face cache with wrong tables is refused and the clip read from its PNGs: never a crash, never NaN."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ T, N = 8, 12
 def built(
     tmp_path_factory: pytest.TempPathFactory, tree_writer: Callable[..., Path]
 ) -> tuple[FaceCache, Video]:
-    """A cache of one video of 12 frames, for clips of 8."""
+    """A cache of one video of 12 frames, for clips of 8 frames."""
     root = tree_writer(tmp_path_factory.mktemp("tree") / "data", size=(96, 112), methods=())
     video = FFPPTree(root).real_videos("train", "c23")[0]
-    cache = FaceCache.of(root.parent, DataParams(root=str(root), num_frames=T), "x")
+    cache = FaceCache.for_data(root.parent, DataParams(root=str(root), num_frames=T), "x")
     cache.folder.mkdir()
     build_video(cache, video)
-    shutil.copy(cache.path(video), root.parent / "good")
+    shutil.copy(cache.path(video), root.parent / "intact")
     return cache, video
 
 
 def damaged(built: tuple[FaceCache, Video], at: int, value: np.ndarray) -> Path:
-    """The cache with one number of its tables replaced."""
+    """Replaces one number in the cache's tables; returns the file."""
     cache, video = built
-    data = bytearray((cache.folder.parent / "good").read_bytes())
+    data = bytearray((cache.folder.parent / "intact").read_bytes())
     data[at : at + value.nbytes] = value.tobytes()
     cache.path(video).write_bytes(data)
     return cache.path(video)
@@ -54,7 +54,7 @@ def reads_like_the_pngs(built: tuple[FaceCache, Video], start: int) -> bool:
     return bool(same) and bool((clip.frames_THWC == plain.frames_THWC).all())
 
 
-WORST = [-1, 0, 1, N, 10**6, 10**12, 2**62, -(2**62)]
+EXTREME_VALUES = [-1, 0, 1, N, 10**6, 10**12, 2**62, -(2**62)]
 FRAMES_AT = HEADER.itemsize
 STARTS_AT = FRAMES_AT + (N + 1) * FRAME.itemsize
 FACES_AT = STARTS_AT + N * START.itemsize
@@ -62,10 +62,10 @@ FACES_AT = STARTS_AT + N * START.itemsize
 
 @given(
     st.sampled_from(["pixels_at", "n_frames", "n_faces", "file_bytes", "num_frames", "height", "width"]),
-    st.sampled_from([*WORST, 10**9]),
+    st.sampled_from([*EXTREME_VALUES, 10**9]),
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_header_that_lies_costs_the_cache_and_nothing_else(
+def test_with_a_wrong_header_the_clip_is_read_from_the_pngs(
     built: tuple[FaceCache, Video], name: str, value: int
 ) -> None:
     path = damaged(built, HEADER.fields[name][1], np.array(value, "<i8"))
@@ -73,14 +73,14 @@ def test_a_header_that_lies_costs_the_cache_and_nothing_else(
     assert reads_like_the_pngs(built, 0)
 
 
-@pytest.mark.parametrize("value", WORST)
-@pytest.mark.parametrize("place", [FRAMES_AT, FRAMES_AT + 8, STARTS_AT, FACES_AT, FACES_AT + FACE.itemsize])
-def test_a_row_that_points_anywhere_gives_no_other_face(
-    built: tuple[FaceCache, Video], place: int, value: int
+@pytest.mark.parametrize("value", EXTREME_VALUES)
+@pytest.mark.parametrize("at", [FRAMES_AT, FRAMES_AT + 8, STARTS_AT, FACES_AT, FACES_AT + FACE.itemsize])
+def test_a_wrong_row_number_never_gives_another_face(
+    built: tuple[FaceCache, Video], at: int, value: int
 ) -> None:
-    """Rows are checked for what they point at; their sums, at the start of a training."""
+    """Row numbers are range-checked when read; the tables' checksum is checked when training starts."""
     cache, video = built
-    path = damaged(built, place, np.array(value, "<i8"))
+    path = damaged(built, at, np.array(value, "<i8"))
     whole = check_file(path, N, T)
     clip = cache.read(video, 0, T)
     assert np.isfinite(clip.landmarks_TN2).all()
@@ -89,9 +89,9 @@ def test_a_row_that_points_anywhere_gives_no_other_face(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e308, -1e9])
-@pytest.mark.parametrize("place", [STARTS_AT + 8, FACES_AT + 8])
-def test_points_that_are_none_are_not_used(built: tuple[FaceCache, Video], place: int, value: float) -> None:
-    damaged(built, place, np.array(value, "<f8"))
+@pytest.mark.parametrize("at", [STARTS_AT + 8, FACES_AT + 8])
+def test_invalid_points_are_not_used(built: tuple[FaceCache, Video], at: int, value: float) -> None:
+    damaged(built, at, np.array(value, "<f8"))
     assert reads_like_the_pngs(built, 0)
 
 

@@ -1,4 +1,4 @@
-"""The face cache: its clips are the PNGs' bit for bit, and what it cannot vouch for is never read from it."""
+"""The face cache: its clips equal the PNGs' bit for bit, and damaged or stale files are never used."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 
 from stf.config import DataParams
 from stf.data.cache import build as face_cache_build
-from stf.data.cache.build import Plan, build, estimate, require_space
+from stf.data.cache.build import CachePlan, build, estimate, require_space
 from stf.data.cache.face_cache import FaceCache
 from stf.data.clips import possible_starts, read_geometry
-from stf.data.face_clip import FaceClip, FaceCut, read_face_clip
+from stf.data.face_clip import FaceClip, FirstCrop, read_face_clip
 from stf.data.faces import Window
 from stf.data.ffpp import FFPPTree, Video
 from stf.data.pairs import PairBatchSampler, make_loader
@@ -39,7 +39,7 @@ def videos_of(root: Path) -> list[Video]:
 
 
 def built(tmp_path: Path, root: Path, n_workers: int = 0, **data: object) -> FaceCache:
-    cache = FaceCache.of(tmp_path / "cache", DataParams(root=str(root), num_frames=T, **data), "0" * 64)
+    cache = FaceCache.for_data(tmp_path / "cache", DataParams(root=str(root), num_frames=T, **data), "0" * 64)
     with cache.locked():
         build(cache, videos_of(root), n_workers, silent)
     return cache
@@ -53,12 +53,12 @@ def assert_equal(a: FaceClip, b: FaceClip) -> None:
     assert b.frames_THWC.flags.c_contiguous
 
 
-def as_is(video: Video) -> None:
-    """Nothing happens to the video."""
+def unchanged(video: Video) -> None:
+    """Leaves the video unchanged."""
 
 
 def a_second_face_grows_and_passes(video: Video) -> None:
-    """A second face wanders over the first and becomes the largest halfway."""
+    """Adds a second face that moves over the first and becomes the largest halfway."""
     for t, path in enumerate(video.landmark_paths):
         face_N2 = np.load(path)[0]
         centre = face_N2.mean(0)
@@ -77,7 +77,7 @@ def faces_at_the_border(video: Video) -> None:
             np.save(path, np.load(path).astype(float) + shift)
 
 
-def skipped_and_faceless_frames(video: Video) -> None:
+def missing_frames_and_faces(video: Video) -> None:
     for path in (video.frame_paths[1], video.landmark_paths[10], video.box_paths[3]):
         path.unlink()
 
@@ -87,14 +87,20 @@ def a_face_is_lost(video: Video) -> None:
 
 
 @pytest.mark.parametrize(
-    "happens",
-    [as_is, a_second_face_grows_and_passes, faces_at_the_border, skipped_and_faceless_frames, a_face_is_lost],
+    "change",
+    [
+        unchanged,
+        a_second_face_grows_and_passes,
+        faces_at_the_border,
+        missing_frames_and_faces,
+        a_face_is_lost,
+    ],
 )
 @pytest.mark.parametrize("allow_strided", [False, True])
-def test_every_clip_is_the_pngs_bit_for_bit(
-    tiny_tree: Path, tmp_path: Path, happens: Callable[[Video], None], allow_strided: bool
+def test_every_clip_equals_the_pngs_bit_for_bit(
+    tiny_tree: Path, tmp_path: Path, change: Callable[[Video], None], allow_strided: bool
 ) -> None:
-    happens(videos_of(tiny_tree)[0])
+    change(videos_of(tiny_tree)[0])
     video = videos_of(tiny_tree)[0]
     cache = built(tmp_path, tiny_tree, allow_strided=allow_strided)
     expected: dict[tuple[int, bool], FaceClip] = {}
@@ -108,17 +114,17 @@ def test_every_clip_is_the_pngs_bit_for_bit(
                 assert str(caught.value) == str(error)
     assert expected
     for frame in video.frame_paths:
-        frame.unlink()  # from here on only the cache can know
+        frame.unlink()  # from here on, only the cache has the pixels
     for (start, flip), clip in expected.items():
         assert_equal(clip, cache.read(video, start, T, flip))
 
 
 def windows_by_definition(video: Video) -> list[Window | None]:
-    """For each frame the union of the first crops of all clips that hold it, mirrored or not: the slow twin."""
+    """Slow reference: for each frame, the union of the first crops of all clips that contain it, mirrored or not."""
     unions: list[Window | None] = [None] * len(video.frame_paths)
     for start in possible_starts(video, T):
         for flip in (False, True):
-            window = FaceCut.plan(read_geometry(video, start, T), HEIGHT, WIDTH, flip).stored
+            window = FirstCrop.plan(read_geometry(video, start, T), HEIGHT, WIDTH, flip).stored_window
             for index in range(start, start + T):
                 y0, y1, x0, x1 = unions[index] or window
                 a0, a1, b0, b1 = window
@@ -127,21 +133,21 @@ def windows_by_definition(video: Video) -> list[Window | None]:
 
 
 @pytest.mark.parametrize(
-    "happens", [as_is, a_second_face_grows_and_passes, faces_at_the_border, skipped_and_faceless_frames]
+    "change", [unchanged, a_second_face_grows_and_passes, faces_at_the_border, missing_frames_and_faces]
 )
-def test_of_each_frame_is_kept_what_some_clip_needs_and_no_more(
-    tiny_tree: Path, happens: Callable[[Video], None]
+def test_of_each_frame_exactly_the_pixels_that_some_clip_needs_are_stored(
+    tiny_tree: Path, change: Callable[[Video], None]
 ) -> None:
-    happens(videos_of(tiny_tree)[0])
+    change(videos_of(tiny_tree)[0])
     video = videos_of(tiny_tree)[0]
-    plan = Plan(video, T, allow_strided=False)
+    plan = CachePlan(video, T, allow_strided=False)
     for window, stored in zip(
         windows_by_definition(video), plan.tables.frames["window"][:-1].tolist(), strict=True
     ):
         assert stored == list(window or (0, 0, 0, 0))
 
 
-def a_frame_cut_short(video: Video) -> None:
+def a_truncated_frame(video: Video) -> None:
     video.frame_paths[6].write_bytes(video.frame_paths[6].read_bytes()[:300])
 
 
@@ -149,12 +155,12 @@ def a_frame_of_another_size(video: Video) -> None:
     cv2.imwrite(str(video.frame_paths[11]), np.zeros((60, 70, 3), np.uint8))
 
 
-@pytest.mark.parametrize("happens", [as_is, a_frame_cut_short, a_frame_of_another_size, a_face_is_lost])
-def test_training_is_the_same_pixel_by_pixel_failure_by_failure(
-    tiny_tree: Path, tmp_path: Path, happens: Callable[[Video], None]
+@pytest.mark.parametrize("change", [unchanged, a_truncated_frame, a_frame_of_another_size, a_face_is_lost])
+def test_training_gets_the_same_pixels_and_the_same_failures(
+    tiny_tree: Path, tmp_path: Path, change: Callable[[Video], None]
 ) -> None:
     for video in videos_of(tiny_tree)[:2]:
-        happens(video)
+        change(video)
     cache = built(tmp_path, tiny_tree)
     plain, cached = dataset_for(tiny_tree), dataset_for(tiny_tree, reader=cache.read)
     failures = 0
@@ -164,22 +170,24 @@ def test_training_is_the_same_pixel_by_pixel_failure_by_failure(
             assert torch.equal(one["video"], other["video"])
             assert one["provenance"] == other["provenance"]
             failures += len(one["provenance"].failures)
-    assert bool(failures) == (happens is not as_is)
+    assert bool(failures) == (change is not unchanged)
 
 
-def test_the_build_names_what_it_cannot_serve(tiny_tree: Path, tmp_path: Path) -> None:
+def test_the_build_reports_clips_that_it_cannot_cache(tiny_tree: Path, tmp_path: Path) -> None:
     video = videos_of(tiny_tree)[0]
-    a_frame_cut_short(video)
+    a_truncated_frame(video)
     cache = FaceCache(tmp_path / "cache", T, allow_strided=False)
     with cache.locked():
         report = {b.name: b for b in build(cache, videos_of(tiny_tree), 0, silent)}
     bad = report.pop(video.name)
-    assert (bad.n_clips, bad.n_served) == (5, 0)
+    assert (bad.n_clips, bad.n_cached) == (5, 0)
     assert str(video.frame_paths[6]) in bad.problem
-    assert all((b.n_served, b.problem) == (5, "") for b in report.values())
+    assert all((b.n_cached, b.problem) == (5, "") for b in report.values())
 
 
-def test_bytes_do_not_depend_on_the_processes_and_are_known_before(shared_tree: Path, tmp_path: Path) -> None:
+def test_files_do_not_depend_on_the_number_of_processes_and_their_size_is_estimated_exactly(
+    shared_tree: Path, tmp_path: Path
+) -> None:
     one, two = built(tmp_path / "1", shared_tree), built(tmp_path / "2", shared_tree, n_workers=2)
     videos = videos_of(shared_tree)
     planned = estimate(one, videos, 0, silent)
@@ -191,7 +199,7 @@ def test_bytes_do_not_depend_on_the_processes_and_are_known_before(shared_tree: 
     assert estimate(one, [], 0, silent).n_bytes == 0
 
 
-def test_a_damaged_file_is_never_read_and_made_again(
+def test_a_damaged_file_is_never_read_and_is_rebuilt(
     shared_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, videos = built(tmp_path, shared_tree), videos_of(shared_tree)
@@ -216,7 +224,7 @@ def test_a_damaged_file_is_never_read_and_made_again(
     assert path.read_bytes() == whole
 
 
-def test_a_file_for_other_frames_is_not_taken(shared_tree: Path, tmp_path: Path, make_tree) -> None:
+def test_a_file_for_other_frames_is_not_used(shared_tree: Path, tmp_path: Path, make_tree) -> None:
     cache = built(tmp_path, shared_tree)
     longer = FFPPTree(make_tree(n_frames=13)).real_videos("train", "c23")
     assert cache.missing(longer) == longer
@@ -225,10 +233,10 @@ def test_a_file_for_other_frames_is_not_taken(shared_tree: Path, tmp_path: Path,
     assert_equal(read_face_clip(shorter, 0, T - 1), cache.read(shorter, 0, T - 1))
 
 
-def test_a_window_that_is_not_stored_comes_from_the_pngs(
+def test_a_window_that_is_not_stored_is_read_from_the_pngs(
     shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after an edit of the crop's rule."""
+    """As after a change of the crop rule."""
     cache, video = built(tmp_path, shared_tree), videos_of(shared_tree)[0]
     monkeypatch.setattr("stf.data.face_clip.first_crop_window", lambda *_: (0, HEIGHT, 0, WIDTH))
     assert_equal(read_face_clip(video, 0, T), cache.read(video, 0, T))
@@ -244,12 +252,12 @@ def test_data_and_clip_length_choose_the_folder(tmp_path: Path) -> None:
             DataParams(quality="raw"),
             DataParams(allow_strided=True),
         ):
-            seen.add(FaceCache.of(tmp_path, other, fingerprint).folder)
+            seen.add(FaceCache.for_data(tmp_path, other, fingerprint).folder)
     assert len(seen) == 8
-    assert FaceCache.of(tmp_path, DataParams(train_pairs_per_video=7), "a" * 64).folder in seen
+    assert FaceCache.for_data(tmp_path, DataParams(train_pairs_per_video=7), "a" * 64).folder in seen
 
 
-def test_an_interrupted_build_goes_on_where_it_was(
+def test_an_interrupted_build_resumes(
     shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, videos = FaceCache(tmp_path / "cache", T, allow_strided=False), videos_of(shared_tree)
@@ -260,17 +268,17 @@ def test_an_interrupted_build_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt), cache.locked():
         build(cache, videos, 0, interrupt)
     assert cache.missing(videos) == videos[1:]
-    left = cache.folder / "001.faces.77.part"
-    left.write_bytes(b"half")
+    partial = cache.folder / "001.faces.77.part"
+    partial.write_bytes(b"half")
     first = cache.path(videos[0]).stat()
     with cache.locked():
         build(cache, cache.missing(videos), 0, silent)
     assert cache.missing(videos) == []
     assert cache.path(videos[0]).stat() == first
-    assert not left.exists()
+    assert not partial.exists()
 
 
-def test_no_room_is_told_before_and_while_building(
+def test_a_full_disk_is_an_error_before_and_during_the_build(
     shared_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, videos = FaceCache(tmp_path / "a/cache", T, allow_strided=False), videos_of(shared_tree)
@@ -290,7 +298,7 @@ def test_no_room_is_told_before_and_while_building(
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_workers_read_from_it(shared_tree: Path, tmp_path: Path, num_workers: int) -> None:
+def test_loader_workers_read_from_the_cache(shared_tree: Path, tmp_path: Path, num_workers: int) -> None:
     cache = built(tmp_path, shared_tree)
     dataset = dataset_for(shared_tree, reader=cache.read)
     loader = make_loader(dataset, PairBatchSampler(dataset.n_pairs, 4, 0, shuffle=False), num_workers)
@@ -299,11 +307,11 @@ def test_loader_workers_read_from_it(shared_tree: Path, tmp_path: Path, num_work
     assert torch.equal(videos, torch.stack([plain[i]["video"] for i in range(len(plain))]))
 
 
-def test_a_folder_that_cannot_be_made_names_the_parameter(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_with_the_parameter(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = FaceCache(tmp_path / "file/cache", T, allow_strided=False)
     with (
-        pytest.raises(DataError, match=r"runtime\.face_cache: .* give another folder, or none"),
+        pytest.raises(DataError, match=r"runtime\.face_cache: .* set another folder"),
         cache.locked(),
     ):
         pass
