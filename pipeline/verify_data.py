@@ -105,7 +105,7 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     from stf.audit.leak_audit import require_no_leak, run_audit
     from stf.audit.report import audit_json, audit_metrics
     from stf.audit.sample_load import sample_pairs
-    from stf.audit.test_set_baselines import describe, measure_test_videos
+    from stf.audit.test_set_baselines import compute_baselines, measure_test_videos
     from stf.console.progress import progress_bar
     from stf.console.verification import audit_table, baselines_table
     from stf.data.ffpp import is_sample
@@ -116,7 +116,7 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     with progress_bar(console, "auditing pairs") as advance:
         report = run_audit(params.data, params.sbi, params.audit, n_workers=n_workers, progress=advance)
     console.print(audit_table(report, params.audit))
-    baselines = describe(measure_test_videos(tree, params.data, n_workers))
+    baselines = compute_baselines(measure_test_videos(tree, params.data, n_workers))
     console.print(baselines_table(baselines, synthetic=is_sample(params.data.root)))
     write_json(AUDIT_JSON, audit_json(report, baselines, params.audit))
     write_png(PAIRS_PNG, pairs_figure(sample_pairs(params.data, params.sbi, N_PICTURED_PAIRS)))

@@ -1,7 +1,7 @@
-"""Untrained scalars of a clip's background: what a lazy detector could read instead of the forgery.
+"""Untrained scalars of a clip's background: cues that a detector could use instead of the forgery.
 
-T frames, H, W pixels, C = 3 RGB channels. The face's surroundings are filled with one grey before anything is
-measured, so a probe sees only what must not differ between a real clip and its fake.
+T frames, H, W pixels, C = 3 RGB channels. The face and its surroundings are filled with one grey before measuring, so
+a probe depends only on pixels that must not differ between a real clip and its fake.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stf.data.augment.codec import h264_bits
 
 MARGIN_px = 32
 GREY = 128
-MIN_BACKGROUND = 0.05  # share of the pixels that must be left to measure
+MIN_BACKGROUND = 0.05  # minimum share of background pixels
 BITRATE_QP = 28
 BLOCK_px = 8
 WAVELET = "sym2"
@@ -39,7 +39,7 @@ class Background:
 
     @cached_property
     def colours_TC(self) -> NDArray[np.float64]:
-        """Mean colour of each frame's background: the whole frame's sum (exact in float64) less the grey's."""
+        """Mean colour of each frame's background: the whole frame's sum (exact in float64) minus that of the grey."""
         n_grey, n = np.count_nonzero(~self.outside_HW), np.count_nonzero(self.outside_HW)
         sums_TC = np.array([cv2.sumElems(frame)[:3] for frame in self.frames_THWC])
         return (sums_TC - GREY * n_grey) / n
@@ -51,7 +51,7 @@ class Background:
 
 
 def background_of(region_HW: Mask) -> Mask:
-    """True further than 32 px from every pixel of the region (Euclidean, exact)."""
+    """Returns a mask, True where a pixel is more than 32 px (Euclidean) away from the region."""
     if not region_HW.any():
         return np.ones_like(region_HW)
     distance_px = cv2.distanceTransform((~region_HW).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -59,8 +59,8 @@ def background_of(region_HW: Mask) -> Mask:
 
 
 def fill_grey(frames_THWC: Frames, outside_HW: Mask) -> Background:
-    """The clip with one grey value everywhere but in the background."""
-    # Bit by bit: a boolean index over T frames takes four times as long.
+    """Fills everything but the background with one grey value."""
+    # Bitwise: a boolean index over T frames takes four times as long.
     keep_HW3 = np.repeat(np.where(outside_HW, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
     grey_HW3 = np.where(keep_HW3 > 0, 0, GREY).astype(np.uint8)
     filled = np.asarray(frames_THWC & keep_HW3 | grey_HW3, np.uint8)
@@ -69,7 +69,7 @@ def fill_grey(frames_THWC: Frames, outside_HW: Mask) -> Background:
 
 
 def _filtered(clip: Background, kernel: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(T,) mean magnitude of a high-pass filter over each frame's background."""
+    """Returns (T,), the mean magnitude of a high-pass filter over each frame's background."""
     responses = (cv2.filter2D(luma, cv2.CV_32F, kernel)[clip.outside_HW] for luma in clip.luma_THW)
     return np.array([np.abs(response).mean(dtype=np.float64) for response in responses])
 
@@ -113,7 +113,7 @@ def noise_level(clip: Background) -> float:
 
 
 def hll_energy(clip: Background) -> float:
-    """Mean square of the HLL band (temporal high, spatial low) of the luma, wrapped end coefficients left out."""
+    """Mean square of the luma's HLL band (temporal high, spatial low), without the wrapped end coefficients."""
     T, H, W = (size - size % 2 for size in clip.luma_THW.shape)
     band = pywt.dwt(clip.luma_THW[:T, :H, :W], WAVELET, mode="periodization", axis=0)[1][1:-1]
     for axis in (1, 2):
@@ -126,10 +126,10 @@ def blockiness(clip: Background) -> float:
     excess = []
     for axis in (1, 2):
         step = np.abs(np.diff(clip.luma_THW, axis=axis)).mean(0)
-        both = np.logical_and(*_neighbours(clip.outside_HW, axis - 1))
-        place = np.arange(1, step.shape[axis - 1] + 1) % BLOCK_px == 0
-        on_grid = both & (place[:, None] if axis == 1 else place[None])
-        off_grid = both & ~on_grid
+        both_outside = np.logical_and(*_neighbours(clip.outside_HW, axis - 1))
+        is_edge = np.arange(1, step.shape[axis - 1] + 1) % BLOCK_px == 0
+        on_grid = both_outside & (is_edge[:, None] if axis == 1 else is_edge[None])
+        off_grid = both_outside & ~on_grid
         if on_grid.any() and off_grid.any():
             excess.append(step[on_grid].mean(dtype=np.float64) - step[off_grid].mean(dtype=np.float64))
     return float(np.mean(excess)) if excess else 0.0
@@ -160,6 +160,6 @@ PROBES: dict[str, Callable[[Background], float]] = {
 
 
 def measure(frames_THWC: Frames, outside_HW: Mask) -> tuple[float, ...]:
-    """Every probe of one clip, in the order of PROBES."""
+    """Computes all probes of one clip, in the order of PROBES."""
     background = fill_grey(frames_THWC, outside_HW)
     return tuple(probe(background) for probe in PROBES.values())

@@ -1,4 +1,4 @@
-"""What verify_data writes: metrics/data.json and metrics/leak_audit.json, without times."""
+"""The contents of verify_data's files, metrics/data.json and metrics/leak_audit.json, without times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the audit imports torch, which a command can do while the sample is generated
+if TYPE_CHECKING:  # the audit imports torch, which takes seconds
     from stf.audit.leak_audit import AuditReport
     from stf.audit.test_set_baselines import Baseline
     from stf.audit.verify import Verification
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the audit imports torch, which a command can do while the s
 
 
 def _rounded(values: Any) -> Any:
-    """The same nest of dicts and lists with floats at six places: equal on machines whose last bits differ."""
+    """Rounds all floats to six places, so that machines whose last bits differ write equal files."""
     if isinstance(values, float):
         return round(values, 6)
     if isinstance(values, dict):
@@ -25,7 +25,7 @@ def _rounded(values: Any) -> Any:
 
 
 def data_json(verification: Verification, root: str, fingerprint: str, ready: bool) -> dict[str, Any]:
-    """metrics/data.json; the fingerprint is null unless the data may be trained on."""
+    """Builds metrics/data.json; the fingerprint is null unless the data are ready to train on."""
     return {
         "root": root,
         "ready": ready,
@@ -42,17 +42,17 @@ def data_json(verification: Verification, root: str, fingerprint: str, ready: bo
 
 
 def audit_metrics(report: AuditReport) -> dict[str, float]:
-    """{'audit.auc.noise_level': …, 'audit.win_rate.noise_level': …}, in names that MLflow takes."""
+    """Returns {'audit.auc.noise_level': …, 'audit.win_rate.noise_level': …}, with names that MLflow accepts."""
     keys = [v.probe.replace(",", "").replace(" ", "_") for v in report.verdicts]
     aucs = {f"audit.auc.{key}": v.auc for key, v in zip(keys, report.verdicts, strict=True)}
     return aucs | {f"audit.win_rate.{key}": v.win_rate for key, v in zip(keys, report.verdicts, strict=True)}
 
 
 def audit_json(report: AuditReport, baselines: Sequence[Baseline], audit: AuditParams) -> dict[str, Any]:
-    """metrics/leak_audit.json."""
-    named = {v.probe: dataclasses.asdict(v) for v in report.verdicts}
-    measured = {b.measure: dataclasses.asdict(b) for b in baselines}
-    for entries, key in ((named, "probe"), (measured, "measure")):
+    """Builds metrics/leak_audit.json."""
+    probes = {v.probe: dataclasses.asdict(v) for v in report.verdicts}
+    test_videos = {b.measure: dataclasses.asdict(b) for b in baselines}
+    for entries, key in ((probes, "probe"), (test_videos, "measure")):
         for entry in entries.values():
             del entry[key]
     return _rounded(
@@ -63,7 +63,7 @@ def audit_json(report: AuditReport, baselines: Sequence[Baseline], audit: AuditP
             "pairs_replaced_for_lack_of_background": report.n_replaced,
             "auc_tolerance": audit.auc_tolerance,
             "win_rate_tolerance": audit.win_rate_tolerance,
-            "probes": named,
-            "test_videos": measured,
+            "probes": probes,
+            "test_videos": test_videos,
         }
     )

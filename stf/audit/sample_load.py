@@ -1,4 +1,4 @@
-"""One real load through the data set that training uses: the last thing that can still go wrong."""
+"""Loads a pair through the data set that training uses, to catch what the file checks cannot."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stf.data.clips import spread_evenly
 from stf.data.video_sbi_dataset import Pair, VideoSBIDataset
 from stf.errors import DataError
 
-LOAD_SEED = 0  # fixed: whether the data load does not depend on a run's seed
+LOAD_SEED = 0  # fixed: independent of a run's seed
 
 
 def _dataset(phase: Literal["train", "val"], data: DataParams, sbi: SbiParams) -> VideoSBIDataset:
-    """Video-SBI with every augmentation of the data on, at the size of `data`; independent of a run's flags."""
+    """Builds Video-SBI with all augmentations on, at the size of `data`, independent of a run's flags."""
     config = STFV8Config(
         num_frames=data.num_frames,
         img_size=data.img_size,
@@ -26,7 +26,7 @@ def _dataset(phase: Literal["train", "val"], data: DataParams, sbi: SbiParams) -
 
 
 def load_one_pair(data: DataParams, sbi: SbiParams) -> list[Defect]:
-    """Loads the first real and fake clip of train and val; a Defect per split that does not give them."""
+    """Loads the first real and fake clip of train and val; returns a Defect for each split where that fails."""
     defects = []
     for phase in ("train", "val"):
         try:
@@ -35,7 +35,8 @@ def load_one_pair(data: DataParams, sbi: SbiParams) -> list[Defect]:
                 shape = (3, data.num_frames, data.img_size, data.img_size)
                 if tuple(item["video"].shape) != shape or item["label"] != label:
                     raise DataError(
-                        f"a clip of {tuple(item['video'].shape)}, label {item['label']}, not {shape}"
+                        f"loaded a clip of shape {tuple(item['video'].shape)}, label {item['label']}; "
+                        f"expected {shape}, label {label}"
                     )
         except DataError as error:
             defects.append(Defect("error", "sample does not load", phase, str(error)))
@@ -43,6 +44,6 @@ def load_one_pair(data: DataParams, sbi: SbiParams) -> list[Defect]:
 
 
 def sample_pairs(data: DataParams, sbi: SbiParams, n: int) -> list[Pair]:
-    """`n` pairs of training, of videos spread over the split; raises DataError as the data set does."""
+    """Returns `n` training pairs of videos spread over the split; raises DataError as the data set does."""
     dataset = _dataset("train", data, sbi)
     return [dataset.pair(0, index) for index in spread_evenly(range(dataset.n_pairs), n)]

@@ -1,10 +1,10 @@
-"""Is a video consecutive? Temporal wavelets over strided frames measure nothing (SPEC section 3).
+"""Detects strided video: temporal wavelets need consecutive frames.
 
-Frame numbers tell the stride where preprocessing kept them. Where it renumbered the frames 0…N−1, the face's
-movement and its pixels' change between neighbours are compared with what 25 fps video does. Measured on 29
-real clips of 25–30 fps: frames 1 apart move 0.3–5.1 % of the face's size (median 0.9 %), 8 apart 0.7–24 %
-(median 4.5 %), 12 apart 0.8–32 % (median 5.8 %). A calm speaker at stride 8 looks like a lively one at
-stride 1, so a single video is suspected late and a whole data set, by its median, early (from stride 5 on).
+Frame numbers show the stride if preprocessing kept them. If it renumbered the frames 0…N−1, the motion of the face
+and the change of its pixels between neighbours are compared with those of 25 fps video. Measured on 29 real clips of
+25–30 fps: frames 1 apart move 0.3–5.1 % of the face's size (median 0.9 %), 8 apart 0.7–24 % (median 4.5 %), 12 apart
+0.8–32 % (median 5.8 %). A calm speaker at stride 8 moves as much as a lively one at stride 1. So the limits for a
+single video are high, and those for the median of a whole data set low (they detect stride 5 and above).
 
 T frames, N = 81 landmarks, boxes (x0, y0, x1, y1) in pixels.
 """
@@ -31,19 +31,19 @@ _SIDE_px = 48
 
 @dataclass(frozen=True)
 class Motion:
-    """Median change between neighbours: landmarks in percent of the face's size, pixels in grey levels."""
+    """Median change between neighbouring frames: landmarks in percent of the face's size, pixels in grey levels."""
 
     landmarks_pct: float
     grey: float
 
     def exceeds(self, limits: tuple[float, float]) -> bool:
-        """Both above their limits: a fast head moves landmarks, a flash changes pixels, a gap does both."""
+        """Tells whether both exceed their limits; a fast head or a flash alone exceeds only one, a gap both."""
         return self.landmarks_pct > limits[0] and self.grey > limits[1]
 
 
 @dataclass(frozen=True)
 class StrideReport:
-    """`stride`: what the frame numbers say; `suspected`: numbered 0…N−1, but moves like strided video."""
+    """`stride`: from the frame numbers; `suspected`: numbered consecutively, but moves like strided video."""
 
     stride: int
     suspected: bool
@@ -51,7 +51,7 @@ class StrideReport:
 
 
 def stride_of_numbers(frame_numbers: Sequence[int]) -> int:
-    """The median gap between frame numbers: 1 for consecutive frames with the odd one skipped."""
+    """Returns the median gap between frame numbers: 1 for consecutive frames even if a few are missing."""
     return max(1, round(float(np.median(np.diff(frame_numbers))))) if len(frame_numbers) > 1 else 1
 
 
@@ -62,7 +62,7 @@ def _face_pixels(frame: NDArray[np.uint8], window: tuple[int, int, int, int]) ->
 
 
 def landmark_motion(landmarks_TN2: Points) -> float:
-    """Median over neighbours of the landmarks' RMS displacement, in percent of the face's √(width·height)."""
+    """Returns the landmarks' RMS displacement, median over frames, in percent of the face's √(width·height)."""
     box_T4 = bounds(landmarks_TN2)
     size_T = np.sqrt((box_T4[:, 2] - box_T4[:, 0]) * (box_T4[:, 3] - box_T4[:, 1])) + 1e-9
     step_px = np.sqrt((np.diff(landmarks_TN2, axis=0) ** 2).sum(-1).mean(-1))
@@ -70,7 +70,7 @@ def landmark_motion(landmarks_TN2: Points) -> float:
 
 
 def grey_motion(frames: NDArray[np.uint8], face_4: NDArray[np.float64]) -> float:
-    """Mean change in grey levels between two frames (2, H, W, 3) inside the first one's face."""
+    """Returns the mean change in grey levels between two frames (2, H, W, 3) inside the first one's face."""
     height, width = frames.shape[1:3]
     x0, y0 = np.clip(face_4[:2], 0, (width - 2, height - 2)).astype(int)
     x1, y1 = np.clip(np.ceil(face_4[2:]), (x0 + 2, y0 + 2), (width, height)).astype(int)
@@ -79,14 +79,14 @@ def grey_motion(frames: NDArray[np.uint8], face_4: NDArray[np.float64]) -> float
 
 
 def image_pairs(n_frames: int) -> list[int]:
-    """The first frames of the neighbouring pairs whose pixels are compared."""
+    """Returns the indices i of the frame pairs (i, i + 1) whose pixels are compared."""
     return sorted({int(i) for i in np.linspace(0, n_frames - 2, N_IMAGE_PAIRS)}) if n_frames > 1 else []
 
 
 def measure_motion(video: Video, track_TN2: Points) -> Motion:
-    """The motion between the video's first T >= 2 frames, with the face at `track_TN2`; decodes a few.
+    """Measures the motion in the video's first T >= 2 frames, with the face at `track_TN2`; decodes a few frames.
 
-    Raises DataError when one of those frames is unreadable.
+    Raises DataError when one of them is unreadable.
     """
     box_T4 = bounds(track_TN2)
     pairs = image_pairs(len(track_TN2))
@@ -94,8 +94,8 @@ def measure_motion(video: Video, track_TN2: Points) -> Motion:
     return Motion(landmark_motion(track_TN2), float(np.median(changes)))
 
 
-def suspected_stride(video: Video) -> StrideReport:
-    """Reads the whole video's landmarks and a few frames; raises DataError when one of them is unreadable."""
+def check_stride(video: Video) -> StrideReport:
+    """Checks a video from all its landmarks and a few frames; raises DataError when one of them is unreadable."""
     stride = stride_of_numbers(video.frame_numbers)
     n = len(video.frame_paths)
     if stride != 1 or n < 2:
@@ -104,8 +104,8 @@ def suspected_stride(video: Video) -> StrideReport:
     return StrideReport(1, motion.exceeds(VIDEO_LIMITS), motion)
 
 
-def suspected_data_set(motions: Sequence[Motion]) -> bool:
-    """Whether most videos move as strided video does: the medians over all exceed the data set's limits."""
+def data_set_looks_strided(motions: Sequence[Motion]) -> bool:
+    """Tells whether most videos move like strided video: the medians exceed the limits for a data set."""
     if len(motions) < MIN_VIDEOS:
         return False
     medians = np.median([(motion.landmarks_pct, motion.grey) for motion in motions], axis=0)

@@ -1,7 +1,7 @@
-"""The audit's probes on the test videos, real against fake: descriptive, since a fake there is what it is.
+"""The audit's probes on the test videos, real against fake: baselines without a verdict.
 
-Where they tell the classes apart, so can a detector that never looks at a face: a model's AUC is read beside
-these. T frames, H, W pixels.
+Where a probe separates the classes, so can a detector that never looks at a face; compare a model's AUC with these.
+T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -36,29 +36,31 @@ class MeasuredVideo:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What one untrained measure achieves on the test videos; an AUC above .5 means that fakes are larger."""
+    """How well one untrained measure separates the test videos; an AUC above .5 means that fakes are larger."""
 
     measure: str
     auc: float | None  # None when a class is missing
     auc_by_method: dict[str, float]
-    win_rate: float | None  # share of fakes larger than their own target, ties ½; None without such pairs
+    win_rate: (
+        float | None
+    )  # share of fakes larger than their own target, ties count ½; None without such pairs
     n_real: int
     n_fake: int
 
 
-def _common_number(videos: Sequence[Video], data: DataParams) -> int | None:
-    """The first frame number at which every one of the videos has a clip."""
+def _common_start_number(videos: Sequence[Video], data: DataParams) -> int | None:
+    """Returns the first frame number at which every video has a clip; None without one."""
     starts = [possible_starts(video, data.num_frames, data.allow_strided) for video in videos]
-    numbers = [{v.frame_numbers[i] for i in found} for v, found in zip(videos, starts, strict=True)]
+    numbers = [{v.frame_numbers[i] for i in indices} for v, indices in zip(videos, starts, strict=True)]
     return min(set.intersection(*numbers), default=None)
 
 
 def measure_target(data: DataParams, videos: tuple[Video, ...]) -> list[MeasuredVideo]:
-    """The videos of one target, measured on the same frames with the same grey region: all their faces, and 32 px.
+    """Measures the videos of one target on the same frames, with one grey region: all their faces and 32 px around.
 
-    Empty when they share no clip or no size, or the faces leave too little background.
+    Empty when they have no clip in common, differ in size, or the faces leave too little background.
     """
-    number = _common_number(videos, data)
+    number = _common_start_number(videos, data)
     if number is None:
         return []
     starts = [video.frame_numbers.index(number) for video in videos]
@@ -73,33 +75,33 @@ def measure_target(data: DataParams, videos: tuple[Video, ...]) -> list[Measured
     outside_HW = background_of(region_HW)
     if outside_HW.mean() < MIN_BACKGROUND:
         return []
-    found = []
+    measured = []
     for video, clip, track in zip(videos, clips, tracks, strict=True):
         x0, y0, x1, y1 = bounds(track[0])
         values = (*measure(clip, outside_HW), float(np.sqrt((x1 - x0) * (y1 - y0))))
-        found.append(MeasuredVideo(video.target_id, video.method or REAL, values))
-    return found
+        measured.append(MeasuredVideo(video.target_id, video.method or REAL, values))
+    return measured
 
 
 def measure_test_videos(tree: FFPPTree, data: DataParams, n_workers: int) -> list[MeasuredVideo]:
-    """The videos of at most 40 targets of the test split in `data.quality`, evenly spread over the targets."""
+    """Measures the videos of at most 40 targets of the test split in `data.quality`, evenly spread."""
     videos = tree.real_videos("test", data.quality)
     for method in tree.methods(data.quality):
         videos += tree.fake_videos("test", method, data.quality)
     targets = sorted({video.target_id for video in videos})
-    picked = [targets[i] for i in spread_evenly(range(len(targets)), MAX_TARGETS)]
-    groups = [tuple(v for v in videos if v.target_id == target) for target in picked]
-    return [video for found in parallel_map(measure_target, groups, n_workers, data) for video in found]
+    chosen = [targets[i] for i in spread_evenly(range(len(targets)), MAX_TARGETS)]
+    groups = [tuple(v for v in videos if v.target_id == target) for target in chosen]
+    return [video for group in parallel_map(measure_target, groups, n_workers, data) for video in group]
 
 
-def describe(videos: Sequence[MeasuredVideo]) -> tuple[Baseline, ...]:
-    """AUC overall and per method, and the win rate of fakes over their own targets, of every measure."""
+def compute_baselines(videos: Sequence[MeasuredVideo]) -> tuple[Baseline, ...]:
+    """Computes each measure's AUC, overall and per method, and the win rate of fakes over their own targets."""
     real_RM = np.array([v.values for v in videos if v.method == REAL]).reshape(-1, len(MEASURES))
     fakes = [v for v in videos if v.method != REAL]
     fake_FM = np.array([v.values for v in fakes]).reshape(-1, len(MEASURES))
     methods = np.array([v.method for v in fakes])
-    own = {v.target_id: v.values for v in videos if v.method == REAL}
-    pairs = np.array([(own[v.target_id], v.values) for v in fakes if v.target_id in own])
+    real_of = {v.target_id: v.values for v in videos if v.method == REAL}
+    pairs = np.array([(real_of[v.target_id], v.values) for v in fakes if v.target_id in real_of])
     baselines = []
     for i, name in enumerate(MEASURES):
         by_method = {

@@ -1,7 +1,7 @@
-"""Checks a whole FF++ tree before anything is spent on it: counts, and every defect training would meet.
+"""Checks a whole FF++ tree before training: counts, and every defect that training or evaluation would run into.
 
-Training reads the real videos of train and val in one quality; evaluation the test split's real videos and
-fakes in every quality on disk. Those are opened; everything else is counted by name.
+Training reads the real videos of train and val in one quality; evaluation reads the test split's real videos and
+fakes in every quality on disk. The files of those are opened; all other videos are counted by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stf.audit.stride import Motion, suspected_data_set
+from stf.audit.stride import Motion, data_set_looks_strided
 from stf.audit.video_check import Defect, VideoCheck, check_video
 from stf.config import METHODS, DataParams
 from stf.data.ffpp import SPLITS, FFPPTree, Video, split_fake_id
@@ -22,14 +22,14 @@ from stf.errors import DataError
 from stf.io.workers import parallel_map
 
 EVERY_BYTE_BELOW = (
-    1_000_000_000  # bytes of frames up to which every checksum is computed, about 5 s on 2 cores
+    1_000_000_000  # bytes of frames up to which all checksums are computed, about 5 s on 2 cores
 )
-MAX_NAMED = 5
+MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Count:
-    """How much of one kind of video is on disk; `opened` tells whether its files were checked."""
+    """How many videos of one kind are on disk; `opened` tells whether their files were checked."""
 
     split: str
     method: str  # "real" or a manipulation
@@ -41,30 +41,30 @@ class Count:
 
 @dataclass(frozen=True)
 class Verification:
-    """What checking a tree found."""
+    """The result of checking a tree."""
 
     counts: tuple[Count, ...]
     defects: tuple[Defect, ...]
-    every_byte: bool  # every frame's checksums, or only its header and a few decoded frames per video
+    every_byte: bool  # whether all checksums were computed, or only headers and a few frames per video
     motion: Motion | None  # medians over the videos that were opened
 
     @property
     def n_videos(self) -> int:
-        """Videos that a split lists."""
+        """The number of videos listed in a split."""
         return sum(count.videos for count in self.counts)
 
     @property
     def n_frames(self) -> int:
-        """Frames of those videos."""
+        """The number of frames of those videos."""
         return sum(count.frames for count in self.counts)
 
     @property
     def errors(self) -> tuple[Defect, ...]:
-        """The defects that training or evaluation would meet."""
+        """The defects that would make training or evaluation fail."""
         return tuple(defect for defect in self.defects if defect.severity == "error")
 
 
-Progress = Callable[[int, int], Any]  # (videos done, videos in all)
+Progress = Callable[[int, int], Any]  # (videos done, videos in total)
 
 
 def verify_tree(
@@ -72,15 +72,15 @@ def verify_tree(
 ) -> Verification:
     """Checks the tree with `n_workers` processes.
 
-    Raises DataError only for what makes checking impossible: a missing or hostile split file, or no video at
-    all in `data.quality`.
+    Raises DataError only when checking is impossible: a split file is missing or invalid, or there is no video in
+    `data.quality`.
     """
     groups = list(_groups(tree, data.quality))
     opened = [video for videos, is_opened in groups if is_opened for video in videos]
     every_byte = _smaller_than(EVERY_BYTE_BELOW, opened)
-    fixed = (data.num_frames, data.allow_strided, every_byte)
+    options = (data.num_frames, data.allow_strided, every_byte)
     checks: list[VideoCheck] = []
-    for check in parallel_map(check_video, opened, n_workers, *fixed):
+    for check in parallel_map(check_video, opened, n_workers, *options):
         checks.append(check)
         if progress is not None:
             progress(len(checks), len(opened))
@@ -96,8 +96,8 @@ def verify_tree(
 
 
 def _groups(tree: FFPPTree, quality: str) -> Iterator[tuple[list[Video], bool]]:
-    """(videos of one split, method and quality; whether a stage reads them), over the whole tree."""
-    tree.real_videos("train", quality)  # names the qualities on disk when this one is missing
+    """Yields (videos of one split, method and quality; whether a stage reads them) for the whole tree."""
+    tree.real_videos("train", quality)  # raises with the list of qualities on disk when this one is missing
     for split in SPLITS:
         for q in tree.qualities():
             yield tree.real_videos(split, q), split == "test" or q == quality
@@ -113,7 +113,7 @@ def _count(videos: list[Video], opened: bool) -> Count:
 
 
 def _smaller_than(limit: int, videos: list[Video]) -> bool:
-    """Whether all frames together take less than `limit` bytes; stops counting where they do not."""
+    """Tells whether all frames together have fewer than `limit` bytes; stops adding up at the limit."""
     total = 0
     for video in videos:
         total += sum(map(_size_of, video.frame_paths))
@@ -123,7 +123,7 @@ def _smaller_than(limit: int, videos: list[Video]) -> bool:
 
 
 def _size_of(path: Path) -> int:
-    """In bytes; 0 for a broken link, which is found when it is opened."""
+    """Returns the size in bytes; 0 for a broken link, which is reported when it is opened."""
     try:
         return path.stat().st_size
     except OSError:
@@ -138,88 +138,93 @@ def _median(motions: list[Motion]) -> Motion | None:
 
 
 def _stride_defects(motions: list[Motion], allow_strided: bool) -> list[Defect]:
-    if not suspected_data_set(motions):
+    if not data_set_looks_strided(motions):
         return []
-    hint = "preprocess with consecutive frames, or set data.allow_strided if this is how people move here"
-    detail = f"half of {len(motions)} videos jump between neighbours as strided video does; {hint}"
+    hint = "preprocess with consecutive frames, or set data.allow_strided if the people really move that fast"
+    detail = f"half of {len(motions)} videos jump between neighbouring frames like strided video; {hint}"
     return [Defect("warning" if allow_strided else "error", "suspected stride", "the whole data set", detail)]
 
 
-def _some(names: Iterable[str]) -> str:
+def _abbreviated(names: Iterable[str]) -> str:
     listed = sorted(names)
-    rest = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    return ", ".join(listed[:MAX_NAMED]) + rest
+    rest = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
+    return ", ".join(listed[:MAX_LISTED]) + rest
 
 
 def _tree_defects(tree: FFPPTree, quality: str) -> Iterator[Defect]:
-    """Defects of the splits and of what is listed against what is on disk."""
+    """Yields defects of the split files, and differences between them and the videos on disk."""
     for identity, splits in tree.overlap().items():
         yield Defect(
-            "error", "identity in two splits", identity, f"listed in {' and '.join(splits)}; keep one"
+            "error",
+            "identity in two splits",
+            identity,
+            f"listed in {' and '.join(splits)}; remove it from one",
         )
     for split in SPLITS:
         yield from _pair_defects(split, tree.splits[split])
         missing = set(tree.ids(split)) - set(tree.video_ids(None, quality))
         if len(missing) == len(tree.ids(split)):
             yield Defect(
-                "error", "empty split", f"{split}/real/{quality}", "none of its real videos is on disk"
+                "error", "empty split", f"{split}/real/{quality}", "none of its real videos are on disk"
             )
         elif missing:
-            detail = (
-                f"{len(missing)} of {len(tree.ids(split))} listed videos are not on disk: {_some(missing)}"
-            )
+            detail = f"{len(missing)} of {len(tree.ids(split))} listed videos are not on disk: {_abbreviated(missing)}"
             yield Defect("warning", "missing videos", f"{split}/real/{quality}", detail, len(missing))
     if not tree.methods(quality):
-        detail = "no manipulated videos on disk, so there is nothing to evaluate on"
+        detail = "no manipulated videos on disk, so evaluation is impossible"
         yield Defect("error", "no fakes", f"test/*/{quality}", detail)
     for method in tree.methods(quality):
         yield from _fake_defects(tree, method, quality)
     unknown = {i for i in tree.video_ids(None, quality) if tree.split_of(i) is None}
     if unknown:
-        detail = f"{len(unknown)} videos belong to no split and are not used: {_some(unknown)}"
+        detail = f"{len(unknown)} videos are not used because no split lists them: {_abbreviated(unknown)}"
         yield Defect("warning", "unknown ids", f"real/{quality}", detail, len(unknown))
 
 
 def _pair_defects(split: str, pairs: list[tuple[str, str]]) -> Iterator[Defect]:
-    """What is odd in a split's list and changes nothing: a video is used once, and no fake is its own source."""
-    alone = {a for a, b in pairs if a == b}
-    if alone:
-        detail = f"{len(alone)} ids are paired with themselves, so no fake is expected: {_some(alone)}"
-        yield Defect("warning", "id paired with itself", f"{split}.json", detail, len(alone))
+    """Yields odd entries of a split file that have no effect: every video is used once, and no fake is expected."""
+    self_paired = {a for a, b in pairs if a == b}
+    if self_paired:
+        detail = (
+            f"{len(self_paired)} ids are paired with themselves and have no fake: {_abbreviated(self_paired)}"
+        )
+        yield Defect("warning", "id paired with itself", f"{split}.json", detail, len(self_paired))
     counts = Counter(frozenset(pair) for pair in pairs)
-    twice = ["/".join(sorted(pair)) for pair, n in counts.items() if n > 1]
-    if twice:
-        detail = f"{len(twice)} pairs are listed more than once: {_some(twice)}"
-        yield Defect("warning", "pair listed twice", f"{split}.json", detail, len(twice))
+    repeated = ["/".join(sorted(pair)) for pair, n in counts.items() if n > 1]
+    if repeated:
+        detail = f"{len(repeated)} pairs are listed more than once: {_abbreviated(repeated)}"
+        yield Defect("warning", "pair listed twice", f"{split}.json", detail, len(repeated))
 
 
 def _fake_defects(tree: FFPPTree, method: str, quality: str) -> Iterator[Defect]:
     on_disk = set(tree.video_ids(method, quality))
     missing = set(tree.expected_fake_ids("test")) - on_disk
     if missing:
-        detail = f"{len(missing)} fakes of the split file's pairs are not on disk: {_some(missing)}"
+        detail = f"{len(missing)} fakes of the split file's pairs are not on disk: {_abbreviated(missing)}"
         yield Defect("warning", "missing videos", f"test/{method}/{quality}", detail, len(missing))
-    unknown, astray = set(), set()
+    unknown, cross_split = set(), set()
     for video_id in on_disk:
         parts = split_fake_id(video_id)
         target_split = tree.split_of(parts[0]) if parts else None
         if parts is None or target_split is None:
             unknown.add(video_id)
         elif tree.split_of(parts[1]) not in (target_split, None):
-            astray.add(video_id)
+            cross_split.add(video_id)
     if unknown:
-        detail = f"{len(unknown)} videos whose target no split lists are not used: {_some(unknown)}"
+        detail = (
+            f"{len(unknown)} videos are not used because no split lists their target: {_abbreviated(unknown)}"
+        )
         yield Defect("warning", "unknown ids", f"{method}/{quality}", detail, len(unknown))
-    if astray:
-        detail = f"{len(astray)} fakes take their source from another split: {_some(astray)}"
-        yield Defect("warning", "source of another split", f"{method}/{quality}", detail, len(astray))
+    if cross_split:
+        detail = f"{len(cross_split)} fakes have a source from another split: {_abbreviated(cross_split)}"
+        yield Defect("warning", "source of another split", f"{method}/{quality}", detail, len(cross_split))
 
 
 def require_ready(verification: Verification) -> None:
-    """Raises DataError, counting the defects by kind, when training or evaluation would meet one."""
+    """Raises DataError with the kinds of defects when there is one that makes training or evaluation fail."""
     if verification.errors:
         kinds = sorted({defect.what for defect in verification.errors})
         n = len(verification.errors)
         raise DataError(
-            f"the data are not ready to train on: {n} defects ({', '.join(kinds)}); see the table above"
+            f"the data are not ready for training: {n} defects ({', '.join(kinds)}); fix those in the table above"
         )

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with one video, found by opening its files.
+"""Checks one video for every kind of defect by opening its files.
 
 T frames, N = 81 landmarks, F faces; points are (x, y) pixels.
 """
@@ -20,13 +20,13 @@ from stf.data.video import NUMBER_PATTERN, Video, names_in
 from stf.errors import DataError
 
 Severity = Literal["error", "warning"]
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-MAX_POINTS_OUTSIDE = 4  # of 81: a jaw may leave the picture for a moment
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+MAX_POINTS_OUTSIDE = 4  # of 81: a jaw may leave the frame for a moment
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One kind of defect at one place; `n` counts how often it was met there, `detail` shows the first."""
+    """One kind of defect in one video or file: `n` occurrences, of which `detail` describes the first."""
 
     severity: Severity
     what: str
@@ -37,7 +37,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What checking one video found; motion is None when it could not be measured."""
+    """The result of checking one video; motion is None when it could not be measured."""
 
     n_frames: int
     defects: tuple[Defect, ...]
@@ -45,7 +45,7 @@ class VideoCheck:
 
 
 class _Findings:
-    """Counts findings by (severity, kind) and remembers the first of each."""
+    """Counts findings by (severity, kind) and stores the first detail of each."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -58,46 +58,47 @@ class _Findings:
         self._count[key] = self._count.get(key, 0) + 1
 
     def defects(self) -> tuple[Defect, ...]:
-        """One Defect per kind, in the order they were first met."""
+        """Returns one Defect per kind, in order of first occurrence."""
         return tuple(Defect(s, w, self._where, d, self._count[s, w]) for (s, w), d in self._first.items())
 
 
 def check_video(num_frames: int, allow_strided: bool, every_byte: bool, video: Video) -> VideoCheck:
-    """Opens every geometry file and every frame's header (with `every_byte`, all its checksums).
+    """Reads every geometry file and every frame's header (with `every_byte`, all its checksums).
 
-    A few frames are decoded for the motion between neighbours. Never raises for a broken file: it is a Defect.
+    A few frames are decoded for the motion between neighbours. Never raises for a broken file: reports a Defect.
     """
-    found = _Findings(video.name)
-    _check_names(video, found)
-    size = _check_frames(video, every_byte, found)
-    faces = dict(_read_faces(video, found))
-    _check_counts(video, found)
-    if _check_stride(video, allow_strided, found) and not possible_starts(video, num_frames, allow_strided):
-        detail = f"{len(video.frame_paths)} frames on disk, and no {num_frames} consecutive ones with a face"
-        found.add("error", "too short", f"{detail}; extract it without gaps or lower data.num_frames")
+    findings = _Findings(video.name)
+    _check_names(video, findings)
+    size = _check_frames(video, every_byte, findings)
+    faces = dict(_read_faces(video, findings))
+    _check_counts(video, findings)
+    if _check_stride(video, allow_strided, findings) and not possible_starts(
+        video, num_frames, allow_strided
+    ):
+        detail = f"{len(video.frame_paths)} frames on disk, but no {num_frames} consecutive ones with a face"
+        findings.add("error", "too short", f"{detail}; extract it without gaps or lower data.num_frames")
     if size is not None:
-        _check_inside(video, faces, size, found)
-    track = _follow(video, faces, found)
-    motion = _check_motion(video, track, found) if size is not None else None
-    return VideoCheck(len(video.frame_paths), found.defects(), motion)
+        _check_face_positions(video, faces, size, findings)
+    track = _track_face(video, faces, findings)
+    motion = _check_motion(video, track, findings) if size is not None else None
+    return VideoCheck(len(video.frame_paths), findings.defects(), motion)
 
 
-def _check_names(video: Video, found: _Findings) -> None:
-    """Pictures beside the frames that are not read: two names of one number, or a name that is no number."""
+def _check_names(video: Video, findings: _Findings) -> None:
+    """Reports images beside the frames that are not read: a second name of a frame number, or no number at all."""
     for folder in {path.parent for path in video.frame_paths}:
-        pictures = [name for name in names_in(folder) if name.lower().endswith(PICTURES)]
-        for name in sorted(set(pictures) - {path.name for path in video.frame_paths}):
+        images = [name for name in names_in(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+        for name in sorted(set(images) - {path.name for path in video.frame_paths}):
             stem = name.removesuffix(".png")
             if NUMBER_PATTERN.fullmatch(stem):
                 detail = f"{name} and another file are both frame {int(stem)}; delete one"
-                found.add("error", "two files of one frame", detail)
+                findings.add("error", "duplicate frame number", detail)
             else:
-                hint = "a frame is a number and .png, as in 007.png"
-                found.add("warning", "pictures that are not read", f"{name}; {hint}")
+                findings.add("warning", "ignored images", f"{name}; name frames by number, as in 007.png")
 
 
-def _check_frames(video: Video, every_byte: bool, found: _Findings) -> tuple[int, int] | None:
-    """(width, height) of the frames; None when one is broken or they differ."""
+def _check_frames(video: Video, every_byte: bool, findings: _Findings) -> tuple[int, int] | None:
+    """Checks the frames; returns their (width, height), or None when one is broken or sizes differ."""
     sizes: dict[tuple[int, int], Path] = {}
     broken = False
     for path in video.frame_paths:
@@ -105,15 +106,15 @@ def _check_frames(video: Video, every_byte: bool, found: _Findings) -> tuple[int
             header = _checked_header(path, every_byte)
         except DataError as error:
             broken = True
-            found.add("error", "broken frame", str(error))
+            findings.add("error", "broken frame", str(error))
             continue
         sizes.setdefault((header.width, header.height), path)
         if header.colour not in ("RGB", "palette"):
-            kept = "grey becomes RGB, alpha is dropped"
-            found.add("warning", "frames that are not RGB", f"{path.name} is {header.colour}; {kept}")
+            detail = f"{path.name} is {header.colour}; grey becomes RGB, alpha is dropped"
+            findings.add("warning", "frames that are not RGB", detail)
     if len(sizes) > 1:
         examples = ", ".join(f"{path.name} {width}x{height}" for (width, height), path in sizes.items())
-        found.add("error", "frames of several sizes", examples)
+        findings.add("error", "frames of several sizes", examples)
     return next(iter(sizes)) if len(sizes) == 1 and not broken else None
 
 
@@ -121,8 +122,10 @@ def _checked_header(path: Path, every_byte: bool) -> PngHeader:
     return check_chunks(path, read_bytes(path)) if every_byte else read_header(path)
 
 
-def _read_faces(video: Video, found: _Findings) -> Iterator[tuple[int, tuple[Points | None, Points | None]]]:
-    """(index, (landmarks (F, N, 2), boxes (F, 2, 2))) of each frame; None where absent or unreadable."""
+def _read_faces(
+    video: Video, findings: _Findings
+) -> Iterator[tuple[int, tuple[Points | None, Points | None]]]:
+    """Yields (index, (landmarks (F, N, 2), boxes (F, 2, 2))) of each frame; None where missing or unreadable."""
     for index, paths in enumerate(zip(video.landmark_paths, video.box_paths, strict=True)):
         read: list[Points | None] = []
         for path, reader in zip(paths, (read_landmarks, read_boxes), strict=True):
@@ -130,26 +133,26 @@ def _read_faces(video: Video, found: _Findings) -> Iterator[tuple[int, tuple[Poi
                 read.append(None if path is None else reader(path))
             except DataError as error:
                 read.append(None)
-                found.add("error", "broken geometry", str(error))
+                findings.add("error", "broken geometry", str(error))
         yield index, (read[0], read[1])
 
 
-def _check_counts(video: Video, found: _Findings) -> None:
+def _check_counts(video: Video, findings: _Findings) -> None:
     n = len(video.frame_paths)
     for kind, paths in (("landmarks", video.landmark_paths), ("boxes", video.box_paths)):
         missing = [p.name for p, geometry in zip(video.frame_paths, paths, strict=True) if geometry is None]
         if missing:
-            found.add(
+            findings.add(
                 "warning", f"frames without {kind}", f"{len(missing)} of {n} frames, first {missing[0]}"
             )
     if video.borrowed_geometry:
-        found.add("warning", "borrowed geometry", f"uses the landmarks or boxes of {video.target_id}")
+        findings.add("warning", "borrowed geometry", f"uses the landmarks or boxes of {video.target_id}")
 
 
 Faces = dict[int, tuple[Points | None, Points | None]]
 
 
-def _check_inside(video: Video, faces: Faces, size: tuple[int, int], found: _Findings) -> None:
+def _check_face_positions(video: Video, faces: Faces, size: tuple[int, int], findings: _Findings) -> None:
     for index, (landmarks, boxes) in faces.items():
         if landmarks is None:
             continue
@@ -158,19 +161,19 @@ def _check_inside(video: Video, faces: Faces, size: tuple[int, int], found: _Fin
         n_outside = int(((face < 0) | (face > np.array(size) - 1)).any(-1).sum())
         if n_outside > len(face) // 2:
             detail = f"{name}: {n_outside} of 81 points outside {size[0]}x{size[1]}"
-            found.add("error", "face outside the picture", detail)
+            findings.add("error", "face outside the picture", detail)
         elif n_outside > MAX_POINTS_OUTSIDE:
             detail = f"{name}: {n_outside} of 81 points outside"
-            found.add("warning", "landmarks outside the picture", detail)
+            findings.add("warning", "landmarks outside the picture", detail)
         if boxes is not None:
             try:
                 match_box(face, boxes)
             except DataError as error:
-                found.add("error", "box of another face", f"{name}: {error}")
+                findings.add("error", "box of another face", f"{name}: {error}")
 
 
-def _follow(video: Video, faces: Faces, found: _Findings) -> list[Points]:
-    """The face's landmarks from the first frame on, followed by IoU as far as that goes."""
+def _track_face(video: Video, faces: Faces, findings: _Findings) -> list[Points]:
+    """Tracks the largest face of the first frame by IoU; returns its landmarks up to where it is lost."""
     track: list[Points] = []
     for index, (landmarks, _) in faces.items():
         if landmarks is None:
@@ -180,36 +183,37 @@ def _follow(video: Video, faces: Faces, found: _Findings) -> list[Points]:
             continue
         overlaps = [IoUfrom2bboxes(bounds(track[-1]), bounds(face)) for face in landmarks]
         if max(overlaps) <= 0:
-            hint = "clips across it are replaced by others"
-            found.add(
-                "warning", "face lost between frames", f"{video.frame_paths[index].name}: a cut? {hint}"
+            detail = (
+                f"{video.frame_paths[index].name}: probably a cut; clips across it are replaced by others"
             )
+            findings.add("warning", "face lost between frames", detail)
             return track
         track.append(landmarks[int(np.argmax(overlaps))])
     return track
 
 
-def _check_stride(video: Video, allow_strided: bool, found: _Findings) -> bool:
-    """Whether the frame numbers are consecutive."""
+def _check_stride(video: Video, allow_strided: bool, findings: _Findings) -> bool:
+    """Checks the frame numbers; returns whether the video can be used."""
     stride = stride_of_numbers(video.frame_numbers)
     if stride == 1:
         return True
     hint = "a clip needs consecutive frames; preprocess again, or set data.allow_strided"
-    found.add(
-        "warning" if allow_strided else "error", "strided", f"every {stride}th frame by its numbers; {hint}"
+    findings.add(
+        "warning" if allow_strided else "error", "strided", f"frame numbers have a stride of {stride}; {hint}"
     )
     return allow_strided
 
 
-def _check_motion(video: Video, track: list[Points], found: _Findings) -> Motion | None:
+def _check_motion(video: Video, track: list[Points], findings: _Findings) -> Motion | None:
     if len(track) < 2 or stride_of_numbers(video.frame_numbers) != 1:
         return None
     try:
         motion = measure_motion(video, np.stack(track))
     except DataError as error:
-        found.add("error", "broken frame", str(error))
+        findings.add("error", "broken frame", str(error))
         return None
     if motion.exceeds(VIDEO_LIMITS):
-        detail = f"neighbours move {motion.landmarks_pct:.1f} % of the face and {motion.grey:.1f} grey levels"
-        found.add("warning", "suspected stride", detail)
+        change = f"{motion.landmarks_pct:.1f} % of the face's size and {motion.grey:.1f} grey levels"
+        detail = f"neighbouring frames differ by {change}, as in strided video"
+        findings.add("warning", "suspected stride", detail)
     return motion

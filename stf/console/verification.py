@@ -1,4 +1,4 @@
-"""The tables of verify_data: what is on disk, every defect, the leak audit; at most 100 columns."""
+"""The tables of verify_data: videos on disk, defects, leak audit; at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from stf.console.tables import WIDTH
 from stf.io.values import printable
 
-if TYPE_CHECKING:  # the audit imports torch, which a command can do while the sample is generated
+if TYPE_CHECKING:  # the audit imports torch, which takes seconds
     from stf.audit.leak_audit import AuditReport
     from stf.audit.test_set_baselines import Baseline
     from stf.audit.verify import Verification
@@ -24,24 +24,24 @@ _STYLES = {"error": "red", "warning": "yellow"}
 
 
 def counts_table(verification: Verification) -> Table:
-    """Videos and frames per split, method and quality, and how they were checked."""
-    depth = "every checksum" if verification.every_byte else "headers, some frames"
-    table = Table(title="What is on disk", width=WIDTH)
+    """Builds the table of videos and frames per split, method and quality, and how they were checked."""
+    depth = "all checksums" if verification.every_byte else "headers, some frames"
+    table = Table(title="Videos on disk", width=WIDTH)
     for name in ("split", "method", "quality"):
         table.add_column(name)
     for name in ("videos", "frames"):
         table.add_column(name, justify="right")
     table.add_column("checked")
     for c in verification.counts:
-        checked = depth if c.opened else "counted (no stage reads them)"
+        checked = depth if c.opened else "counted only (not used)"
         table.add_row(c.split, c.method, c.quality, f"{c.videos:,}", f"{c.frames:,}", checked)
     return table
 
 
 def defects_table(defects: Sequence[Defect]) -> Table:
-    """Every defect, errors first; a kind met more than 20 times ends in a row that counts the rest."""
+    """Builds the table of defects, errors first; after 20 rows of one kind, one row counts the rest."""
     table = Table(title="Defects", width=WIDTH)
-    for name, limit in (("severity", None), ("defect", 20), ("where", 28), ("first of it", None)):
+    for name, limit in (("severity", None), ("defect", 20), ("where", 28), ("first occurrence", None)):
         table.add_column(name, max_width=limit, overflow="fold")
     table.add_column("n", justify="right")
     per_kind: Counter[tuple[str, str]] = Counter()
@@ -53,7 +53,7 @@ def defects_table(defects: Sequence[Defect]) -> Table:
             cells = (d.severity, d.what, d.where, d.detail, str(d.n))
         elif per_kind[kind] == totals[kind]:
             rest = totals[kind] - MAX_ROWS_PER_KIND
-            cells = (d.severity, d.what, f"… {rest} more", "all of them stand in metrics/data.json", "")
+            cells = (d.severity, d.what, f"… {rest} more", "see metrics/data.json for all", "")
         else:
             continue
         table.add_row(*(escape(printable(cell)) for cell in cells), style=_STYLES[d.severity])
@@ -61,34 +61,34 @@ def defects_table(defects: Sequence[Defect]) -> Table:
 
 
 def audit_table(report: AuditReport, audit: AuditParams) -> Table:
-    """One row per probe: pooled AUC, within-pair win rate with its 99.9 % interval, verdict."""
-    title = f"Leak audit: {report.n_pairs} pairs of Video-SBI, face and 32 px around it greyed"
-    limits = f"fails: AUC outside .50 ± {audit.auc_tolerance:.2f}, or interval outside .50 ± "
+    """Builds one row per probe: pooled AUC, within-pair win rate with its 99.9 % interval, verdict."""
+    title = f"Leak audit: {report.n_pairs} Video-SBI pairs, face and 32 px around it masked"
+    limits = f"leaks if the AUC is outside .50 ± {audit.auc_tolerance:.2f} or the interval outside .50 ± "
     table = Table(title=title, caption=f"{limits}{audit.win_rate_tolerance:.2f}", width=WIDTH)
     table.add_column("probe")
     for name in ("AUC", "fake larger", "99.9 % interval"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for v in report.verdicts:
-        verdict = "[red]tells the label[/]" if v.leaks else "[green]no leak[/]"
+        verdict = "[red]leaks the label[/]" if v.leaks else "[green]no leak[/]"
         table.add_row(v.probe, f"{v.auc:.3f}", f"{v.win_rate:.3f}", f"{v.low:.3f} – {v.high:.3f}", verdict)
     return table
 
 
 def baselines_table(baselines: Sequence[Baseline], synthetic: bool) -> Table:
-    """The same probes on the test videos; an AUC far from .5 either way needs no face."""
-    of = "synthetic test videos" if synthetic else "test videos"
+    """Builds the table of the same probes on the test videos."""
+    videos = "synthetic test videos" if synthetic else "test videos"
     n = f"{baselines[0].n_real} real, {baselines[0].n_fake} fake"
-    table = Table(title=f"The same probes on the {of} ({n}): descriptive, no verdict", width=WIDTH)
+    table = Table(title=f"The same probes on the {videos} ({n}): for comparison, no verdict", width=WIDTH)
     methods = list(baselines[0].auc_by_method)
     table.add_column("probe")
     for name in ("AUC", *methods, "fake larger"):
         table.add_column(name, justify="right", overflow="fold")
     for b in baselines:
         aucs = [b.auc_by_method.get(method) for method in methods]
-        table.add_row(b.measure, *(_three(value) for value in (b.auc, *aucs, b.win_rate)))
+        table.add_row(b.measure, *(_three_decimals(value) for value in (b.auc, *aucs, b.win_rate)))
     return table
 
 
-def _three(value: float | None) -> str:
+def _three_decimals(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The audit finds a recipe that leaks, passes the one that does not, and counts as it says it does."""
+"""The audit detects a leaking recipe, passes the correct one, and computes its statistics correctly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stf.audit.leak_audit import (
     SETTINGS,
     AuditReport,
     MeasuredPair,
-    judge,
+    judge_probes,
     measure_pair,
     require_no_leak,
     run_audit,
@@ -28,7 +28,7 @@ from stf.audit.leak_audit import (
 )
 from stf.audit.probes import GREY, PROBES, Background, MARGIN_px, background_of, fill_grey, measure
 from stf.audit.report import audit_json, audit_metrics
-from stf.audit.test_set_baselines import MEASURES, REAL, MeasuredVideo, describe, measure_test_videos
+from stf.audit.test_set_baselines import MEASURES, REAL, MeasuredVideo, compute_baselines, measure_test_videos
 from stf.config import AuditParams, DataParams, SbiParams, STFV8Config
 from stf.data.augment.codec import h264_round_trip
 from stf.data.augment.colour import SourceTransform
@@ -47,25 +47,27 @@ def data(tmp_path_factory: pytest.TempPathFactory, tree_writer: Callable[..., Pa
 
 
 def native_pairs(data: DataParams, n: int) -> Iterator[Pair]:
-    """Pairs of the correct recipe without H.264, so that a test can compress as it likes."""
+    """Yields pairs of the correct recipe without H.264, so that a test can apply its own compression."""
     config = STFV8Config(num_frames=8, img_size=32, data_root=data.root, use_multiscale_drift=True)
     dataset = VideoSBIDataset("train", config, data=data)
     for number in range(n):
         yield dataset.pair(number // dataset.n_pairs, number % dataset.n_pairs, stage="native")
 
 
-def only_the_fake(pair: Pair, rng: np.random.Generator) -> Pair:
-    """The recipe that leaks: colour and sharpness drawn per frame and H.264, for the fake alone."""
+def transform_only_the_fake(pair: Pair, rng: np.random.Generator) -> Pair:
+    """Applies the leaking recipe: colour and sharpness drawn per frame and H.264, for the fake alone."""
     frames = [SourceTransform().apply(frame[None], SourceTransform().sample(rng))[0] for frame in pair.fake]
     return replace(pair, fake=h264_round_trip(np.stack(frames), 30, "rgb24"))
 
 
 def test_transforming_and_recompressing_only_the_fake_fails_the_audit(data: DataParams) -> None:
     rng = np.random.default_rng(0)
-    measured = [measure_pair("control", only_the_fake(pair, rng)) for pair in native_pairs(data, 48)]
+    measured = [
+        measure_pair("control", transform_only_the_fake(pair, rng)) for pair in native_pairs(data, 48)
+    ]
     usable = [pair for pair in measured if pair is not None]
     assert len(usable) >= 30
-    verdicts = {v.probe: v for v in judge(usable, AUDIT)}
+    verdicts = {v.probe: v for v in judge_probes(usable, AUDIT)}
     assert verdicts["sharpness change"].auc >= 0.95
     assert verdicts["sharpness change"].leaks
     report = AuditReport(len(usable), 0, tuple(verdicts.values()))
@@ -80,33 +82,33 @@ def test_recompressing_only_the_fake_fails_the_audit_too(data: DataParams) -> No
         for pair in native_pairs(data, 48)
     ]
     usable = [m for m in (measure_pair("control", pair) for pair in pairs) if m is not None]
-    leaking = AuditReport(len(usable), 0, judge(usable, AUDIT)).leaking
+    leaking = AuditReport(len(usable), 0, judge_probes(usable, AUDIT)).leaking
     assert {"noise level", "blockiness", "bitrate"} <= set(leaking)
 
 
 @pytest.mark.slow
 def test_the_correct_recipe_passes_on_a_quarter_of_the_pairs_per_setting(data: DataParams) -> None:
-    seen: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     report = run_audit(
-        data, SbiParams(), AUDIT, n_workers=2, progress=lambda done, total: seen.append((done, total))
+        data, SbiParams(), AUDIT, n_workers=2, progress=lambda done, total: progress.append((done, total))
     )
     assert report.leaking == ()
     require_no_leak(report)
     assert report.n_pairs == 200
-    assert seen[-1] == (200, 200)
+    assert progress[-1] == (200, 200)
     for verdict in report.verdicts:
         assert set(verdict.win_rate_by_group) == {setting.name for setting in SETTINGS}
         assert abs(verdict.auc - 0.5) < 0.02
         for setting in SETTINGS:
-            if not setting.codec:  # bit-identical backgrounds: nothing but ties
+            if not setting.codec:  # bit-identical backgrounds: only ties
                 assert verdict.win_rate_by_group[setting.name] == 0.5
 
 
 def fake_candidates(usable: Callable[[int], bool]) -> Callable[..., MeasuredPair | None]:
-    """Stands in for drawing and measuring a pair; every n-th one is unusable."""
+    """Replaces drawing and measuring a pair; `usable(i)` tells whether the i-th one can be measured."""
     rng, counter = np.random.default_rng(3), itertools.count()
 
-    def measure_candidate(source: object, candidate: tuple) -> MeasuredPair | None:
+    def measure_candidate(params: object, candidate: tuple) -> MeasuredPair | None:
         seen_candidates.append(candidate)
         if not usable(next(counter)):
             return None
@@ -119,7 +121,7 @@ def fake_candidates(usable: Callable[[int], bool]) -> Callable[..., MeasuredPair
 seen_candidates: list[tuple] = []
 
 
-def test_pairs_are_different_and_in_equal_parts_and_unusable_ones_are_replaced(
+def test_pairs_are_distinct_and_equal_in_number_per_setting_and_unusable_ones_are_replaced(
     data: DataParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen_candidates.clear()
@@ -134,11 +136,9 @@ def test_pairs_are_different_and_in_equal_parts_and_unusable_ones_are_replaced(
     assert min(Counter(setting for setting, _, _ in seen_candidates).values()) >= 55
 
 
-def test_too_few_usable_pairs_is_an_error_that_says_so(
-    data: DataParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_usable_pairs_are_an_error(data: DataParams, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leak_audit, "_measure_candidate", fake_candidates(lambda i: i % 4 == 0))
-    with pytest.raises(DataError, match=r"needs 200 pairs and got 1\d\d: 4\d\d had less than 5%"):
+    with pytest.raises(DataError, match=r"needs 200 pairs but got 1\d\d: 4\d\d others have less than 5%"):
         run_audit(data, SbiParams(), AUDIT, n_workers=0)
 
 
@@ -174,7 +174,7 @@ def test_a_pair_without_background_is_not_measured() -> None:
     assert measure_pair("g", a_pair(mask, frames, frames)) is None
 
 
-def test_the_background_begins_more_than_32_px_away() -> None:
+def test_the_background_starts_more_than_32_px_from_the_face() -> None:
     region = np.zeros((90, 100), bool)
     region[40, 50] = region[44, 47] = True
     ys, xs = np.mgrid[:90, :100]
@@ -191,10 +191,10 @@ def pairs_of(real_N: np.ndarray, fake_N: np.ndarray, group: str = "g") -> list[M
     ]
 
 
-def test_auc_and_win_rate_are_what_they_say() -> None:
+def test_auc_and_win_rate_match_their_definitions() -> None:
     rng = np.random.default_rng(6)
     real_N, fake_N = rng.integers(0, 9, 230), rng.integers(0, 10, 230)
-    verdict = judge(pairs_of(real_N, fake_N), AUDIT)[0]
+    verdict = judge_probes(pairs_of(real_N, fake_N), AUDIT)[0]
     labels = [0] * 230 + [1] * 230
     assert verdict.auc == pytest.approx(roc_auc_score(labels, [*real_N, *fake_N]))
     wins = sum(f > r for r, f in zip(real_N, fake_N, strict=True))
@@ -211,15 +211,15 @@ def test_the_interval_is_wilsons_at_99_9_percent(wins: int, n: int) -> None:
 
 def test_identical_members_do_not_leak() -> None:
     values = np.random.default_rng(7).normal(size=200)
-    verdict = judge(pairs_of(values, values), AUDIT)[0]
+    verdict = judge_probes(pairs_of(values, values), AUDIT)[0]
     assert verdict.auc == pytest.approx(0.5)
     assert (verdict.win_rate, verdict.leaks) == (0.5, False)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_a_hair_in_every_pair_leaks_though_the_auc_is_half(sign: int) -> None:
+def test_a_tiny_difference_in_every_pair_leaks_at_an_auc_of_one_half(sign: int) -> None:
     values = np.random.default_rng(8).normal(size=200)
-    verdict = judge(pairs_of(values, values + sign * 1e-9), AUDIT)[0]
+    verdict = judge_probes(pairs_of(values, values + sign * 1e-9), AUDIT)[0]
     assert abs(verdict.auc - 0.5) < 0.01
     assert verdict.leaks
 
@@ -228,16 +228,16 @@ def test_a_few_huge_differences_leak_by_auc() -> None:
     rng = np.random.default_rng(9)
     real_N = rng.normal(size=200)
     fake_N = np.where(np.arange(200) % 2, real_N + 5, real_N - 1e-9)
-    verdict = judge(pairs_of(real_N, fake_N), AUDIT)[0]
+    verdict = judge_probes(pairs_of(real_N, fake_N), AUDIT)[0]
     assert verdict.low < 0.55
     assert verdict.auc > 0.55
     assert verdict.leaks
 
 
-def test_chance_does_not_leak() -> None:
+def test_random_differences_do_not_leak() -> None:
     rng = np.random.default_rng(10)
     base = rng.normal(size=240)
-    leaks = [judge(pairs_of(base, base + rng.normal(0, 1e-3, 240)), AUDIT)[0].leaks for _ in range(40)]
+    leaks = [judge_probes(pairs_of(base, base + rng.normal(0, 1e-3, 240)), AUDIT)[0].leaks for _ in range(40)]
     assert sum(leaks) == 0
 
 
@@ -270,7 +270,7 @@ def clip_with(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -
         ("bitrate", lambda f, rng: f + rng.normal(0, 8, f.shape)),
     ],
 )
-def test_each_probe_sees_what_it_is_named_for(probe: str, change: Callable) -> None:
+def test_each_probe_reacts_to_the_change_it_is_named_after(probe: str, change: Callable) -> None:
     plain, changed = clip_with(lambda f, rng: f), clip_with(change)
     assert PROBES[probe](changed) > PROBES[probe](plain) + 1e-6
 
@@ -280,13 +280,13 @@ def test_the_noise_level_is_in_grey_levels() -> None:
     assert PROBES["noise level"](grey) == pytest.approx(5, rel=0.1)
 
 
-def test_hll_is_pywavelets_band_without_its_end_coefficients() -> None:
+def test_hll_energy_equals_pywavelets_band_without_its_end_coefficients() -> None:
     clip = clip_with(lambda f, rng: f + rng.normal(0, 8, f.shape))
     band = pywt.dwtn(clip.luma_THW.astype(np.float64), "sym2", mode="periodization")["daa"]
     assert PROBES["HLL energy"](clip) == pytest.approx(float((band[1:-1] ** 2).mean()), rel=1e-4)
 
 
-def test_at_least_six_probes_of_odd_sized_clips_are_finite() -> None:
+def test_all_probes_of_odd_sized_clips_are_finite() -> None:
     assert len(PROBES) >= 6
     frames = np.random.default_rng(12).integers(0, 256, (7, 83, 91, 3), np.uint8)
     outside = np.zeros((83, 91), bool)
@@ -301,7 +301,7 @@ def test_test_videos_are_measured_with_one_region_per_target(data: DataParams) -
     videos = measure_test_videos(FFPPTree(data.root), data, 0)
     assert Counter(video.method for video in videos)[REAL] == 2
     assert len(videos) == 10
-    baselines = {b.measure: b for b in describe(videos)}
+    baselines = {b.measure: b for b in compute_baselines(videos)}
     assert set(baselines) == set(MEASURES)
     assert (baselines["bitrate"].n_real, baselines["bitrate"].n_fake) == (2, 8)
     assert baselines["sharpness"].win_rate is not None
@@ -313,17 +313,17 @@ def test_test_videos_are_measured_with_one_region_per_target(data: DataParams) -
     }
 
 
-def test_baselines_without_a_class_or_a_target_are_said_to_be_unknown() -> None:
+def test_baselines_without_a_class_or_a_target_are_none() -> None:
     width = len(MEASURES)
-    lone = [MeasuredVideo("a", "FaceSwap", (1.0,) * width), MeasuredVideo("b", REAL, (0.0,) * width)]
-    assert describe(lone)[0].auc == 1.0
-    assert describe(lone)[0].win_rate is None
-    assert describe(lone[:1])[0].auc is None
+    unpaired = [MeasuredVideo("a", "FaceSwap", (1.0,) * width), MeasuredVideo("b", REAL, (0.0,) * width)]
+    assert compute_baselines(unpaired)[0].auc == 1.0
+    assert compute_baselines(unpaired)[0].win_rate is None
+    assert compute_baselines(unpaired[:1])[0].auc is None
 
 
-def test_the_report_is_plain_json_with_names_that_mlflow_takes(data: DataParams) -> None:
+def test_the_report_is_plain_json_with_names_that_mlflow_accepts(data: DataParams) -> None:
     values = np.random.default_rng(13).normal(size=200)
-    report = AuditReport(200, 3, judge(pairs_of(values, values), AUDIT))
+    report = AuditReport(200, 3, judge_probes(pairs_of(values, values), AUDIT))
     written = audit_json(report, (), AUDIT)
     assert written["passed"] is True
     assert written["probes"]["noise level"]["auc"] == 0.5

@@ -1,4 +1,4 @@
-"""Every defect that training or evaluation would meet is found, named, and told from what is merely odd."""
+"""verify_data reports every defect that would make training or evaluation fail, and warns of the rest."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from stf.errors import DataError
 
 @pytest.fixture(scope="module")
 def small_tree(tmp_path_factory: pytest.TempPathFactory, tree_writer: Callable[..., Path]) -> Path:
-    """Eight real videos and two fakes; read it, never write to it."""
+    """Eight real videos and two fakes; read-only."""
     return tree_writer(tmp_path_factory.mktemp("small") / "data", methods=("FaceSwap",))
 
 
 @pytest.fixture
 def tree(small_tree: Path, tmp_path: Path) -> Path:
-    """A copy of it, free to be damaged."""
+    """A copy of `small_tree` that a test may damage."""
     return Path(shutil.copytree(small_tree, tmp_path / "copy"))
 
 
-def checked(root: Path, n_workers: int = 0, **changes: object) -> Verification:
+def verify(root: Path, n_workers: int = 0, **changes: object) -> Verification:
     data = DataParams(**{"root": str(root), "quality": "c23", "num_frames": 8, "img_size": 32} | changes)
     return verify_tree(FFPPTree(root), data, n_workers)
 
 
-def found(verification: Verification) -> set[tuple[str, str]]:
+def kinds(verification: Verification) -> set[tuple[str, str]]:
     return {(defect.severity, defect.what) for defect in verification.defects}
 
 
@@ -51,8 +51,8 @@ def real(root: Path, kind: str, video_id: str = "000") -> Path:
     return video_folder(root, None, "c23", kind, video_id)
 
 
-def test_a_clean_tree_has_no_defect_and_every_video_is_counted(small_tree: Path) -> None:
-    verification = checked(small_tree)
+def test_a_clean_tree_has_no_defects_and_every_video_is_counted(small_tree: Path) -> None:
+    verification = verify(small_tree)
     assert verification.defects == ()
     assert verification.every_byte
     pngs = list((small_tree / "FaceForensics++").rglob("*.png"))
@@ -205,14 +205,14 @@ LOST = ("warning", "face lost between frames")
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_each_damage_is_found_and_nothing_else(
+def test_each_kind_of_damage_is_reported_and_nothing_else(
     tree: Path, damage: Callable[[Path], None], expected: set[tuple[str, str]]
 ) -> None:
     damage(tree)
-    verification = checked(tree)
-    assert found(verification) == expected
+    verification = verify(tree)
+    assert kinds(verification) == expected
     if any(severity == "error" for severity, _ in expected):
-        with pytest.raises(DataError, match="not ready to train"):
+        with pytest.raises(DataError, match="not ready for training"):
             require_ready(verification)
     else:
         require_ready(verification)
@@ -220,26 +220,26 @@ def test_each_damage_is_found_and_nothing_else(
 
 def test_the_defect_names_video_and_file(tree: Path) -> None:
     truncate(tree)
-    (defect,) = checked(tree).defects
+    (defect,) = verify(tree).defects
     assert defect.where == "train/real/c23/000"
     assert "004.png is truncated" in defect.detail
     assert defect.n == 1
 
 
-def test_a_defect_met_often_in_one_video_is_one_row_with_its_count(tree: Path) -> None:
+def test_a_repeated_defect_of_one_video_is_one_row_with_its_count(tree: Path) -> None:
     for path in real(tree, "frames").iterdir():
         path.write_bytes(b"")
-    (defect,) = checked(tree).defects
+    (defect,) = verify(tree).defects
     assert defect.n == 12
 
 
-def test_training_videos_of_a_quality_nobody_reads_are_counted_not_opened(
+def test_training_videos_of_an_unused_quality_are_counted_but_not_opened(
     tree: Path, write_one_video: Callable[..., None]
 ) -> None:
     for video_id in ("000", "006"):
         write_one_video(tree, video_id, quality="c40")
         (video_folder(tree, None, "c40", "frames", video_id) / "003.png").write_bytes(b"")
-    verification = checked(tree)
+    verification = verify(tree)
     assert [d.where for d in verification.errors] == ["test/real/c40/006"]
     opened = {(c.split, c.quality): c.opened for c in verification.counts if c.method == "real"}
     assert opened == {
@@ -251,23 +251,23 @@ def test_training_videos_of_a_quality_nobody_reads_are_counted_not_opened(
     }
 
 
-def test_big_trees_have_only_heads_and_tails_of_their_frames_read(
+def test_in_big_trees_only_the_head_and_tail_of_frames_are_read(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stf.audit.verify.EVERY_BYTE_BELOW", 1000)
     flip_a_bit(tree)
-    unseen = checked(tree)
-    assert not unseen.every_byte
-    assert not unseen.errors
+    verification = verify(tree)
+    assert not verification.every_byte
+    assert not verification.errors  # the flipped bit is in neither
     truncate(tree)
     (real(tree, "frames", "001") / "002.png").write_bytes(b"")
-    assert [d.where for d in checked(tree).errors] == ["train/real/c23/000", "train/real/c23/001"]
+    assert [d.where for d in verify(tree).errors] == ["train/real/c23/000", "train/real/c23/001"]
 
 
 def test_strided_data_are_refused_unless_allowed(tree: Path) -> None:
     every_third_frame(tree)
-    assert checked(tree).errors
-    assert found(checked(tree, allow_strided=True)) == {("warning", "strided")}
+    assert verify(tree).errors
+    assert kinds(verify(tree, allow_strided=True)) == {("warning", "strided")}
 
 
 def test_a_data_set_renumbered_after_skipping_frames_is_suspected(make_tree: Callable[..., Path]) -> None:
@@ -279,32 +279,32 @@ def test_a_data_set_renumbered_after_skipping_frames_is_suspected(make_tree: Cal
                 path.unlink()
             else:
                 path.rename(path.with_stem(f"{i // 8:03d}"))
-    verification = checked(root)
-    assert ("error", "suspected stride") in found(verification)
+    verification = verify(root)
+    assert ("error", "suspected stride") in kinds(verification)
     assert verification.motion is not None
-    allowed = checked(root, allow_strided=True)
+    allowed = verify(root, allow_strided=True)
     assert not allowed.errors
 
 
-def test_any_number_of_workers_finds_the_same(tree: Path) -> None:
+def test_the_result_does_not_depend_on_the_number_of_workers(tree: Path) -> None:
     for damage in (truncate, borrowing_fake, unlisted_video):
         damage(tree)
-    assert checked(tree, 0) == checked(tree, 2)
+    assert verify(tree, 0) == verify(tree, 2)
 
 
 def test_progress_ends_at_the_number_of_opened_videos(small_tree: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     data = DataParams(root=str(small_tree), num_frames=8, img_size=32)
-    verify_tree(FFPPTree(small_tree), data, 0, lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (10, 10)
+    verify_tree(FFPPTree(small_tree), data, 0, lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (10, 10)
 
 
-def test_a_quality_that_is_not_there_is_named_with_those_that_are(small_tree: Path) -> None:
+def test_a_missing_quality_is_an_error_that_lists_those_on_disk(small_tree: Path) -> None:
     with pytest.raises(DataError, match="qualities on disk for real videos: c23"):
-        checked(small_tree, quality="raw")
+        verify(small_tree, quality="raw")
 
 
-def test_one_pair_is_loaded_as_training_will(tree: Path) -> None:
+def test_one_pair_is_loaded_as_in_training(tree: Path) -> None:
     data = DataParams(root=str(tree), num_frames=8, img_size=32)
     assert load_one_pair(data, SbiParams()) == []
     assert len(sample_pairs(data, SbiParams(), 4)) == 4
@@ -319,10 +319,10 @@ def rendered(table: object) -> list[str]:
     return console.export_text().splitlines()
 
 
-def test_tables_fit_100_columns_and_name_everything(tree: Path) -> None:
+def test_tables_are_complete_and_fit_100_columns(tree: Path) -> None:
     truncate(tree)
     unlisted_video(tree)
-    verification = checked(tree)
+    verification = verify(tree)
     for table in (counts_table(verification), defects_table(verification.defects)):
         assert max(map(len, rendered(table))) <= 100
     text = " ".join(rendered(defects_table(verification.defects)))
@@ -331,7 +331,7 @@ def test_tables_fit_100_columns_and_name_everything(tree: Path) -> None:
     assert make_console().width <= 100
 
 
-def test_many_defects_of_a_kind_are_summed_up_and_markup_is_not_obeyed() -> None:
+def test_many_defects_of_a_kind_are_summarised_and_markup_is_printed_literally() -> None:
     many = [Defect("error", "too short", f"video {i}", "[red]12[/red] frames") for i in range(50)]
     text = "\n".join(rendered(defects_table([*many, Defect("warning", "odd", "x", "y", 3)])))
     assert "video 19" in text
@@ -341,19 +341,19 @@ def test_many_defects_of_a_kind_are_summed_up_and_markup_is_not_obeyed() -> None
     assert "odd" in text
 
 
-def test_the_json_is_the_same_twice_and_holds_no_fingerprint_of_bad_data(tree: Path) -> None:
-    first, second = (data_json(checked(tree), "data/x", "f" * 64, True) for _ in range(2))
+def test_the_json_is_deterministic_and_contains_no_fingerprint_of_bad_data(tree: Path) -> None:
+    first, second = (data_json(verify(tree), "data/x", "f" * 64, True) for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
     assert first["fingerprint"] == "f" * 64
     assert (first["videos"], first["frames"], first["errors"]) == (10, 120, 0)
     truncate(tree)
-    bad = data_json(checked(tree), "data/x", "f" * 64, False)
+    bad = data_json(verify(tree), "data/x", "f" * 64, False)
     assert bad["fingerprint"] is None
     assert bad["defects"][0]["what"] == "broken frame"
 
 
-def test_require_ready_says_which_kinds(small_tree: Path) -> None:
-    verification = checked(small_tree)
+def test_require_ready_lists_the_kinds_of_defects(small_tree: Path) -> None:
+    verification = verify(small_tree)
     defects = tuple(Defect("error", what, "a", "b") for what in ("too short", "broken frame", "too short"))
     with pytest.raises(DataError, match=r"3 defects \(broken frame, too short\)"):
         require_ready(dataclasses.replace(verification, defects=defects))

@@ -1,4 +1,4 @@
-"""`python -m pipeline.verify_data`: what it prints, writes and exits with."""
+"""`python -m pipeline.verify_data`: its output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def run_with(root: Path | str, **audit: object) -> Result:
     return CliRunner().invoke(main, [])
 
 
-def test_a_defect_exits_1_with_the_table_and_without_a_fingerprint(workplace: Path, tiny_tree: Path) -> None:
+def test_a_defect_exits_with_1_prints_the_table_and_records_no_fingerprint(
+    workplace: Path, tiny_tree: Path
+) -> None:
     path = video_folder(tiny_tree, None, "c23", "frames", "002") / "003.png"
     path.write_bytes(path.read_bytes()[:100])
     Path("metrics").mkdir()
@@ -38,19 +40,19 @@ def test_a_defect_exits_1_with_the_table_and_without_a_fingerprint(workplace: Pa
     result = run_with(tiny_tree)
     assert result.exit_code == 1
     assert "train/real/c23/002" in result.output
-    assert "not ready to train on: 1 defects (broken frame)" in result.output
+    assert "not ready for training: 1 defects (broken frame)" in result.output
     assert "ready to train\n" not in result.output
     assert max(map(len, result.output.splitlines())) <= 110  # the error line alone is not wrapped
     written = json.loads(Path(DATA_JSON).read_text())
     assert (written["ready"], written["fingerprint"], written["errors"]) == (False, None, 1)
     assert not Path(AUDIT_JSON).exists()
-    with pytest.raises(DataError, match="unfit to train on"):
+    with pytest.raises(DataError, match="failed verification"):
         require_fingerprint(tiny_tree, DATA_JSON)
     assert Path(SAMPLE_ROOT).is_dir()
     assert list(Path(SAMPLE_ROOT).iterdir()) == []
 
 
-def test_a_hostile_split_file_is_one_line_and_exit_1(workplace: Path, tiny_tree: Path) -> None:
+def test_a_hostile_split_file_is_a_one_line_error_with_exit_code_1(workplace: Path, tiny_tree: Path) -> None:
     split_file(tiny_tree, "test").write_text('[["../../../../etc", "passwd"]]')
     result = run_with(tiny_tree)
     assert result.exit_code == 1
@@ -59,19 +61,19 @@ def test_a_hostile_split_file_is_one_line_and_exit_1(workplace: Path, tiny_tree:
     assert "Traceback" not in result.output
 
 
-def test_a_wrong_parameter_exits_2(workplace: Path, tiny_tree: Path) -> None:
+def test_a_wrong_parameter_exits_with_2(workplace: Path, tiny_tree: Path) -> None:
     assert run_with(tiny_tree, pairs=10).exit_code == 2
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_sound_data_pass_and_leave_the_same_files_twice(
+def test_good_data_pass_and_a_second_run_writes_the_same_files(
     workplace: Path, make_tree: Callable[..., Path], times: int
 ) -> None:
     root = make_tree(size=(176, 128))
     first = run_with(root)
     assert first.exit_code == 0, first.output
     assert "16 videos, 192 total frames, ready to train" in first.output
-    assert "tells the label" not in first.output
+    assert "leaks the label" not in first.output
     assert max(map(len, first.output.splitlines())) <= 100
     written = [Path(name).read_bytes() for name in (DATA_JSON, AUDIT_JSON)]
     assert json.loads(written[0])["fingerprint"] == fingerprint_of(root)
@@ -84,7 +86,7 @@ def test_sound_data_pass_and_leave_the_same_files_twice(
         assert set(verdict["win_rate_by_group"]) == {setting.name for setting in SETTINGS}
         assert abs(verdict["auc"] - 0.5) < 0.02
         for setting in SETTINGS:
-            if not setting.codec:  # bit-identical backgrounds: nothing but ties
+            if not setting.codec:  # bit-identical backgrounds: only ties
                 assert verdict["win_rate_by_group"][setting.name] == 0.5
     assert audit["test_videos"]["bitrate"]["n_fake"] == 8
     assert read_header(PAIRS_PNG).width > 500
@@ -97,11 +99,11 @@ def test_sound_data_pass_and_leave_the_same_files_twice(
 def test_a_missing_sample_is_generated(
     workplace: Path, shared_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for the generator that makes a sample with a defect, so that the audit is not reached."""
-    asked: list[Path] = []
+    """Replaces the generator by one whose sample has a defect, so that the audit does not run."""
+    generated: list[Path] = []
 
     def generate(root: Path, *, progress: Callable[[int, int], None]) -> None:
-        asked.append(root)
+        generated.append(root)
         progress(1, 1)
         video_folder(root, None, "c23", "frames", "000").mkdir(parents=True)
         for split in ("train", "val", "test"):
@@ -110,8 +112,8 @@ def test_a_missing_sample_is_generated(
     monkeypatch.setattr("stf.sample.build.generate_sample", generate)
     result = run_with(SAMPLE_ROOT)
     assert is_sample(SAMPLE_ROOT)
-    assert asked == [Path(SAMPLE_ROOT)]
+    assert generated == [Path(SAMPLE_ROOT)]
     assert result.exit_code == 1
     assert "identity in two splits" in result.output
     assert run_with(SAMPLE_ROOT).exit_code == 1
-    assert len(asked) == 1  # the second run finds it
+    assert len(generated) == 1  # the second run uses the existing sample
