@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import interleaved, print_table
-from stf.mixer_size import hydra_head_dim
-from stf.models.hydra_mixer import HydraQuasiseparableMixer
+from stf.models.hydra_mixer import HydraQuasiseparableMixer, hydra_head_dim
 from stf.models.mamba_blocks import MambaVisionMixer
 from stf.models.scan import selective_scan
 from stf.models.ssd import quasiseparable_mix

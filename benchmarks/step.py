@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.harness import interleaved, print_table
 from stf.config import FLAGS, STFV8Config
-from stf.model_size import multiply_adds, parameters
 from stf.models.checkpointing import use_checkpointing
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
+from stf.models.size import multiply_adds, parameters
 
 VARIANTS = {"V7.3": STFV8Config(), "B": STFV8Config.phase_b()}
 CHECKPOINTED = ", checkpointing"
@@ -63,7 +63,7 @@ def main(full_size: bool, threads: int, repeats: int | None) -> None:
     for name, variant in VARIANTS.items():
         config = replace(base, **{flag: getattr(variant, flag) for flag in FLAGS})
         works[name] = works_of(config, n_clips)
-        size, work = sum(parameters(config).values()), multiply_adds(config).total
+        size, work = sum(parameters(config).values()), sum(multiply_adds(config).values())
         click.echo(f"{name}: {size:,} parameters, {work / 1e9:.3g} G multiply-adds a clip")
     click.echo()
     clips = f"{n_clips} clip{'s' * (n_clips > 1)} of {base.num_frames} × {base.img_size}²"

@@ -103,7 +103,7 @@ def forecasts(
     from stf.forecast.forecast import Figure, gpu_rates
     from stf.forecast.measure import step_rates
     from stf.forecast.plan import PHASES, CoreSeconds, Scenario, plan_of
-    from stf.model_size import multiply_adds
+    from stf.models.size import multiply_adds
 
     configs: dict[PhaseName, STFV8Config] = {p: STFV8Config.from_params(params, p) for p in PHASES}
     cached = Figure("frames to cache", frames_to_cache(params, data.train_frames), "", "computed")
@@ -127,7 +127,7 @@ def forecasts(
             )
         plan = plan_of(params, data.videos, costs, steps, cores, shared=device == "cpu")
         return figures, [Scenario("", plan)]
-    works = {phase: multiply_adds(config).total for phase, config in configs.items()}
+    works = {phase: sum(multiply_adds(config).values()) for phase, config in configs.items()}
     for phase, work in works.items():
         note = "forward, of one clip; a training step takes three times as much"
         figures.append(Figure(f"phase {phase.upper()}", work / 1e9, "G multiply-adds", "computed", note))

@@ -1,20 +1,24 @@
-"""params.yaml → validated dataclasses, once. Nothing below `pipeline` ever sees a dict of settings."""
+"""params.yaml → validated dataclasses, once. Nothing below `pipeline` ever sees a dict of settings.
+
+A parameter, its range, its unit and its meaning stand here, at its field, and nowhere else. STFV8Config, one network's
+flat view of params.yaml, and the sections of params.yaml inherit the fields that both have.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import pydantic.dataclasses
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stf.errors import ConfigError
-from stf.io.limits import MAX_PARAMETERS, out_of_range
 from stf.io.params_file import read_params_file
-from stf.io.values import coerce, nearest_name, shown
-from stf.mixer_size import FEWEST_STATE_SIZES, state_sizes
-from stf.model_size import DCCONV, parameters, size_text
+from stf.io.values import is_plain_text, nearest_name, shown
 
 Quality = Literal["raw", "c23", "c40"]
 Method = Literal["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
@@ -31,36 +35,80 @@ PHASE_A_FLAGS = (
 )
 PHASE_B_FLAGS = ("use_hydra", "use_mamer", "use_wss", "use_adaptive_sdim")
 FLAGS = PHASE_A_FLAGS + PHASE_B_FLAGS
-SectionT = TypeVar("SectionT")
 SAMPLE_ROOT = "data/sample"
 TREE_FOLDER = "FaceForensics++"  # below data.root
+DCCONV = "dcconv"  # the spatial backbone with a stem and stages of our own
 TIMM_PREFIX = "timm:"
-_TIMM_NAME = re.compile(
-    r"[\w.-]{1,100}", re.ASCII
-)  # no "hf-hub:…" or "local-dir:…", which fetch or read elsewhere
-MAX_DRIFT_PX = 1000
-_DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+MIN_ADAPTIVE_STATES = 3  # from here on models.adaptive_state.state_sizes gives three sizes or more
+# No "hf-hub:…" or "local-dir:…", which fetch or read elsewhere.
+_TIMM_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_DEVICE_NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?", re.ASCII)
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # text is no number, a bool no integer
+T = TypeVar("T")
 
 
-def _check_keys(where: str, values: dict[str, Any], known: list[str]) -> None:
-    for key in values:
-        if key not in known:
-            name = shown(key).strip("'")
-            near = nearest_name(key, known) if isinstance(key, str) else ""
-            raise ConfigError(f'unknown key "{name}" in {where}{near}')
+@dataclass_transform(field_specifiers=(Field,))
+def validated(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen pydantic dataclass that raises ConfigError, in one line, for its first wrong value."""
+    made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=_STRICT)
+    checked_init = made.__init__
+
+    @wraps(checked_init)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            checked_init(self, *args, **values)
+        except ValidationError as errors:
+            raise ConfigError(_in_words(errors.errors(include_url=False)[0], made)) from None
+
+    made.__init__ = init
+    return made
 
 
-def _section(kind: type[SectionT], where: str, values: Any) -> SectionT:
+def _in_words(error: Any, kind: Any) -> str:
+    """pydantic's error as one line: which field, its value, what it must be, and what it means."""
+    if not error["loc"]:  # values that contradict each other
+        return str(error["ctx"]["error"])
+    (name, *indices), value, problem = error["loc"], error["input"], error["type"]
+    if problem == "unexpected_keyword_argument":
+        return _unknown_key(name, kind.__name__, list(kind.__pydantic_fields__))
+    where, hint = name + "".join(f"[{index}]" for index in indices), ""
+    must = re.sub(r"^(Input|Tuple|Value error,)( should)?", "it must", error["msg"]).replace("tuple", "list")
+    if problem == "missing":  # an entry of a list: `value` is all of it
+        where, must = name, f"it must have more than {len(value)}"
+    elif problem in ("float_type", "int_type") and isinstance(value, str) and _is_number(value):
+        hint = f"; {value[:30]} is text here: write it without quotes and with a dot, as in 1.0e-4"
+    elif problem == "literal_error" and isinstance(value, str):
+        hint = nearest_name(value, re.findall(r"'([^']*)'", must))
+    meaning = kind.__pydantic_fields__[name].description
+    return f"{where} is {shown(value)}; {must}{f' ({meaning})' if meaning else ''}{hint}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown_key(key: Any, where: str, known: list[str]) -> str:
+    near = nearest_name(key, known) if isinstance(key, str) else ""
+    name = shown(key).strip("'")
+    return f'unknown key "{name}" in {where}{near}'
+
+
+def _section(kind: type[T], where: str, values: Any) -> T:
+    """`values` as one of the dataclasses below; raises ConfigError naming `where` and the key."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is {shown(values)}; it must be a section of key: value lines")
-    hints = get_type_hints(kind)
-    _check_keys(where, values, list(hints))
-    taken = {key: coerce(f"{where}.{key}", value, hints[key]) for key, value in values.items()}
-    made = kind(**taken)
-    for key, value in taken.items():
-        if wrong := out_of_range(key, value):
-            raise ConfigError(f"{where}.{key}{wrong}")
-    return made
+    known = list(get_type_hints(kind))
+    for key in values:
+        if key not in known:
+            raise ConfigError(_unknown_key(key, where, known))
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from None
 
 
 def _require(condition: bool, message: str) -> None:
@@ -68,42 +116,138 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-@dataclass
-class STFV8Config:
-    """One network, its loss and its optimizer settings (SPEC section 5).
+# What a value must be beside its type and range; each returns it, or raises ValueError that continues "it must".
 
-    Mutable, so call `validate()` after changing a field; everything built from it calls it again.
-    Lengths of time are frames, sizes are pixels, widths are channels, money is US dollars. `spatial_weights` is a
-    local file with weights for a timm `spatial_backbone`; empty means timm's hub.
-    """
 
-    in_channels: int = 3
-    num_classes: int = 2
-    num_frames: int = 32
-    img_size: int = 224
-    stem_dim: int = 48
-    stage1_dim: int = 96
-    stage2_dim: int = 192
-    stage3_dim: int = 384
-    stage4_dim: int = 384
-    stage1_blocks: int = 2
-    stage2_blocks: int = 2
-    stage3_blocks: int = 4
-    stage4_blocks: int = 2
-    dwt_channels: int = 64
-    dwt_hidden_dim: int = 64
-    d_state: int = 16
-    d_conv: int = 4
-    ssm_expand: int = 2
-    num_heads: int = 8
-    mlp_ratio: float = 2.0
-    dropout: float = 0.3
-    drop_path: float = 0.1
-    dcconv_kernel_length: int = 9
+def _plain_text(value: str) -> str:
+    if not is_plain_text(value):
+        raise ValueError("have at most 1000 characters and no control characters")
+    return value
+
+
+def _not_empty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("not be empty")
+    return value
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("be odd")
+    return value
+
+
+def _device(value: str) -> str:
+    if not _DEVICE_NAME.fullmatch(value):
+        hint = nearest_name(value, ["auto", "cpu", "cuda"])
+        raise ValueError(f"be one of auto, cpu, cuda or cuda:N{hint}")
+    return value
+
+
+def _spatial_backbone(value: str) -> str:
+    is_timm = value.startswith(TIMM_PREFIX) and _TIMM_NAME.fullmatch(value.removeprefix(TIMM_PREFIX))
+    if value != DCCONV and not is_timm:
+        raise ValueError(f'be "{DCCONV}" or "{TIMM_PREFIX}" and the name of a timm model')
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _low_to_high(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    if pair[0] > pair[1]:
+        raise ValueError("have low <= high")
+    return pair
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("name at least one")
+    if len(set(values)) < len(values):
+        raise ValueError("not name one twice")
+    return values
+
+
+Width = Annotated[int, Field(ge=1, le=8192, description="channels")]
+Blocks = Annotated[int, Field(ge=1, le=128, description="blocks")]
+Share = Annotated[float, Field(ge=0, le=1, description="a share")]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1, description="a share")]
+Tolerance = Annotated[float, Field(ge=0, le=0.5)]
+Weight = Annotated[float, Field(ge=0, le=1.0e6)]
+# Far too high already, but training itself reports that, at the first loss that is not finite.
+LearningRate = Annotated[float, Field(gt=0, le=1.0e30)]
+Dollars = Annotated[float, Field(gt=0, le=1.0e9, description="US dollars")]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Text = Annotated[str, AfterValidator(_plain_text)]
+Folder = Annotated[Text, AfterValidator(_not_empty)]
+DriftPx = Annotated[float, Field(gt=0, le=1000, description="pixels at img_size scale")]
+QP = Annotated[int, Field(ge=0, le=51)]
+
+
+@validated
+class ClipFields:
+    """Size of a clip."""
+
+    num_frames: Annotated[
+        int, Field(ge=8, le=1024, multiple_of=2, description="consecutive frames of a clip")
+    ] = 32
+    img_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16, description="pixels, square")] = 224
+
+
+@validated
+class ModelParams:
+    """Widths and depths of the network, and what its parts are."""
+
+    stem_dim: Width = 48
+    stage1_dim: Width = 96
+    stage2_dim: Width = 192
+    stage3_dim: Width = 384
+    stage4_dim: Width = 384
+    stage1_blocks: Blocks = 2
+    stage2_blocks: Blocks = 2
+    stage3_blocks: Blocks = 4
+    stage4_blocks: Blocks = 2
+    dwt_channels: Width = 64
+    dwt_hidden_dim: Width = 64
+    d_state: Annotated[int, Field(ge=1, le=4096, description="states of a channel's state-space model")] = 16
+    d_conv: Annotated[int, Field(ge=1, le=64, description="frames of the convolution before a scan")] = 4
+    ssm_expand: Annotated[int, Field(ge=1, le=16, description="inner width over stage3_dim")] = 2
+    num_heads: Annotated[int, Field(ge=1, le=256, description="attention heads")] = 8
+    mlp_ratio: Annotated[float, Field(gt=0, le=64, description="hidden width over width")] = 2.0
+    dropout: ShareBelow1 = 0.3
+    drop_path: ShareBelow1 = 0.1
+    dcconv_kernel_length: Annotated[int, Field(ge=3, le=99, description="taps"), AfterValidator(_odd)] = 9
     ssm_backend: ScanBackend = "auto"
-    spatial_backbone: str = DCCONV
-    spatial_weights: str = ""
-    spatial_frozen: bool = True
+    spatial_backbone: Annotated[Text, AfterValidator(_spatial_backbone)] = DCCONV
+    spatial_weights: Annotated[Text, Field(description="a file for a timm backbone; empty: timm's hub")] = ""
+    spatial_frozen: Annotated[bool, Field(description="whether a timm backbone keeps its weights")] = True
+
+
+@validated
+class LossFields:
+    """Loss, batch and optimizer settings that both phases share."""
+
+    batch_size: Annotated[
+        int, Field(ge=2, le=65_536, multiple_of=2, description="clips; real and fake of a pair stay together")
+    ] = 16
+    grad_accum: Annotated[int, Field(ge=1, le=65_536, description="batches per optimizer step")] = 2
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.05
+    min_lr: Annotated[float, Field(ge=0, le=1.0e30, description="learning rate at the end")] = 1.0e-6
+    label_smoothing: ShareBelow1 = 0.1
+    hll_loss_weight: Weight = 0.1
+    hll_loss_margin: Annotated[float, Field(gt=0, le=1.0e6)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1.0e9)] = 1.0
+    amp_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+
+@validated
+class PhaseFields:
+    """Learning rate and flags of a phase."""
+
+    lr: LearningRate = 5.0e-4
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = 5
     use_contrastive_hll: bool = False
     use_compression_aug: bool = False
     use_multiscale_drift: bool = False
@@ -112,95 +256,57 @@ class STFV8Config:
     use_mamer: bool = False
     use_wss: bool = False
     use_adaptive_sdim: bool = False
-    lr: float = 5.0e-4
-    weight_decay: float = 0.05
-    warmup_epochs: int = 5
-    min_lr: float = 1.0e-6
-    label_smoothing: float = 0.1
-    hll_loss_weight: float = 0.1
-    hll_loss_margin: float = 1.0
-    max_grad_norm: float = 1.0
-    grad_accum: int = 2
-    amp_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    cost_per_hour: float = 1.39
-    max_budget: float = 5.0
-    data_root: str = SAMPLE_ROOT
-    num_workers: int = 8
-    batch_size: int = 16
+
+
+@validated
+class PriceFields:
+    """What a machine costs, and what may be spent."""
+
+    cost_per_hour: Annotated[Dollars, Field(le=1.0e6, description="US dollars")] = 1.39
+    max_budget: Dollars = 5.0
+
+
+@validated
+class WorkerFields:
+    """Processes that make clips."""
+
+    num_workers: Annotated[int, Field(ge=0, le=1024, description="processes that make clips")] = 8
+
+
+@validated
+class STFV8Config(ClipFields, ModelParams, LossFields, PhaseFields, PriceFields, WorkerFields):
+    """One network, its loss and its optimizer settings.
+
+    Mutable, so call `validate()` after changing a field; everything built from it calls it again.
+    """
+
+    in_channels: Annotated[int, Field(ge=3, le=3, description="frames are RGB")] = 3
+    num_classes: Annotated[int, Field(ge=2, le=2, description="real and fake")] = 2
+    data_root: Text = SAMPLE_ROOT
 
     def __post_init__(self) -> None:
-        self.validate()
+        for name in ("stage3_dim", "stage4_dim"):
+            _require(
+                getattr(self, name) % self.num_heads == 0,
+                f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})",
+            )
+        _require(self.min_lr <= self.lr, f"min_lr ({self.min_lr}) is above lr ({self.lr}); lower it")
+        _require(
+            not self.spatial_weights or self.spatial_backbone != DCCONV,
+            f'spatial_weights is for a timm spatial_backbone; with "{DCCONV}" leave it empty',
+        )
+        _require(
+            not self.use_adaptive_sdim or self.d_state >= MIN_ADAPTIVE_STATES,
+            f"d_state is {self.d_state}; use_adaptive_sdim needs at least {MIN_ADAPTIVE_STATES} states to choose among",
+        )
+        _require(
+            not self.use_adaptive_sdim or self.ssm_backend != "conv1d",
+            'ssm_backend "conv1d" has no state: set use_adaptive_sdim to false or choose another backend',
+        )
 
     def validate(self) -> None:
         """Raises ConfigError naming the first field that is of the wrong type, out of range or contradicts another."""
-        for name, kind in get_type_hints(type(self)).items():
-            setattr(self, name, coerce(name, getattr(self, name), kind))
-        positive = [
-            f.name for f in dataclasses.fields(self) if f.name.endswith(("_dim", "_blocks", "_channels"))
-        ]
-        positive += [
-            "d_state",
-            "d_conv",
-            "ssm_expand",
-            "num_heads",
-            "grad_accum",
-            "cost_per_hour",
-            "max_budget",
-        ]
-        positive += ["mlp_ratio", "lr", "max_grad_norm", "hll_loss_margin"]
-        for name in positive:
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("weight_decay", "min_lr", "hll_loss_weight", "warmup_epochs", "num_workers"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("dropout", "drop_path", "label_smoothing"):
-            _require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        _require(self.in_channels == 3, f"in_channels is {self.in_channels}; frames are RGB, so it must be 3")
-        _require(self.num_classes == 2, f"num_classes is {self.num_classes}; real and fake make 2")
-        even_frames = self.num_frames >= 8 and self.num_frames % 2 == 0
-        _require(even_frames, f"num_frames is {self.num_frames}; it must be even and at least 8")
-        grid = self.img_size >= 32 and self.img_size % 16 == 0
-        _require(grid, f"img_size is {self.img_size}; it must be a multiple of 16, at least 32")
-        paired = self.batch_size >= 2 and self.batch_size % 2 == 0
-        _require(paired, f"batch_size is {self.batch_size} clips; pairs stay together, so it must be even")
-        odd = self.dcconv_kernel_length >= 3 and self.dcconv_kernel_length % 2 == 1
-        _require(odd, f"dcconv_kernel_length is {self.dcconv_kernel_length}; it must be odd and at least 3")
-        for name in ("stage3_dim", "stage4_dim"):
-            fits = getattr(self, name) % self.num_heads == 0
-            _require(
-                fits,
-                f"{name} is {getattr(self, name)}; it must be a multiple of num_heads ({self.num_heads})",
-            )
-        _require(self.min_lr <= self.lr, f"min_lr ({self.min_lr}) is above lr ({self.lr})")
-        for name in get_type_hints(type(self)):
-            wrong = out_of_range(name, getattr(self, name))
-            _require(not wrong, f"{name}{wrong}")
-        self._validate_parts()
-        size = sum(parameters(self).values())
-        _require(
-            size <= MAX_PARAMETERS,
-            f"stage1_dim to stage4_dim make a network of {size:.1e} parameters; at most {MAX_PARAMETERS:.0e} are built",
-        )
-
-    def _validate_parts(self) -> None:
-        spatial, prefix = self.spatial_backbone, TIMM_PREFIX
-        named = spatial.startswith(prefix) and _TIMM_NAME.fullmatch(spatial.removeprefix(prefix))
-        known = spatial == DCCONV or bool(named)
-        _require(
-            known,
-            f'spatial_backbone is {shown(spatial)}; it must be "{DCCONV}" or "{prefix}" and a timm model\'s name',
-        )
-        idle = self.spatial_weights and spatial == DCCONV
-        _require(not idle, f'spatial_weights is for a timm spatial_backbone; with "{DCCONV}" leave it empty')
-        stateless = self.ssm_backend == "conv1d" and self.use_adaptive_sdim
-        few = self.use_adaptive_sdim and len(state_sizes(self.d_state)) < FEWEST_STATE_SIZES
-        _require(
-            not few,
-            f"d_state is {self.d_state}; use_adaptive_sdim chooses among {FEWEST_STATE_SIZES} sizes or more",
-        )
-        _require(
-            not stateless,
-            'ssm_backend "conv1d" has no state: set use_adaptive_sdim to false or take another backend',
-        )
+        self.__init__(**vars(self))
 
     @classmethod
     def from_params(cls, params: Params | dict[str, Any] | str | Path, phase: PhaseName = "a") -> STFV8Config:
@@ -208,22 +314,22 @@ class STFV8Config:
         parsed = params if isinstance(params, Params) else Params.load(params)
         if phase not in ("a", "b"):
             raise ConfigError(f'phase is {phase!r}; it must be "a" or "b"')
-        names = {f.name for f in dataclasses.fields(cls)}
+        names = {field.name for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {"data_root": parsed.data.root}
         places = {"data_root": "data.root"}
         for section in ("model", "training", f"phase_{phase}", "data", "budget", "runtime"):
-            found = {k: v for k, v in dataclasses.asdict(getattr(parsed, section)).items() if k in names}
-            values |= found
-            places |= {name: f"{section}.{name}" for name in found}
+            shared = {k: v for k, v in vars(getattr(parsed, section)).items() if k in names}
+            values |= shared
+            places |= {name: f"{section}.{name}" for name in shared}
         try:
             return cls(**values)
-        except ConfigError as error:  # it knows fields; a reader of params.yaml wants sections
+        except ConfigError as error:  # it names fields; a reader of params.yaml needs their sections too
             pattern = rf"(?<![\w.'\"])(?:{'|'.join(names)})(?![\w'\"])"
-            raise ConfigError(re.sub(pattern, lambda found: places[found[0]], str(error))) from None
+            raise ConfigError(re.sub(pattern, lambda match: places[match[0]], str(error))) from None
 
     @classmethod
     def from_settings(cls, settings: dict[Any, Any]) -> STFV8Config:
-        """The configuration whose fields a checkpoint holds; raises ConfigError in a line that shows none at length."""
+        """The configuration whose fields a checkpoint holds; raises ConfigError in one short line."""
         return _section(cls, "config", settings)
 
     @classmethod
@@ -239,27 +345,12 @@ class STFV8Config:
     @classmethod
     def debug(cls) -> STFV8Config:
         """A tiny network that trains on a CPU in a second: 8 frames of 32 px."""
-        dims: dict[str, Any] = {
-            "stem_dim": 8,
-            "stage1_dim": 8,
-            "stage2_dim": 16,
-            "stage3_dim": 16,
-            "stage4_dim": 16,
-        }
-        blocks: dict[str, Any] = {
-            "stage1_blocks": 1,
-            "stage2_blocks": 1,
-            "stage3_blocks": 1,
-            "stage4_blocks": 1,
-        }
-        small: dict[str, Any] = {
-            "dwt_channels": 8,
-            "dwt_hidden_dim": 8,
-            "d_state": 4,
-            "num_heads": 2,
-            "num_frames": 8,
-        }
-        return cls(**dims, **blocks, **small, img_size=32, batch_size=4, num_workers=0)
+        return cls(
+            stem_dim=8, stage1_dim=8, stage2_dim=16, stage3_dim=16, stage4_dim=16,
+            stage1_blocks=1, stage2_blocks=1, stage3_blocks=1, stage4_blocks=1,
+            dwt_channels=8, dwt_hidden_dim=8, d_state=4, num_heads=2,
+            num_frames=8, img_size=32, batch_size=4, num_workers=0,
+        )  # fmt: skip
 
     def active_flags(self) -> tuple[str, ...]:
         """The names of the flags that are on, in the order phase A then phase B."""
@@ -273,6 +364,9 @@ class STFV8Config:
 
     def describe(self) -> str:
         """Variant, active features, clip, and the network's parameters and multiply-adds per clip, as text."""
+        # The one import from above: text for people, never part of a result, so verify_data does not depend on it.
+        from stf.models.size import size_text
+
         self.validate()
         flags = self.active_flags()
         lines = [
@@ -284,239 +378,170 @@ class STFV8Config:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class DataParams:
-    """Which videos, and how a clip is cut from one (SPEC section 3)."""
+# A dataclass cannot be mutable where the fields it inherits are frozen; the author's tests set flags on this one.
+STFV8Config.__setattr__ = object.__setattr__
+STFV8Config.__delattr__ = object.__delattr__
 
-    root: str = SAMPLE_ROOT
+
+@validated
+class DataParams(ClipFields):
+    """Which videos, and how a clip is cut from one."""
+
+    root: Annotated[Folder, Field(description="the folder that holds FaceForensics++/")] = SAMPLE_ROOT
     quality: Quality = "c23"
-    num_frames: int = 32
-    img_size: int = 224
     allow_strided: bool = False
-    train_pairs_per_video: int = 1
-    val_pairs_per_video: int = 1
-    max_failure_share: float = 0.1  # of an epoch's pairs whose draws may fail before training stops
-
-    def __post_init__(self) -> None:
-        _require(self.root.strip() != "", "data.root is empty; give the folder that holds FaceForensics++/")
-        share = self.max_failure_share
-        _require(0 <= share <= 1, f"data.max_failure_share is {share}; it must be in [0, 1]")
-        for name in ("train_pairs_per_video", "val_pairs_per_video"):
-            _require(getattr(self, name) >= 1, f"data.{name} is {getattr(self, name)}; it must be at least 1")
+    train_pairs_per_video: Count = 1
+    val_pairs_per_video: Count = 1
+    max_failure_share: Annotated[
+        Share, Field(description="share of an epoch's pairs whose draws may fail before training stops")
+    ] = 0.1
 
 
-@dataclass(frozen=True)
+@validated
 class SbiParams:
-    """Video-SBI's choices that are not fixed by the SBI paper (SPEC section 4). Pixels are at img_size scale."""
+    """Video-SBI's choices that are not fixed by the SBI paper."""
 
     mask_anchor: Literal["first", "tracked"] = "first"
     elastic_on_source: bool = False
-    tps_probability: float = 0.3
-    drift_step_range: tuple[float, float] = (0.5, 5.0)
-    drift_max_cumulative: float = 8.0
-    compression_probability: float = 0.5
-    compression_qp_range: tuple[int, int] = (23, 40)
+    tps_probability: Share = 0.3
+    drift_step_range: Annotated[
+        tuple[DriftPx, DriftPx],
+        Field(description="pixels at img_size scale, above 0"),
+        BeforeValidator(_as_tuple),
+        AfterValidator(_low_to_high),
+    ] = (0.5, 5.0)
+    drift_max_cumulative: DriftPx = 8.0
+    compression_probability: Share = 0.5
+    compression_qp_range: Annotated[
+        tuple[QP, QP],
+        Field(description="H.264 has QP 0 to 51"),
+        BeforeValidator(_as_tuple),
+        AfterValidator(_low_to_high),
+    ] = (23, 40)
 
     def __post_init__(self) -> None:
-        for name in ("tps_probability", "compression_probability"):
-            _require(
-                0 <= getattr(self, name) <= 1, f"sbi.{name} is {getattr(self, name)}; it must be in [0, 1]"
-            )
-        low, high = self.drift_step_range
-        _require(0 < low <= high, f"sbi.drift_step_range is {low, high}; it must be 0 < low <= high")
-        _require(self.drift_max_cumulative > 0, "sbi.drift_max_cumulative must be above 0")
+        low, most = self.drift_step_range[0], self.drift_max_cumulative
         _require(
-            low <= self.drift_max_cumulative,
-            f"sbi.drift_step_range begins at {low}, beyond sbi.drift_max_cumulative ({self.drift_max_cumulative})",
+            low <= most, f"drift_step_range begins at {low}, beyond drift_max_cumulative ({most}); lower it"
         )
-        _require(high <= MAX_DRIFT_PX, f"sbi.drift_step_range is {low, high}; at most {MAX_DRIFT_PX} pixels")
-        low, high = self.compression_qp_range
-        _require(0 <= low <= high <= 51, f"sbi.compression_qp_range is {low, high}; H.264 has QP 0 to 51")
 
 
-@dataclass(frozen=True)
+@validated
 class AuditParams:
     """The leak audit of verify_data: how many real/fake pairs it draws, and what it tolerates."""
 
-    pairs: int = 240
-    auc_tolerance: float = 0.05
-    win_rate_tolerance: float = 0.05
-
-    def __post_init__(self) -> None:
-        _require(self.pairs >= 200, f"audit.pairs is {self.pairs}; fewer than 200 cannot show a leak of .05")
-
-
-@dataclass(frozen=True)
-class ModelParams:
-    """Widths and depths of the network; the meaning of each stands in STFV8Config."""
-
-    stem_dim: int = 48
-    stage1_dim: int = 96
-    stage2_dim: int = 192
-    stage3_dim: int = 384
-    stage4_dim: int = 384
-    stage1_blocks: int = 2
-    stage2_blocks: int = 2
-    stage3_blocks: int = 4
-    stage4_blocks: int = 2
-    dwt_channels: int = 64
-    dwt_hidden_dim: int = 64
-    d_state: int = 16
-    d_conv: int = 4
-    ssm_expand: int = 2
-    num_heads: int = 8
-    mlp_ratio: float = 2.0
-    dropout: float = 0.3
-    drop_path: float = 0.1
-    dcconv_kernel_length: int = 9
-    ssm_backend: ScanBackend = "auto"
-    spatial_backbone: str = DCCONV
-    spatial_weights: str = ""
-    spatial_frozen: bool = True
+    pairs: Annotated[
+        int, Field(ge=200, le=1_000_000, description="fewer than 200 cannot show a leak of .05")
+    ] = 240
+    auc_tolerance: Tolerance = 0.05
+    win_rate_tolerance: Tolerance = 0.05
 
 
-@dataclass(frozen=True)
-class TrainingParams:
-    """What both phases share in training (SPEC section 7)."""
+@validated
+class TrainingParams(LossFields):
+    """What both phases share in training."""
 
-    batch_size: int = 16
-    grad_accum: int = 2
-    weight_decay: float = 0.05
-    min_lr: float = 1.0e-6
-    backbone_lr_scale: float = 0.01
-    label_smoothing: float = 0.1
-    hll_loss_weight: float = 0.1
-    hll_loss_margin: float = 1.0
-    max_grad_norm: float = 1.0
-    amp_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(
-            0 <= self.ema_decay < 1, f"training.ema_decay is {self.ema_decay}; it must be in [0, 1), 0 is off"
-        )
-        _require(self.backbone_lr_scale > 0, "training.backbone_lr_scale must be above 0")
+    backbone_lr_scale: Annotated[float, Field(gt=0, le=1000)] = 0.01
+    ema_decay: Annotated[ShareBelow1, Field(description="of the moving average of the weights; 0 is off")] = (
+        0.0
+    )
 
 
-@dataclass(frozen=True)
-class PhaseAParams:
+@validated
+class PhaseAParams(PhaseFields):
     """Phase A: its length, learning rate and flags."""
 
-    epochs: int = 70
-    lr: float = 5.0e-4
-    warmup_epochs: int = 5
+    epochs: Epochs = 70
     use_contrastive_hll: bool = True
     use_compression_aug: bool = True
     use_multiscale_drift: bool = True
     use_hll_normalization: bool = True
-    use_hydra: bool = False
-    use_mamer: bool = False
-    use_wss: bool = False
-    use_adaptive_sdim: bool = False
 
 
-@dataclass(frozen=True)
+@validated
 class PhaseBParams(PhaseAParams):
     """Phase B: fine-tunes phase A; refused below `min_phase_a_auc` on real deepfakes."""
 
-    epochs: int = 50
-    lr: float = 1.0e-4
+    epochs: Epochs = 50
+    lr: LearningRate = 1.0e-4
     use_hydra: bool = True
     use_mamer: bool = True
     use_wss: bool = True
     use_adaptive_sdim: bool = True
-    min_phase_a_auc: float = 0.70
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.min_phase_a_auc <= 1, "phase_b.min_phase_a_auc must be in [0, 1]")
+    min_phase_a_auc: Share = 0.70
 
 
-@dataclass(frozen=True)
-class BudgetParams:
-    """Money in US dollars; `safety_margin` is the share of max_budget that is never spent."""
+@validated
+class BudgetParams(PriceFields):
+    """Money in US dollars."""
 
-    cost_per_hour: float = 1.39
-    max_budget: float = 5.0
-    safety_margin: float = 0.10
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.safety_margin < 1, "budget.safety_margin must be in [0, 1)")
+    safety_margin: Annotated[ShareBelow1, Field(description="share of max_budget that is never spent")] = 0.10
 
 
-@dataclass(frozen=True)
+@validated
 class EvaluationParams:
-    """What is scored on real deepfakes, and how (SPEC section 8)."""
+    """What is scored on real deepfakes, and how."""
 
-    methods: tuple[Method, ...] = METHODS
-    clips_per_video: int = 4
-    bootstrap_samples: int = 2000
-
-    def __post_init__(self) -> None:
-        _require(len(self.methods) > 0, "evaluation.methods is empty; name at least one method")
-        twice = len(set(self.methods)) < len(self.methods)
-        _require(not twice, f"evaluation.methods names one twice: {', '.join(self.methods)}")
-        _require(self.clips_per_video >= 1, "evaluation.clips_per_video must be at least 1")
-        _require(self.bootstrap_samples >= 100, "evaluation.bootstrap_samples must be at least 100")
+    methods: Annotated[tuple[Method, ...], BeforeValidator(_as_tuple), AfterValidator(_each_once)] = METHODS
+    clips_per_video: Count = 4
+    bootstrap_samples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
 
 
-@dataclass(frozen=True)
-class RuntimeParams:
+@validated
+class RuntimeParams(WorkerFields):
     """What changes no result: nobody's DVC dependency."""
 
-    device: str = "auto"
-    threads: int = 0
-    num_workers: int = 8
-    log_every_steps: int = 10
-    empty_cache_every: int = 15
-    checkpoint_minutes: float = (
-        5.0  # at most this much work is done twice after a kill; every epoch is kept anyway
-    )
+    device: Annotated[Text, AfterValidator(_device)] = "auto"
+    threads: Annotated[int, Field(ge=0, le=4096, description="of the CPU; 0: all")] = 0
+    log_every_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 10
+    empty_cache_every: Annotated[int, Field(ge=0, le=1_000_000_000, description="steps; 0: never")] = 15
+    checkpoint_minutes: Annotated[
+        float, Field(gt=0, le=1.0e6, description="work lost at most by a kill; each epoch is kept anyway")
+    ] = 5.0
     billing: bool = True
-    face_cache: str = ""  # folder of decoded face crops; empty: PNG frames are decoded for every clip
-    compile: bool = False  # torch.compile: rounds differently, needs a C++ compiler or a CUDA GPU
-    activation_checkpointing: bool = False  # stages 1-4 run twice and keep a quarter or less
-
-    def __post_init__(self) -> None:
-        minutes = self.checkpoint_minutes
-        known = ["auto", "cpu", "cuda"]
-        _require(
-            _DEVICES.fullmatch(self.device) is not None,
-            f"runtime.device is {shown(self.device)}; it must be one of {', '.join(known)} or cuda:N"
-            f"{nearest_name(self.device, known)}",
-        )
-        _require(minutes > 0, f"runtime.checkpoint_minutes is {minutes}; it must be above 0")
+    face_cache: Annotated[
+        Text, Field(description="folder of decoded face crops; empty: PNG frames are decoded for every clip")
+    ] = ""
+    compile: Annotated[
+        bool, Field(description="torch.compile: rounds differently, needs a C++ compiler or a CUDA GPU")
+    ] = False
+    activation_checkpointing: Annotated[
+        bool, Field(description="stages 1-4 run twice and keep a quarter of the memory or less")
+    ] = False
 
 
-@dataclass(frozen=True)
+@validated
 class Params:
     """The whole of params.yaml."""
 
-    seed: int = 0
-    data: DataParams = field(default_factory=DataParams)
-    sbi: SbiParams = field(default_factory=SbiParams)
-    audit: AuditParams = field(default_factory=AuditParams)
-    model: ModelParams = field(default_factory=ModelParams)
-    training: TrainingParams = field(default_factory=TrainingParams)
-    phase_a: PhaseAParams = field(default_factory=PhaseAParams)
-    phase_b: PhaseBParams = field(default_factory=PhaseBParams)
-    budget: BudgetParams = field(default_factory=BudgetParams)
-    evaluation: EvaluationParams = field(default_factory=EvaluationParams)
-    runtime: RuntimeParams = field(default_factory=RuntimeParams)
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    data: DataParams = DataParams()
+    sbi: SbiParams = SbiParams()
+    audit: AuditParams = AuditParams()
+    model: ModelParams = ModelParams()
+    training: TrainingParams = TrainingParams()
+    phase_a: PhaseAParams = PhaseAParams()
+    phase_b: PhaseBParams = PhaseBParams()
+    budget: BudgetParams = BudgetParams()
+    evaluation: EvaluationParams = EvaluationParams()
+    runtime: RuntimeParams = RuntimeParams()
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any]) -> Params:
         """Reads and validates a params.yaml (or its dict); raises ConfigError naming section and key."""
         values = source if isinstance(source, dict) else read_params_file(Path(source))
-        hints = get_type_hints(cls)
-        _check_keys("params.yaml", values, list(hints))
-        sections: dict[str, Any] = {}
-        for key, value in values.items():
-            is_section = dataclasses.is_dataclass(hints[key])
-            sections[key] = _section(hints[key], key, value) if is_section else coerce(key, value, hints[key])
+        kinds = get_type_hints(cls)
+        for key in values:
+            if key not in kinds:
+                raise ConfigError(_unknown_key(key, "params.yaml", list(kinds)))
+        sections = {
+            key: _section(kinds[key], key, value) if dataclasses.is_dataclass(kinds[key]) else value
+            for key, value in values.items()
+        }
         parsed = cls(**sections)
-        wrong = out_of_range("seed", parsed.seed)
-        _require(not wrong, f"seed{wrong}")
-        for phase in get_args(PhaseName):  # a contradiction in either phase is found before anything is spent
+        for phase in get_args(
+            PhaseName
+        ):  # a contradiction in either phase is reported before anything is spent
             STFV8Config.from_params(parsed, phase)
         parsed.require_consistent()
         return parsed
@@ -524,13 +549,13 @@ class Params:
     def require_consistent(self) -> None:
         """Raises ConfigError where two values of the file contradict each other.
 
-        Not when an option changes one of them: `--epochs 1` is a short look, whatever the warm-up.
+        Not called when an option changes one of them: `--epochs 1` is a short look, whatever the warm-up.
         """
         for name, phase in (("phase_a", self.phase_a), ("phase_b", self.phase_b)):
             _require(
                 phase.warmup_epochs <= phase.epochs,
                 f"{name}.warmup_epochs is {phase.warmup_epochs}, more than {name}.epochs ({phase.epochs}): the "
-                "learning rate would never be reached",
+                "learning rate would never be reached; lower it",
             )
         tree, cache = os.path.join(self.data.root, TREE_FOLDER), self.runtime.face_cache
         inside = cache and Path(os.path.realpath(cache)).is_relative_to(os.path.realpath(tree))

@@ -12,11 +12,9 @@ import click
 
 from stf.config import Params, nearest_name
 from stf.data.ffpp import recorded_fingerprint
-from stf.errors import TrainingError, UsageError
+from stf.errors import ConfigError, TrainingError, UsageError
 from stf.evaluation.ablation import ROWS, Row, collect
-from stf.io.limits import out_of_range
 from stf.io.paths import DATA_JSON
-from stf.io.values import coerce
 from stf.tracking.stored import finished_runs
 
 TARGET = "eval_a"  # with what it depends on; phase B is not trained
@@ -35,8 +33,10 @@ def chosen(rows: str | None, seeds: str) -> list[tuple[Row, int]]:
     except ValueError:
         raise UsageError(f"--seeds {seeds[:60]}: give whole numbers with commas between them") from None
     for number in numbers:
-        if wrong := out_of_range("seed", coerce("--seeds", number, int)):
-            raise UsageError(f"--seeds: a seed{wrong}")
+        try:
+            Params(seed=number)
+        except ConfigError as error:
+            raise UsageError(f"--seeds: {error}") from None
     return [(known[key], seed) for seed in dict.fromkeys(numbers) for key in dict.fromkeys(keys)]
 
 

@@ -16,9 +16,9 @@ from stf.config import STFV8Config, TrainingParams
 from stf.data.clips import spread_evenly
 from stf.data.video_sbi_dataset import Provenance, VideoSBIDataset
 from stf.errors import TrainingError
-from stf.model_size import multiply_adds
 from stf.models.checkpointing import use_checkpointing
 from stf.models.network import build_network
+from stf.models.size import multiply_adds
 from stf.training.step import Batch, to_device, train_step
 from stf.training.train_state import TrainState, build_train_state
 
@@ -118,11 +118,11 @@ def quick_step_rates(
     config: STFV8Config, training: TrainingParams, device: str, limit_s: float, *, checkpointing: bool = False
 ) -> StepRates:
     """`step_rates`; on a CPU, of a network that is large for one, from small clips, scaled by multiply-adds."""
-    whole = multiply_adds(config).total
+    whole = sum(multiply_adds(config).values())
     if device != "cpu" or whole <= QUICK_WORK:
         return step_rates(config, training, device, limit_s, checkpointing=checkpointing)
     rates = step_rates(small(config), training, device, limit_s, checkpointing=checkpointing)
-    ratio = multiply_adds(small(config)).total / whole
+    ratio = sum(multiply_adds(small(config)).values()) / whole
     return replace(rates, trained=rates.trained * ratio, scored=rates.scored * ratio)
 
 

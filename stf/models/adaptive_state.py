@@ -9,15 +9,22 @@ frame to frame, fine detail is quantised away), and so does a blend: a gate on i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from stf.mixer_size import state_sizes
 from stf.models.dwt_3d import BANDS, inner
+from stf.models.precision import without_autocast
 
 STATISTICS = ("share of temporal-high", "share of all bands", "energy", "spread in time", "spread in space")
 OPEN_LOGIT = 4.0  # of the full state at first: its probability is e⁴ / (e⁴ + 3) = .948
 EPSILON = 1.0e-6  # energy per coefficient, where features of unit variance have 0.1 … 50 in HLL
+
+
+def state_sizes(n_states: int) -> tuple[int, ...]:
+    """⌈N/4⌉, ⌈N/2⌉, ⌈3N/4⌉, N without repetitions: what an adaptive state chooses among."""
+    return tuple(sorted({math.ceil(n_states * quarters / 4) for quarters in (1, 2, 3, 4)}))
 
 
 def hll_statistics(bands: dict[str, Tensor]) -> Tensor:
@@ -27,7 +34,7 @@ def hll_statistics(bands: dict[str, Tensor]) -> Tensor:
     shares, 1/4 of the temporal-high bands and 1/8 of all. A spread is ln(1 + variance / mean²) of the energy of
     frames or of locations, 0 where it is even.
     """
-    with torch.autocast(bands["HLL"].device.type, enabled=False):
+    with without_autocast(bands["HLL"]):
         kind = torch.promote_types(bands["HLL"].dtype, torch.float32)
         mean = {name: inner(bands[name]).to(kind).square().flatten(1).mean(1) + EPSILON for name in BANDS}
         hll_BTHW = inner(bands["HLL"]).to(kind).square().mean(-1) + EPSILON
@@ -64,7 +71,7 @@ class AdaptiveStateGate(nn.Module):
     def forward(self, bands: dict[str, Tensor]) -> Tensor:
         """open_BN from the eight bands, (B, T/2, H/2, W/2, C) each."""
         statistics_BS = hll_statistics(bands)
-        with torch.autocast(statistics_BS.device.type, enabled=False):
+        with without_autocast(statistics_BS):
             p_BK = self.choice(statistics_BS).softmax(-1)
             return p_BK @ self.opens_KN  # pyright: ignore[reportOperatorIssue]  # a buffer
 

@@ -31,11 +31,25 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stf.model_size import SNAKE_AXES, snake_channels, snake_steps
 from stf.models.checkpointing import CheckpointedBlock
-from stf.models.snake_cpu import SnakeOnCPU, arms_of
+from stf.models.precision import without_autocast
+from stf.models.snake_cpu import SNAKE_AXES, SnakeOnCPU, arms_of
 
 N_ARMS = 2
+
+
+def snake_channels(dim: int) -> int:
+    """Width of the snake inside a DCConv block of `dim` channels: an eighth, at least 4.
+
+    Sampling reads 8 corners per tap and channel and is most of a block's time on CPU and GPU; an eighth keeps
+    the full-size network's four blocks at about the cost of its scans.
+    """
+    return max(4, dim // 8)
+
+
+def snake_steps(kernel_length: int) -> int:
+    """Numbers that steer one position's three snakes: axes · (K-1) taps · (Δx, Δy, Δt)."""
+    return SNAKE_AXES * (kernel_length - 1) * 3
 
 
 def _centres(x_BSTHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +159,7 @@ class DCConv3D(nn.Module):
         columns = context_BTHWC.flatten(0, -2).T
         raw_steps = torch.addmm(self.steps.bias[:, None], self.steps.weight, columns)  # a plane per number
         raw_steps = raw_steps.view(SNAKE_AXES, N_ARMS, self.arm_length, 3, *context_BTHWC.shape[:-1])
-        with torch.autocast(x_BTHWS.device.type, enabled=False):
+        with without_autocast(x_BTHWS):
             return convolve(x_BTHWS.to(self.weight.dtype), self.weight, raw_steps) + self.bias
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stf.errors import ConfigError
+from stf.models.precision import without_autocast
 from stf.models.wavelet_constants import SYM2_DEC_HI, SYM2_DEC_LO
 
 BANDS = tuple("".join(letters) for letters in itertools.product("LH", repeat=3))
@@ -100,14 +101,14 @@ class STF3DDWTModule(nn.Module):
         otherwise put its jump from the last frame to the first into HLL. The spatial transforms keep energy,
         so the sum over bands is taken after the temporal one alone.
         """
-        with torch.autocast(x_BTHWC.device.type, enabled=False):
+        with without_autocast(x_BTHWC):
             projected = self._project_precisely(x_BTHWC)
             low, high = (inner(filter_axis(projected, band, 1)) for band in "LH")
             return _energies(low, high, filter_axis(filter_axis(high, "L", 2), "L", 3))
 
     def bands_and_energies(self, x_BTHWC: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """(forward(x), *energies(x)) from one projection and one transform, all in float32 even under autocast."""
-        with torch.autocast(x_BTHWC.device.type, enabled=False):
+        with without_autocast(x_BTHWC):
             projected = self._project_precisely(x_BTHWC)
             halves = {band: filter_axis(projected, band, 1) for band in "LH"}
             bands = {t + hw: band for t, x in halves.items() for hw, band in _split_in_space(x).items()}

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stf.config import DCCONV, STFV8Config
-from stf.model_size import STEM_FRAMES, STEM_KERNEL, STEM_RESIDUALS, STEM_STRIDE
 from stf.models.dcconv_3d import DCConv3DBlock
 from stf.models.dwt_3d import STF3DDWTModule
 from stf.models.timm_stages import TimmStages
 
+STEM_KERNEL, STEM_STRIDE, STEM_FRAMES = 7, 4, 3
+STEM_RESIDUALS = 3  # log energies that the stem reads per colour and patch
 TRAINED_SLOWLY = ("stem", "stage1", "stage2")
 # Added to an energy before its logarithm, pixels being in [-2, 2]: 0.2 grey levels, below 8-bit rounding.
 QUIET = 1.0e-5

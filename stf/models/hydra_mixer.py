@@ -16,13 +16,29 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stf.mixer_size import REACH_PER_D_CONV, SCAN_DIRECTIONS, hydra_head_dim, odd_kernel
 from stf.models.checkpointing import CheckpointedBlock
-from stf.models.mamba_blocks import DT_MAX, DT_MIN, MambaBlock, mix_sequences
+from stf.models.mamba_blocks import DT_MAX, DT_MIN, SCAN_DIRECTIONS, MambaBlock, mix_sequences
 from stf.models.scan_backends import KernelBackend
 from stf.models.ssd import quasiseparable_mix
 
 MixerFactory = Callable[[], nn.Module]
+LARGEST_HEAD, FEWEST_HEADS = 64, 4
+REACH_PER_D_CONV = 4  # of Conv1DSequenceMixer
+
+
+def hydra_head_dim(d_inner: int) -> int:
+    """Channels P of a head: the largest divisor of d_inner that is at most 64 and leaves 4 heads (1 if none is).
+
+    A head has one decay, so a narrow network needs several; and the (T, T) matrices of all heads take T / P of
+    the memory of x, so a wide network's heads are no narrower than a clip is long: 64 at the full 768 channels.
+    """
+    widest = max(1, min(LARGEST_HEAD, d_inner // FEWEST_HEADS))
+    return max(p for p in range(1, widest + 1) if d_inner % p == 0)
+
+
+def odd_kernel(d_conv: int) -> int:
+    """Taps of Hydra's convolution: d_conv, one more if it is even, so that it reaches as far ahead as back."""
+    return d_conv + 1 - d_conv % 2
 
 
 class HydraQuasiseparableMixer(nn.Module):

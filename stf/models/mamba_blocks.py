@@ -15,16 +15,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from stf.mixer_size import SCAN_DIRECTIONS, dt_rank
 from stf.models.checkpointing import CheckpointedBlock
 from stf.models.scan import selective_scan
 from stf.models.scan_backends import KernelBackend
 
+SCAN_DIRECTIONS = 2
 DT_MIN, DT_MAX = 1.0e-3, 1.0e-1
 # Of a mixer's input on a CPU where nothing is kept for backward: 42 of a full-size clip's 196 sequences, whose inner
 # channels stay in cache and in memory that malloc has at hand. 196 at once took Mamba's mixer 1.3 and Hydra's 1.4 times
 # as long.
 NUMBERS_AT_ONCE = 1 << 19
+
+
+def dt_rank(dim: int) -> int:
+    """Rank R of the projection that makes the scan's step size, Mamba's "auto": ⌈dim / 16⌉."""
+    return math.ceil(dim / 16)
 
 
 class CausalDepthwise(torch.autograd.Function):

@@ -11,6 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
+from stf.models.precision import without_autocast
+
 
 @functools.lru_cache(maxsize=64)
 def _linear_rows(n_in: int, n_out: int, skipped: int, device: torch.device) -> Tensor:
@@ -34,7 +36,7 @@ def resize_axis(x: Tensor, n_out: int, axis: int, skipped: int = 0) -> Tensor:
     if x.shape[axis] == n_out and not skipped:
         return x
     rows = _linear_rows(x.shape[axis], n_out, skipped, x.device).to(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return (rows @ x.reshape(*x.shape[: axis + 1], -1)).reshape(
             *x.shape[:axis], n_out, *x.shape[axis + 1 :]
         )

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stf.models.precision import without_autocast
 from stf.models.scan_backends import KernelBackend
 
 # Elements of the state per block. CPU: half of a 1 MB L2 cache, the fastest in benchmarks/scan.py. GPU: 32 MB, so that
 # the backward pass, which holds T states and T decays, takes 2.1 GB at T = 32.
-BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 23}
+BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 23, "meta": 1 << 62}
 
 
 def _blocks(u_TMGD: Tensor, n_states: int) -> list[slice]:
     """Slices of the M sequences whose state (m, G, N, D) stays within the device's block size."""
     per_sequence = u_TMGD.shape[2] * u_TMGD.shape[3] * n_states
-    limit = BLOCK_ELEMENTS["cpu" if u_TMGD.device.type == "cpu" else "cuda"]
+    limit = BLOCK_ELEMENTS.get(u_TMGD.device.type, BLOCK_ELEMENTS["cuda"])
     size = max(1, limit // per_sequence)
     return [slice(start, start + size) for start in range(0, u_TMGD.shape[1], size)]
 
@@ -125,7 +126,7 @@ def selective_scan(
     bfloat16 state loses the product of many decays near 1. The skip term D·u is the caller's. `backend` is
     resolve_backend's choice (scan_backends.py); "mamba_ssm" needs CUDA tensors.
     """
-    with torch.autocast(u_TMGD.device.type, enabled=False):
+    with without_autocast(u_TMGD):
         if backend == "mamba_ssm":
             return _mamba_ssm_scan(u_TMGD, dt_TMGD, A_GDN, B_TMGN, C_TMGN)
         kind = torch.promote_types(u_TMGD.dtype, torch.float32)

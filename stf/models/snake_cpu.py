@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stf.model_size import SNAKE_AXES
 from stf.models.trilinear import cells_of, corners, inside, sample, scatter, slopes
 
+SNAKE_AXES = 3  # t, y and x
 # Positions that are worked on at once, in whole clips: more of the small ones of the sample, one at full size.
 CHUNK_POSITIONS = 1 << 16
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stf.models.precision import without_autocast
 from stf.models.scan_backends import KernelBackend
 
 SMALLEST_CHUNK = 64  # frames that mamba-ssm's kernels take at once; their blocks are of 32 to 128
@@ -68,7 +69,7 @@ def quasiseparable_mix(
     softplus), A negative. All but the last product is in float32 at least, whatever autocast says, and that product
     in x's type. `backend` is resolve_backend's choice (scan_backends.py); "mamba_ssm" needs CUDA tensors.
     """
-    with torch.autocast(x_MTHP.device.type, enabled=False):
+    with without_autocast(x_MTHP):
         if backend == "mamba_ssm":
             x = x_MTHP.float()
             scans = _mamba_ssm_scans(x, dt_MTGH.float(), A_H.float(), B_MTGN.float(), C_MTGN.float())

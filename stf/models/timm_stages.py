@@ -122,7 +122,10 @@ class TimmStages(nn.Module):
         self.get_buffer(self._mark).fill_(True)
 
     def _require_weights(self) -> None:
-        if not self._known_loaded and not self.get_buffer(self._mark).item():
+        mark = self.get_buffer(self._mark)
+        if mark.is_meta:
+            return  # counted, not computed (size.py)
+        if not self._known_loaded and not mark.item():
             raise CheckpointError(
                 f"the timm network {self.name} has no weights: call load_spatial_weights(model, config), or load "
                 "a checkpoint of a network with the same spatial_backbone"

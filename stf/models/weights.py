@@ -22,13 +22,13 @@ from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
 from stf.io.files import open_regular
 from stf.io.values import printable
-from stf.model_size import parameters
 from stf.models.backbone_v73 import STFMambaV73
 from stf.models.checkpoint_file import atomic_file, require_whole, sealed
 from stf.models.checkpoint_guard import require_harmless, require_held
 from stf.models.load_report import LoadReport
 from stf.models.network import build_network
 from stf.models.scan_backends import portable
+from stf.models.size import parameters
 
 FORMAT = "stf-mamba-1"
 MACHINE_FIELDS = ("num_workers",)  # no part of a result: the file must not change with them

@@ -12,14 +12,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from stf.config import DCCONV, Params, PhaseName, STFV8Config
+from stf.config import Params, PhaseName, STFV8Config
 from stf.data.ffpp import is_sample
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.io.atomic import sweep
-from stf.model_size import multiply_adds
 from stf.models.checkpoint_file import write_atomically
 from stf.models.load_report import LoadReport
+from stf.models.size import multiply_adds
 from stf.tracking.pictures import hll_figure, pairs_figure
 from stf.tracking.run import TrackedRun
 from stf.training.checkpoint_folder import CheckpointFolder
@@ -111,14 +111,10 @@ def log_outputs(
 
 
 def _size_figures(network: nn.Module, config: STFV8Config) -> dict[str, float]:
-    """Parameters of the network as it stands, and its multiply-adds for one clip in units of 1e9.
-
-    Those of a network with a timm backbone are not counted, so they are left out.
-    """
-    figures = {"model/parameters": float(sum(parameter.numel() for parameter in network.parameters()))}
-    if config.spatial_backbone == DCCONV:
-        figures["model/gmacs_per_clip"] = multiply_adds(config).total / 1e9
-    return figures
+    """Parameters of the network as it stands, and its multiply-adds for one clip in units of 1e9."""
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    gmacs = sum(multiply_adds(config).values()) / 1e9
+    return {"model/parameters": float(n_parameters), "model/gmacs_per_clip": gmacs}
 
 
 def _pictured(dataset: VideoSBIDataset) -> list[int]:

@@ -27,7 +27,7 @@ from stf.forecast.forecast import (
 from stf.forecast.line import duration, machine_key, money_of, stored_line
 from stf.forecast.measure import quick_step_rates, step_rates
 from stf.forecast.plan import CoreSeconds, Scenario, plan_of, store_forecast, works_of
-from stf.model_size import multiply_adds
+from stf.models.size import multiply_adds
 
 MONEY = Money(1.39, 5.0, 0.10)
 FFPP = {"train": 720, "val": 140, "test": 140}
@@ -154,7 +154,7 @@ def test_a_large_network_is_timed_on_small_clips_for_an_estimate(monkeypatch: py
     monkeypatch.setattr(forecast_measure, "step_rates", measured)
     config = STFV8Config.from_params(Params.load(A100_PROFILE), "a")
     rates = quick_step_rates(config, Params().training, "cpu", 1.0)
-    ratio = multiply_adds(forecast_measure.small(config)).total / multiply_adds(config).total
+    ratio = sum(multiply_adds(forecast_measure.small(config)).values()) / sum(multiply_adds(config).values())
     assert (rates.trained, rates.scored) == (pytest.approx(10 * ratio), pytest.approx(30 * ratio))
     quick_step_rates(config, Params().training, "cuda", 1.0)
     assert seen == [forecast_measure.SMALL, (32, 224)]

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from stf.config import STFV8Config
+from stf.config import MIN_ADAPTIVE_STATES, STFV8Config
 from stf.data.augment.codec import h264_round_trip
 from stf.errors import ConfigError
-from stf.mixer_size import N_HLL_STATISTICS, state_sizes
-from stf.models.adaptive_state import STATISTICS, AdaptiveStateGate, hll_statistics
+from stf.models.adaptive_state import STATISTICS, AdaptiveStateGate, hll_statistics, state_sizes
 from stf.models.dwt_3d import BANDS, STF3DDWTModule, dwt_3d
 from tests.reference.models_clips import camera_clips
 
@@ -39,13 +38,10 @@ def test_state_sizes(n_states, sizes):
 
 @pytest.mark.parametrize("d_state", [1, 2])
 def test_too_few_states_to_choose_from(d_state):
+    assert len(state_sizes(d_state)) < 3 == len(state_sizes(MIN_ADAPTIVE_STATES))
     STFV8Config(d_state=d_state)
-    with pytest.raises(ConfigError, match=f"d_state is {d_state}.*3 sizes"):
+    with pytest.raises(ConfigError, match=f"d_state is {d_state}.*at least 3 states"):
         STFV8Config(d_state=d_state, use_adaptive_sdim=True)
-
-
-def test_the_closed_form_counts_know_the_statistics():
-    assert len(STATISTICS) == N_HLL_STATISTICS
 
 
 @pytest.mark.parametrize("d_state", [3, 4, 5, 16])

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stf.mixer_size import hydra_head_dim, odd_kernel
-from stf.models.hydra_mixer import HydraQuasiseparableMixer
+from stf.models.hydra_mixer import HydraQuasiseparableMixer, hydra_head_dim, odd_kernel
 from stf.models.mamba_blocks import MambaVisionMixer
 from stf.models.ssd import quasiseparable_matrix, quasiseparable_mix
 from tests.reference import models_hydra_plain as plain

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from stf.mixer_size import dt_rank
 from stf.models import mamba_blocks
-from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer, mix_sequences
+from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer, dt_rank, mix_sequences
 from tests.reference import models_scan_plain as plain
 
 

@@ -1,0 +1,66 @@
+"""params.yaml as a file: what YAML could hide is refused in one line that names the file and the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stf.config import Params
+from stf.errors import ConfigError
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOMB, "anchors and aliases are not read"),
+        ("data: &d {root: a}\nsbi: *d\n", "anchors and aliases"),
+        ("data:\n  <<: [{root: a}]\n", "merge keys"),
+        ("seed: 1\ndata: {root: a}\nseed: 2\n", """the key 'seed' stands twice in "params.yaml", line 3"""),
+        ("data:\n  root: a\n  root: b\n", "the key 'root' stands twice"),
+        ("seed: !!python/object/apply:os.mkdir [x]\n", "tags (!) are not read"),
+        ("seed: !!int x\n", "tags (!) are not read"),
+        ("seed: 2001-99-99\n", "not valid YAML"),
+        (f"seed: {'9' * 5000}\n", "not valid YAML"),
+        (f"seed: 0x{'f' * 5000}\n", "write plain digits"),
+        ("seed: 010\n", "the number '010' is one thing to YAML 1.1 and another to YAML 1.2"),
+        ("budget:\n  max_budget: 1:30\n", "write plain digits"),
+        ("seed: 1_000\n", "write plain digits"),
+        ("phase_a:\n  lr: 00.1\n", "write plain digits"),
+        ("a: " + "[" * 5000, "nests too deep"),
+        ("{a: " * 5000, "nests too deep"),
+        ("seed: 1\n# " + "x" * 300_000, "more than 200000 are not read"),
+        ("? [a, b]\n: 1\n", "not valid YAML|unknown key"),
+        ("1: 2\n", 'unknown key "1"'),
+        ("data:\n\troot: a\n", "not valid YAML"),
+    ],
+)
+def test_yaml_that_hides_something_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        Params.load(path)
+    message = str(caught.value)
+    assert any(part in message for part in says.split("|"))
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "# as Windows writes it\r\n"])
+def test_yaml_as_windows_writes_it_is_read(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes((start + "seed: 3\r\ndata:\r\n  quality: c40\r\n").encode())
+    params = Params.load(path)
+    assert (params.seed, params.data.quality) == (3, "c40")
+
+
+def test_a_file_that_is_none_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("data: {root: m\xfcnchen}".encode("latin-1"))
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        Params.load(tmp_path / "latin.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Params.load(tmp_path)
