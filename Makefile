@@ -68,7 +68,7 @@ bench: $(INSTALLED) ## run all benchmarks into benchmarks/results.md; ARGS=infer
 	python -m benchmarks.all $(ARGS)
 
 ui: $(INSTALLED) ## show the runs in a browser; PORT=5000
-	@python -c 'from stf.tracking.store import open_store; open_store()'
+	@python -c 'from stf.tracking.stored import open_up_to_date; open_up_to_date()'
 	@echo
 	@echo "  open http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning"
 	@echo

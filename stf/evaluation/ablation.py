@@ -127,9 +127,9 @@ def collect(trainings: Iterable[RunLike], evaluations: Sequence[RunLike], params
 
 def _cell(training: RunLike, evaluation: RunLike) -> Cell:
     aucs = {
-        name.removeprefix("auc_"): value
+        name.removeprefix("auc/"): value
         for name, value in evaluation.metrics.items()
-        if name.startswith("auc_") and not name.startswith(("auc_low_", "auc_high_"))
+        if name.startswith("auc/")
     }
     costs = Costs.of(training.metrics, training.minutes, training.tags)
     commit = training.tags.get("git.commit", "unknown")[:8]

@@ -132,7 +132,7 @@ TRAINING_METRICS = {  # what a training run logs → field of Costs
     "model/gmacs_per_clip": "gmacs_per_clip",
     "clips_per_s": "clips_per_s",
     "cost_usd": "cost_usd",
-    "best_auc": "val_auc",
+    "val/best_auc": "val_auc",
 }
 
 

@@ -129,18 +129,18 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
 
 
 def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """Flat numbers for a tracking store: 'auc_Deepfakes', 'auc_overall', …; other qualities under 'raw/…'."""
+    """<measure>/<method> for a tracking store (auc/Deepfakes, auc/overall, …), at another quality auc_raw/Deepfakes."""
     found: dict[str, float] = {"threshold": evaluation.threshold.value}
     for result in evaluation.qualities:
-        prefix = "" if result is evaluation.headline else f"{result.quality}/"
+        quality = "" if result is evaluation.headline else f"_{result.quality}"
         for name, metrics in result.groups.items():
             values = {key: value for key, value in _group(metrics).items() if isinstance(value, int | float)}
-            found |= {f"{prefix}{key}_{name}": float(value) for key, value in values.items()}
+            found |= {f"{key}{quality}/{name}": float(value) for key, value in values.items()}
     for scalar, groups in evaluation.baselines.items():
         auc = groups[OVERALL].auc
-        found |= {f"baseline_auc_{scalar}": auc} if auc is not None else {}
-    found |= {f"open_state_share_qp{share.qp}": share.mean for share in evaluation.open_shares}
-    return found | {f"sbi_test_auc_{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
+        found |= {f"baseline_auc/{scalar}": auc} if auc is not None else {}
+    found |= {f"open_state_share/qp{share.qp}": share.mean for share in evaluation.open_shares}
+    return found | {f"sbi_test_auc/{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
 
 
 def _accounts(evaluation: Evaluation, quality: str) -> dict[str, Any]:

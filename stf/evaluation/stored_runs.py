@@ -60,7 +60,7 @@ def differing(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
 def n_videos(evaluation: RunLike) -> int:
     """How many videos an evaluation scored at its headline quality."""
     metrics = evaluation.metrics
-    return int(metrics.get(f"n_real_{OVERALL}", 0) + metrics.get(f"n_fake_{OVERALL}", 0))
+    return int(metrics.get(f"n_real/{OVERALL}", 0) + metrics.get(f"n_fake/{OVERALL}", 0))
 
 
 def whole_evaluations(evaluations: Sequence[RunT], params: Params) -> dict[str, RunT]:
@@ -72,7 +72,7 @@ def whole_evaluations(evaluations: Sequence[RunT], params: Params) -> dict[str, 
     wanted, found = evaluation_setting(params), {}
     for run in evaluations:
         digest = run.tags.get("weights_sha256")
-        if digest is None or f"auc_{OVERALL}" not in run.metrics or differing(run.params, wanted):
+        if digest is None or f"auc/{OVERALL}" not in run.metrics or differing(run.params, wanted):
             continue
         if digest not in found or n_videos(run) > n_videos(found[digest]):
             found[digest] = run

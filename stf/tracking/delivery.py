@@ -1,156 +1,165 @@
-"""Brings what a run says to the store, in order; while the store does not take it, it is kept in a journal on disk.
+"""Brings what a run has recorded to the MLflow store, now or in a later command.
 
-A run must not fail, nor wait for minutes, because of its MLflow store. Metrics are always written down first and sent
-in batches, so a process that is killed loses none. Everything else is sent at once; should that fail, it is written
-down as well, and from then on the store is tried again now and then, and at the end.
+A run neither fails nor waits for minutes because of its store. Every report is recorded on disk first (record.py) and
+sent in batches. When the store fails, the run warns once, continues, and tries again now and then and at its end. What
+is missing then is found by comparing the record with the store, so nothing is sent twice and nothing is left out.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import time
+from pathlib import Path
 
 import click
+from mlflow.entities import Metric
 
 from stf.errors import TrackingError
-from stf.tracking.journal import Journal
-from stf.tracking.memory import RunMemory
-from stf.tracking.operations import End, Operation, Points, Start, Target
-from stf.tracking.store import ANSWER_WAIT_S, failure, named_failures, open_store
+from stf.io.paths import repository_root
+from stf.tracking.mlflow_run import MlflowRun, find_or_create
+from stf.tracking.record import Entry, Record
+from stf.tracking.store import open_store, require_answer, shown_address, store_errors, store_uri
 
 FLUSH_EVERY_S = 5.0
 RETRY_EVERY_S = 60.0
-SEND_COMMAND = "python -m pipeline.send_runs"
-_FLUSH_EVERY_POINTS = 400  # one batch of 400 costs the SQLite store as much as a dozen single calls
-_RETRY_WAIT_S = 2.0  # for the store's answer: a training step waits for it
-_RETRY_SHARE = (
-    0.05  # of the run's time: a server that takes a request and never answers it costs 40 s each time
-)
+_RETRY_SHARE = 0.05  # of the run's time at most, however long a server takes to fail
+WAIT_S = 2.0  # for the store's answer: a training step waits for it
+_FLUSH_EVERY_POINTS = 400
 
 
 class Delivery:
-    """The way of one run's operations to the store. All that it knows of the run it keeps in `memory`."""
+    """Sends a record to the store at `store_uri()`."""
 
-    def __init__(self, journal: Journal, memory: RunMemory) -> None:
-        self._journal, self._memory = journal, memory
-        self._start: Start | None = None  # the last that the store took: the journal must begin with one
-        self._target: Target | None = None  # None while the store does not answer
-        self._waiting: list[tuple[str, float, int, int]] = []  # points in the journal that were not sent yet
-        self._flushed_at_s = self._next_try_s = time.monotonic()
-        self._is_told = False
+    def __init__(self, record: Record) -> None:
+        self.record, self.run = record, None  # the run is None while the store does not answer
+        self._pending: list[Entry] = []  # recorded, but not sent since the store last answered
+        self._flushed_at_s, self._next_try_s, self._has_warned = time.monotonic(), 0.0, False
 
-    def begin(self, start: Start) -> None:
-        """Starts the run or goes on with it, after what an earlier part of it left in the journal."""
-        for op in self._journal.read():
-            self._note(op)
-        self._memory.save()  # first: a journal that nobody remembers would be another run
-        self._journal.append(start)
-        self._try_again(ANSWER_WAIT_S)
-
-    def add(self, points: Points) -> None:
-        """Takes points of metrics; they are sent in batches."""
-        self._journal.append(points)
-        if self._target is not None:
-            self._waiting += points.points
-        if time.monotonic() - self._flushed_at_s > FLUSH_EVERY_S or len(self._waiting) >= _FLUSH_EVERY_POINTS:
+    def report(self, entry: Entry) -> None:
+        """Records an entry, and sends what is pending when it is time to; raises TrackingError for a full disk."""
+        self.record.append(entry)
+        if self.run is not None:
+            self._pending.append(entry)
+        n_points = sum(len(pending.metrics) for pending in self._pending)
+        if time.monotonic() - self._flushed_at_s >= FLUSH_EVERY_S or n_points >= _FLUSH_EVERY_POINTS:
             self.flush()
 
-    def do(self, op: Operation) -> None:
-        """Sends an operation, after all points before it, or writes it down."""
-        self.flush()
-        if self._target is None or not self._sent(self._target, op):
-            self._journal.append(op)
-
-    def flush(self) -> None:
-        """Sends the points that wait, or tries the store again when it is time to."""
-        self._flushed_at_s = time.monotonic()
-        self._memory.save()
-        if self._target is None:
-            self._journal.sync()
-            if time.monotonic() >= self._next_try_s:
-                self._try_again(_RETRY_WAIT_S)
-        elif self._waiting and self._sent(self._target, Points(self._waiting)):
-            self._waiting = []
-            self._leave([])
-
-    def end(self, end: End) -> None:
-        """Ends the run and closes the journal; says what is left there and how to send it."""
-        self.do(end)
-        if self._target is None:
-            self._try_again(_RETRY_WAIT_S)
-        self._memory.save()
-        if self._target is not None:
-            self._journal.remove()
-            return
-        self._journal.sync()
-        self._journal.close()
-        click.secho(
-            f"{self._journal.folder} holds what the MLflow store at {self._memory.store} has yet to be told: "
-            f"{SEND_COMMAND}",
-            fg="yellow",
-        )
-
-    def send_all(self, wait_s: float = ANSWER_WAIT_S) -> None:
-        """Sends the whole journal; raises TrackingError, and leaves there what was not sent, when the store fails."""
-        ops, done = self._journal.read(), 0
-        target = Target(open_store(wait_s), self._memory.run_id)
+    def flush(self, *, force: bool = False) -> None:
+        """Sends what is pending; after a failure only when the next try is due, or with `force`. Never raises."""
+        began_s = self._flushed_at_s = time.monotonic()
+        if self.run is None and not force:
+            self.record.sync()
+            if began_s < self._next_try_s:
+                return
         try:
-            for op in ops:
-                self._apply(op, target)
-                self._note(op)
-                done += 1
-        finally:
-            self._leave(ops[done:])
-        self._target, self._waiting = target, []
-
-    def _try_again(self, wait_s: float) -> None:
-        began_s = time.monotonic()
-        try:
-            self.send_all(wait_s)
+            self.send()
         except TrackingError as error:
-            self._lost(error, time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
+            self._next_try_s = time.monotonic() + max(RETRY_EVERY_S, took_s / _RETRY_SHARE)
+            if not self._has_warned:
+                later = f"The run continues; MLflow gets everything later, from {self.record.folder}"
+                click.secho(f"{error}. {later}", fg="yellow")
+            self._has_warned = True
         else:
-            if self._is_told:
-                click.echo("the MLflow store answers again; what was kept for it is sent")
-            self._is_told = False
+            if self._has_warned:
+                click.echo("the MLflow store answers again and has received everything so far")
+            self._has_warned = False
 
-    def _sent(self, target: Target, op: Operation) -> bool:
-        began_s = time.monotonic()
+    def send(self) -> None:
+        """Sends all that the store lacks; raises TrackingError, and leaves `run` None, when it fails."""
+        run, pending, self.run, self._pending = self.run, self._pending, None, []
+        with store_errors():
+            require_answer(WAIT_S)
+            if run is None:
+                run, pending = _missing(self.record.read())
+            _send(run, pending, self.record.files)
+        self.run = run
+
+    def close(self) -> None:
+        """Closes the record, which is kept where the store lacks part of it."""
+        if self.run is None:
+            self.record.sync()
+            lacking = f"the MLflow store at {shown_address(store_uri())} lacks part of this run"
+            later = "the next command that opens the store sends it"
+            click.secho(f"{lacking}; {later} from {self.record.folder}", fg="yellow")
+        self.record.close(all_sent=self.run is not None)
+
+
+def _missing(entries: list[Entry]) -> tuple[MlflowRun, list[Entry]]:
+    """Finds the run or creates it; returns it and the entries, without the points that the store has."""
+    store, starts = open_store(WAIT_S), [entry.start for entry in entries if entry.start is not None]
+    stored, is_new = find_or_create(store, starts[0].token, starts[0].name, entries[0].ms)
+    if is_new and len(starts) > 1:
+        click.echo(f"the MLflow run of this training is not in {store.uri}: it is created from its record")
+    run, part = MlflowRun(store, stored.info.run_id), _latest_part(entries)
+    if stored.info.status != "RUNNING" and not any(entry.status for entry in part):
+        store.client.update_run(run.run_id, status="RUNNING")
+    if "error" in stored.data.tags and not any("error" in entry.tags for entry in part):
+        store.client.delete_tag(run.run_id, "error")
+    params = dict(stored.data.params)
+    changed = {"resumed": str(len(starts) - 1)} if len(starts) > 1 else {}
+    for start in starts:  # MLflow refuses another value of a parameter, so that becomes a tag
+        changed |= {f"resumed.{k}": v for k, v in start.params.items() if params.setdefault(k, v) != v}
+    run.log(params={k: v for k, v in params.items() if k not in stored.data.params}, tags=changed)
+    history = {key: store.client.get_metric_history(run.run_id, key) for key in stored.data.metrics}
+    has = {(key, point.step, point.timestamp) for key, points in history.items() for point in points}
+    return run, [
+        dataclasses.replace(
+            e, metrics={k: value for k, value in e.metrics.items() if (k, e.step, e.ms) not in has}
+        )
+        for e in entries
+    ]
+
+
+def _send(run: MlflowRun, entries: list[Entry], files: Path) -> None:
+    tags: dict[str, str] = {}
+    for entry in entries:
+        if entry.start is not None:  # what ended an earlier part is not this run's error
+            tags.pop("error", None)
+        tags |= entry.tags
+    run.log([Metric(k, value, e.ms, e.step) for e in entries for k, value in e.metrics.items()], tags=tags)
+    for tag, weights_sha256 in {k: v for e in entries for k, v in e.links.items()}.items():
+        run.link(tag, weights_sha256)
+    if files.is_dir():
+        run.keep(files)
+        shutil.rmtree(files)
+    for entry in _latest_part(entries):
+        if entry.model is not None:
+            run.register(entry.model)
+        if entry.status is not None:
+            run.end(entry.status, entry.ms)
+
+
+def _latest_part(entries: list[Entry]) -> list[Entry]:
+    """The entries since the run was started or resumed last."""
+    starts = [i for i, entry in enumerate(entries) if entry.start is not None]
+    return entries[starts[-1] :] if starts else entries
+
+
+def send_unsent() -> None:
+    """Sends what earlier runs could not, and says so. One that was killed is KILLED; a running one sends its own."""
+    for mark in sorted(repository_root().resolve().glob("checkpoints/*/mlflow*/unsent")):
         try:
-            self._apply(op, target)
+            record = Record(mark.parent, wait_s=0)
+        except TimeoutError:
+            continue
+        except (OSError, TrackingError) as error:
+            click.secho(f"not sent to MLflow: {error}", fg="yellow")
+            continue
+        delivery, is_sent = Delivery(record), False
+        try:
+            entries, address = record.read(), shown_address(store_uri())
+            for start in [entry.start for entry in entries if entry.start is not None][-1:]:
+                if start.store != address:
+                    raise TrackingError(
+                        f"it is for the store at {start.store}, not {address}; set MLFLOW_TRACKING_URI to send it"
+                    )
+                if not any(entry.status for entry in _latest_part(entries)):
+                    record.append(Entry(max(entry.ms for entry in entries), status="KILLED"))
+                delivery.send()
+                click.echo(f"MLflow has received the rest of {start.name}")
+            is_sent = True
         except TrackingError as error:
-            self._lost(error, time.monotonic() - began_s)
-            return False
-        return True
-
-    def _apply(self, op: Operation, target: Target) -> None:
-        """Does it; raises TrackingError when the store fails."""
-        try:
-            with named_failures(target.store.uri):
-                op.apply(target)
-        except OSError as error:  # of the folder of the artifacts, or of the connection to it
-            raise failure(target.store.uri, error) from error
-        if isinstance(op, Start):
-            self._start = op
-            if target.run_id != self._memory.run_id:
-                self._memory.steps.clear()  # of a run that was deleted
-                self._memory.run_id = target.run_id
-                self._memory.save()
-
-    def _note(self, op: Operation) -> None:
-        for key, _, _, step in op.points if isinstance(op, Points) else ():
-            self._memory.is_new(key, step)
-
-    def _leave(self, ops: list[Operation]) -> None:
-        """What the journal still has to hold, after the start that was sent last."""
-        starts = [self._start] if self._start is not None and not (ops and isinstance(ops[0], Start)) else []
-        self._journal.replace([*starts, *ops])
-
-    def _lost(self, error: TrackingError, after_s: float) -> None:
-        self._target, self._waiting = None, []
-        self._next_try_s = time.monotonic() + max(RETRY_EVERY_S, after_s / _RETRY_SHARE)
-        if not self._is_told:
-            self._is_told = True
-            click.secho(
-                f"{error}. The run goes on; what MLflow is to be told is kept in {self._journal.folder}",
-                fg="yellow",
-            )
+            click.secho(f"not sent to MLflow: {mark.parent}: {error}", fg="yellow")
+        record.close(all_sent=is_sent)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stf.errors import TrackingError
-from stf.tracking.disk import refusals_told
+from stf.tracking.disk_errors import disk_errors
 
 CSV_COLUMNS: tuple[str, ...] = (
     "epoch",
@@ -73,13 +73,13 @@ class CSVLogger:
     """Appends a row per epoch and flushes it, so that a killed run leaves every finished epoch on disk."""
 
     def __init__(self, path: str | Path, append: bool = False) -> None:
-        """Starts a new file, or goes on with an existing one.
+        """Starts a new file, or continues an existing one.
 
         Raises TrackingError when that has other columns, or when the disk is full or read-only.
         """
         self._path = Path(path)
         header = ",".join(CSV_COLUMNS)
-        with refusals_told(self._path):
+        with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if not (append and self._path.exists()):
                 self._path.write_text(header + "\n", encoding="utf-8")
@@ -89,10 +89,10 @@ class CSVLogger:
                 raise TrackingError(f"{path} has other columns than this version writes; move it away")
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Writes one row; raises ValueError when a column is missing or unknown, TrackingError if the disk refuses."""
+        """Writes one row; raises ValueError when a column is missing or unknown, TrackingError for a full disk."""
         if set(row) != set(CSV_COLUMNS):
             raise ValueError(f"columns differ by {sorted(set(row) ^ set(CSV_COLUMNS))}")
-        with refusals_told(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n").writerow(row)
 
 
@@ -139,7 +139,7 @@ class ConsoleLogger:
     def step(self, record: StepLike) -> None:
         """Moves the bar; off a terminal prints a line now and then."""
         self._epoch_clips += record.clips
-        self._epoch_steps += 1  # not record.step: a run may go on in the middle of an epoch
+        self._epoch_steps += 1  # not record.step: a run may resume in the middle of an epoch
         elapsed_s = max(time.monotonic() - self._epoch_started_s, 1e-6)
         remaining_s = self._remaining_s(elapsed_s / self._epoch_steps, record.step)
         figures = (

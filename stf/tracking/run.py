@@ -1,7 +1,7 @@
 """One MLflow run per execution of a stage, as a context manager.
 
 Nothing here returns a value to the caller: a result must never depend on what the store holds, so that an edit of
-tracking code reruns no stage (SPEC section 9; tests/test_dvc_graph.py holds it).
+tracking code reruns no stage (tests/test_tracking_values.py).
 """
 
 from __future__ import annotations
@@ -10,65 +10,66 @@ import dataclasses
 import json
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import click
 from matplotlib.figure import Figure
 
 from stf.config import FLAGS, Params, STFV8Config
-from stf.errors import Interrupted, StfError, TrackingError
+from stf.errors import Interrupted, StfError
 from stf.io.hashing import sha256_of
-from stf.tracking.delivery import Delivery
-from stf.tracking.journal import open_journal
-from stf.tracking.memory import RunMemory, recall
-from stf.tracking.operations import End, Keep, Link, Points, Register, Start, Tag
+from stf.tracking.delivery import Delivery, send_unsent
 from stf.tracking.provenance import code_provenance, machine_provenance
+from stf.tracking.record import Entry, Start, open_record
 from stf.tracking.store import shown_address, store_uri
 
 _MAX_TAG_CHARS = 4000
 
 
 class TrackedRun:
-    """What a stage may tell the store about itself; made by `track`. Every method returns None.
+    """What a stage can log about itself; made by `track`. Every method returns None.
 
-    None of them fails because the store does: what it does not take is kept on disk. They raise TrackingError when that
-    disk is full or read-only.
+    None of them fails because the store does: what the store has not received stays on disk (delivery.py). They raise
+    TrackingError when that disk is full or read-only.
     """
 
-    def __init__(self, delivery: Delivery, memory: RunMemory, stage: str) -> None:
-        self._delivery, self._memory, self._stage = delivery, memory, stage
-        self._seen: set[str] = set()
+    def __init__(self, delivery: Delivery, stage: str, last_steps: dict[str, int]) -> None:
+        """`last_steps`: of each metric the last step that an earlier part of a resumed run has logged."""
+        self._delivery, self._stage = delivery, stage
+        self._earlier_steps, self._steps = last_steps, dict(last_steps)
+        self._has_cost = False
 
     def log(
         self, metrics: Mapping[str, float], step: int | None = None, *, provisional: bool = False
     ) -> None:
-        """Records numbers, of one step (or epoch) when `step` is given. Sent in batches, at latest at the end.
+        """Logs numbers of one step (or epoch), or of the whole run: then they replace the metric's last value.
 
-        A step of a metric that a continued run has recorded already is not recorded again, unless what was recorded
-        is `provisional`: then the later value is the one that counts.
+        A step that an earlier part of a resumed run has logged is not logged again, unless that was `provisional`.
         """
-        fresh = {
-            key: value
-            for key, value in metrics.items()
-            if step is None or self._memory.is_new(key, step, remember=not provisional)
-        }
-        self._seen.update(metrics)
-        if fresh:
-            ms = _now_ms()
-            self._delivery.add(Points([(key, float(value), ms, step or 0) for key, value in fresh.items()]))
+        self._has_cost |= "cost_usd" in metrics
+        by_step: dict[int, dict[str, float]] = {}
+        for key, value in metrics.items():
+            at = self._steps.get(key, 0) if step is None else step
+            if step is None or step > self._earlier_steps.get(key, step - 1):
+                by_step.setdefault(at, {})[key] = float(value)
+                self._steps[key] = max(at, self._steps.get(key, at))
+        for at, fresh in by_step.items():
+            self._delivery.report(Entry(_now_ms(), at, fresh, provisional))
 
     def tag(self, key: str, value: object) -> None:
         """Sets one tag of the run; later values replace earlier ones."""
-        self._delivery.do(Tag(key, _text(value)))
+        self._delivery.report(Entry(_now_ms(), tags={key: _text(value)}))
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Keeps a copy of a file or a folder with the run; raises FileNotFoundError when there is none."""
+        """Keeps a copy of a file or a folder with the run; raises FileNotFoundError when it does not exist."""
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist, so it cannot be kept with the run")
-        self._delivery.do(Keep(str(path), folder or ""))
+        self._delivery.record.keep(Path(path), folder or "")
 
     def figure(self, figure: Figure, name: str) -> None:
         """Keeps a matplotlib figure as `name` (a file name such as "pairs.png", with or without folders)."""
@@ -83,37 +84,39 @@ class TrackedRun:
             self.artifact(path, folder)
 
     def tie_weights(self, path: str | Path) -> None:
-        """Names the weights by their sha256; an evaluation is then nested under the training run that made them."""
+        """Identifies the weights by their sha256; an evaluation is nested under the training run that made them."""
         digest = sha256_of(path)
-        self.tag("weights_sha256", digest)
-        if not self._stage.startswith("train"):
-            self._delivery.do(Link(digest, ["training_run_id", "mlflow.parentRunId"]))
+        tags = () if self._stage.startswith("train") else ("training_run_id", "mlflow.parentRunId")
+        links: dict[str, str] = dict.fromkeys(tags, digest)
+        self._delivery.report(Entry(_now_ms(), tags={"weights_sha256": digest}, links=links))
 
     def starts_from(self, weights_sha256: str) -> None:
-        """Names the weights that this run starts from, and the training run that made them where the store has it."""
-        self.tag("starting_weights_sha256", weights_sha256)
-        self._delivery.do(Link(weights_sha256, ["starting_run_id"]))
+        """Identifies the weights that this run starts from, and the training run that made them if it is known."""
+        tags, links = {"starting_weights_sha256": weights_sha256}, {"starting_run_id": weights_sha256}
+        self._delivery.report(Entry(_now_ms(), tags=tags, links=links))
 
     def register(self, weights_path: str | Path, config: STFV8Config) -> None:
         """Registers weights file + configuration (JSON) as the next version of the model; never a pickle.
 
-        The same weights are registered once in a run, however often it is continued.
+        The same weights are registered once in a run, however often it is resumed.
         """
-        described = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+        self.text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", "model/config.json")
+        self.artifact(weights_path, "model")
         tags = {"variant": config.variant(), "stage": self._stage, "weights": Path(weights_path).name}
-        self._delivery.do(Register(str(weights_path), sha256_of(weights_path), described, tags))
+        self._delivery.report(Entry(_now_ms(), model=tags | {"weights_sha256": sha256_of(weights_path)}))
 
-    def _end(self, status: str, spent_usd: float) -> None:
-        if "cost_usd" not in self._seen:
+    def _end(self, status: Literal["FINISHED", "FAILED", "KILLED"], spent_usd: float) -> None:
+        if not self._has_cost:
             self.log({"cost_usd": spent_usd})
         error = sys.exception()
         if error is not None and not isinstance(error, Interrupted):
             self.tag("error", f"{type(error).__name__}: {error}")
-        self._delivery.end(End(status, _now_ms()))
+        self._delivery.report(Entry(_now_ms(), status=status))
+        self._delivery.flush(force=True)
 
 
 @contextmanager
-def track(
+def track(  # noqa: PLR0913  # each by its name
     stage: str,
     *,
     params: Params,
@@ -122,13 +125,14 @@ def track(
     device: str | None = None,
     memory: Path | None = None,
     identity: str = "",
+    resume: bool = True,
 ) -> Iterator[TrackedRun]:
     """Opens a run of `stage` and closes it: FINISHED, KILLED on KeyboardInterrupt and Interrupted, else FAILED.
 
     Records the flat parameters, the flags and variant of `config`, commit, DVC experiment, machine and `fingerprint`
-    of the data. Cost is wall time x budget.cost_per_hour unless the stage logs it as `cost_usd`. With a file `memory`
-    the run is remembered there, and the next call with the same file and `identity` goes on with it, however it ended.
-    A store that does not answer stops no run: what it is to be told is kept in mlruns/unsent/ until it can be sent.
+    of the data. Cost is wall time x budget.cost_per_hour unless the stage logs it as `cost_usd`. With a folder `memory`
+    the run's record is kept there, and the next call with the same folder and `identity` resumes the run, however it
+    ended, unless `resume` is False. Also sends what earlier runs could not. A store that fails stops no run.
     """
     started_s = time.monotonic()
     tags = code_provenance() | machine_provenance() | {"stage": stage}
@@ -140,11 +144,21 @@ def track(
     optional = {"data_fingerprint": fingerprint, "machine.device": device}
     tags |= {key: value for key, value in optional.items() if value is not None}
     name = " ".join(filter(None, (stage, tags.get("variant"), tags.get("dvc.experiment"))))
-    remembered, delivery = _open(memory, identity)
+
+    record = open_record(memory, identity, resume=resume)
+    entries, last_steps = record.read(), {}
+    for entry in entries:
+        last_steps |= dict.fromkeys(() if entry.provisional else entry.metrics, entry.step)
+    token = entries[0].start.token if entries and entries[0].start else uuid.uuid4().hex
     setting = {key: str(value) for key, value in logged.items()}
-    delivery.begin(Start(remembered.token, remembered.part, name, _now_ms(), setting, tags))
-    run, status = TrackedRun(delivery, remembered, stage), "FAILED"
+    start = Start(token, identity, shown_address(store_uri()), name, setting)
+    delivery = Delivery(record)
+    run, status = TrackedRun(delivery, stage, last_steps), "FAILED"
     try:
+        record.append(Entry(_now_ms(), tags=tags, start=start))
+        delivery.flush(force=True)
+        if delivery.run is not None:
+            send_unsent()
         yield run
         status = "FINISHED"
     except (KeyboardInterrupt, Interrupted):
@@ -156,24 +170,9 @@ def track(
         except StfError as error:
             if status == "FINISHED":
                 raise
-            click.secho(str(error), fg="yellow")  # and what ended the run is what counts
-
-
-def _open(path: Path | None, identity: str) -> tuple[RunMemory, Delivery]:
-    """The run that the file remembers, or a new one; its journal is whole and nobody else's."""
-    memory, news = recall(path, identity, shown_address(store_uri()))
-    journal = open_journal(memory.token, memory.store)
-    try:
-        journal.read()
-    except TrackingError as error:
-        news = str(error)
-        journal.close()
-        memory = RunMemory(path, identity, memory.store)
-        journal = open_journal(memory.token, memory.store)
-    if news:
-        click.echo(f"{news}: a new MLflow run is started")
-    memory.part += 1
-    return memory, Delivery(journal, memory)
+            click.secho(str(error), fg="yellow")  # what ended the run is more important
+        finally:
+            delivery.close()
 
 
 @contextmanager

@@ -26,18 +26,18 @@ from stf.errors import TrackingError
 from stf.io.paths import repository_root
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-# MLflow's own 7 repetitions of 120 s would hold up a training step for minutes; what fails is kept and sent later.
+# MLflow's own 7 retries of 120 s would hold up a training step for minutes; what fails is sent later (delivery.py).
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 EXPERIMENT = "stf-mamba"
-_MAX_REASON = 200  # characters; MLflow's tell a web address three times
+_MAX_REASON = 200  # characters; MLflow's messages repeat a web address three times
 _CREATION_WAIT = (
-    12  # times as long for the lock: another process may be creating the database, some 10 s of work
+    12  # times `wait_s` for the lock: another process may be creating the database, some 10 s of work
 )
 # With the user's name before it. A database's may hold / ? # as they are, which in a server's end the host.
 _PASSWORD = re.compile(r"(?<=://)(?:[^/?#\s]*|[^:/\s]*:(?!\d+/)[^@\s]*)@")
@@ -54,7 +54,7 @@ _LOCATIONS = (
 
 @dataclass(frozen=True)
 class Store:
-    """An open store: MLflow's client, the id of the experiment, and the address for messages, without a password."""
+    """An open store: MLflow's client, the id of the experiment, and the address for messages, without credentials."""
 
     client: MlflowClient
     experiment_id: str
@@ -62,25 +62,18 @@ class Store:
 
 
 @contextmanager
-def named_failures(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises inside the block into a TrackingError that names the store."""
+def store_errors() -> Iterator[None]:
+    """Turns what MLflow, the database and the connection raise inside the block into a TrackingError.
+
+    It is one short line that names the store, without credentials.
+    """
     try:
         yield
-    except (
-        MlflowException,
-        sqlite3.Error,
-        SQLAlchemyError,
-        ImportError,
-    ) as error:  # the latter: no such database
-        raise failure(uri, error) from error
-
-
-def failure(uri: str, error: Exception) -> TrackingError:
-    """What to raise for an error of the store: one short line, without a password."""
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return TrackingError(
-        f"the MLflow store at {uri} failed: {shorten(_PASSWORD.sub('', first), _MAX_REASON)}"
-    )
+    except (MlflowException, sqlite3.Error, SQLAlchemyError, OSError, ImportError, ValueError) as error:
+        # ImportError: no driver for such a database. ValueError: a port that is no number, bytes that are not UTF-8
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = shorten(_PASSWORD.sub("", first), _MAX_REASON)
+        raise TrackingError(f"the MLflow store at {shown_address(store_uri())} failed: {reason}") from error
 
 
 def shown_address(uri: str) -> str:
@@ -107,54 +100,50 @@ def open_store(wait_s: float = ANSWER_WAIT_S) -> Store:
     uri, mlruns, lock_wait_s = store_uri(), repository_root().resolve() / "mlruns", _CREATION_WAIT * wait_s
     is_own = not os.environ.get("MLFLOW_TRACKING_URI")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Failures are told in one line by who called; these would print a traceback and every repetition.
+    # Failures are reported in one line by the caller; these would print a traceback and every retry.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    if uri.startswith(("http://", "https://")):
-        _require_answer(uri, wait_s)
-    # Two processes that create the database at once corrupt it for good, hence the lock (measured, FACTS).
+    # Two processes that create the database at once corrupt it for good (measured), hence the lock.
     try:
         mlruns.mkdir(parents=True, exist_ok=True)
-        with FileLock(mlruns / ".lock", timeout=lock_wait_s), named_failures(shown_address(uri)):
-            if uri.startswith("sqlite:///"):
-                _require_free(Path(uri.removeprefix("sqlite:///")), wait_s)
+        with FileLock(mlruns / ".lock", timeout=lock_wait_s), store_errors():
+            require_answer(wait_s)
             artifacts = (mlruns / "artifacts").as_posix() if is_own else None
             if artifacts:
-                _mend_locations(mlruns / "mlflow.db", artifacts)
+                _relocate_artifacts(mlruns / "mlflow.db", artifacts)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return Store(client, _experiment_id(client, artifacts), shown_address(uri))
     except TimeoutError:
         raise TrackingError(
             f"{mlruns / '.lock'} has been held for {lock_wait_s:.0f} s; end the process that holds it"
         ) from None
-    except ValueError as error:  # of an address with a port that is no number, or with bytes that are no text
-        raise failure(shown_address(uri), error) from error
     except OSError as error:
         raise TrackingError(
-            f"the MLflow store in {mlruns} cannot be written: {error.strerror or error}; make room or give the "
-            "right to write"
+            f"the MLflow store in {mlruns} cannot be written: {error.strerror or error}; free some space or give "
+            "write permission"
         ) from None
 
 
-def _require_free(database: Path, wait_s: float) -> None:
-    """Raises sqlite3.Error in time where MLflow would repeat for minutes to open a database that it cannot write."""
-    if database.exists():
+def require_answer(wait_s: float) -> None:
+    """Returns when the store can be used now; else raises within seconds, where MLflow would retry for minutes.
+
+    Raises TrackingError for a server, sqlite3.Error for a database. Other kinds of store are not asked.
+    """
+    uri = store_uri()
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{shown_address(uri).rstrip('/')}/health", timeout=wait_s).close()
+        except urllib.error.HTTPError:
+            return  # it answers, perhaps asking for credentials: MLflow's business
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise TrackingError(
+                f"no MLflow server answers at {shown_address(uri)} ({error}); start it, or unset MLFLOW_TRACKING_URI "
+                "to log into mlruns/"
+            ) from None
+    elif uri.startswith("sqlite:///") and (database := Path(uri.removeprefix("sqlite:///"))).exists():
         with closing(sqlite3.connect(database, timeout=wait_s)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
-
-
-def _require_answer(uri: str, wait_s: float) -> None:
-    """Raises TrackingError within seconds where MLflow itself would retry for minutes."""
-    try:
-        urllib.request.urlopen(f"{shown_address(uri).rstrip('/')}/health", timeout=wait_s).close()
-    except urllib.error.HTTPError:
-        return  # it answers, perhaps asking for credentials: MLflow's business
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise TrackingError(
-            f"no MLflow server answers at {shown_address(uri)} ({error}); start it, or unset MLFLOW_TRACKING_URI to "
-            "log into mlruns/"
-        ) from None
 
 
 def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
@@ -166,7 +155,7 @@ def _experiment_id(client: MlflowClient, artifacts: str | None) -> str:
     return known.experiment_id
 
 
-def _mend_locations(database: Path, artifacts: str) -> None:
+def _relocate_artifacts(database: Path, artifacts: str) -> None:
     """Replaces the old folder in every recorded artifact location when the repository was moved or copied."""
     if not database.exists():
         return
@@ -176,13 +165,13 @@ def _mend_locations(database: Path, artifacts: str) -> None:
         }
         if "experiments" not in tables:
             return
-        wanted = "SELECT artifact_location FROM experiments WHERE name = ?"
-        row = connection.execute(wanted, (EXPERIMENT,)).fetchone()
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        row = connection.execute(query, (EXPERIMENT,)).fetchone()
         if row is None or row[0] == artifacts:
             return
         for table, column in _LOCATIONS:
             if table in tables:
-                mend = (
+                moved = (
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                 )
-                connection.execute(mend, (artifacts, len(row[0]) + 1, len(row[0]), row[0]))
+                connection.execute(moved, (artifacts, len(row[0]) + 1, len(row[0]), row[0]))

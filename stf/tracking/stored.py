@@ -11,7 +11,8 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from stf.errors import TrackingError, UsageError
-from stf.tracking.store import Store, named_failures, open_store
+from stf.tracking.delivery import send_unsent
+from stf.tracking.store import Store, open_store, store_errors
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two files of a few kB
 
@@ -19,7 +20,7 @@ EVALUATION_FOLDER = "evaluation"  # of the artifacts of an eval_* run
 SHOWN_ID = 8  # characters of a run id in messages
 _MIN_PREFIX = 4
 _FINISHED = "attributes.status = 'FINISHED'"
-_MAX_NAMED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,23 @@ class StoredRun:
 
 def finished_runs(stages: Sequence[str], fingerprint: str) -> list[StoredRun]:
     """The finished runs of these stages on the data with that fingerprint, newest first."""
-    store = open_store()
+    store = open_up_to_date()
     queries = [
         f"tags.stage = '{stage}' AND tags.data_fingerprint = '{fingerprint}' AND {_FINISHED}"
         for stage in stages
     ]
-    found = [run for query in queries for run in _search(store, query)]
-    return [_stored(run) for run in sorted(found, key=lambda run: -run.info.start_time)]
+    runs = [run for query in queries for run in _search(store, query)]
+    return [_stored(run) for run in sorted(runs, key=lambda run: -run.info.start_time)]
 
 
 def find_evaluation(text: str) -> StoredRun:
-    """The evaluation that `text` names: a run's id, the beginning of it, a run's name, or a DVC experiment's.
+    """The evaluation that `text` identifies: a run's id, the beginning of it, a run's name, or a DVC experiment's.
 
     A training run stands for its newest finished evaluation; of several runs with that name the newest counts.
     Raises UsageError when nothing or more than one id fits, TrackingError when there is no finished evaluation.
     """
-    store = open_store()
-    runs = _named(store, text)
+    store = open_up_to_date()
+    runs = _matching(store, text)
     if not runs:
         raise UsageError(
             f'no run in {store.uri} has "{text}" as its id, the beginning of its id (≥ {_MIN_PREFIX} characters), its '
@@ -79,7 +80,7 @@ def find_evaluation(text: str) -> StoredRun:
     trainings = [run for run in runs if run.stage.startswith("train")]
     if not trainings:
         raise UsageError(f"{runs[0].label} is a run of {runs[0].stage}, neither evaluation nor training")
-    of_weights = [found for run in trainings for found in _evaluations_of(store, run)]
+    of_weights = [each for run in trainings for each in _evaluations_of(store, run)]
     if not of_weights:
         raise TrackingError(
             f"{trainings[0].label} has no finished evaluation; its weights are an artifact of the run: "
@@ -93,8 +94,8 @@ def training_of(weights_sha256: str) -> StoredRun | None:
     if not re.fullmatch(r"[0-9a-f]{64}", weights_sha256):
         return None
     query = f"tags.weights_sha256 = '{weights_sha256}' AND tags.stage LIKE 'train%' AND {_FINISHED}"
-    found = _search(open_store(), query)
-    return _stored(found[0]) if found else None
+    runs = _search(open_store(), query)
+    return _stored(runs[0]) if runs else None
 
 
 def fetch_evaluation(run: StoredRun, folder: Path) -> Path:
@@ -103,39 +104,46 @@ def fetch_evaluation(run: StoredRun, folder: Path) -> Path:
     Raises TrackingError when the run does not hold exactly one of them.
     """
     store = open_store()
-    with named_failures(store.uri):
+    with store_errors():
         names = [file.path for file in store.client.list_artifacts(run.run_id, EVALUATION_FOLDER)]
     documents = [name for name in names if name.endswith(".json")]
     scores = [f"{name.removesuffix('.json')}_scores.csv" for name in documents]
     if len(documents) != 1 or scores[0] not in names:
         raise TrackingError(f"{run.label} does not hold one evaluation's JSON and scores; evaluate it again")
     try:
-        with named_failures(store.uri):
-            client, wanted = store.client, (scores[0], documents[0])
-            places = [client.download_artifacts(run.run_id, name, str(folder)) for name in wanted]
+        with store_errors():
+            download = store.client.download_artifacts
+            places = [download(run.run_id, name, str(folder)) for name in (scores[0], documents[0])]
     except OSError as error:
         raise TrackingError(f"{run.label}: {error}") from None
     return Path(places[-1])
 
 
-def _named(store: Store, text: str) -> list[StoredRun]:
+def open_up_to_date() -> Store:
+    """The store, after earlier runs' unsent reports went there; raises TrackingError when it does not answer."""
+    store = open_store()
+    send_unsent()
+    return store
+
+
+def _matching(store: Store, text: str) -> list[StoredRun]:
     """The runs that `text` can mean, newest first; raises UsageError for a beginning that several ids share."""
     if re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", text):
-        found = _search(store, f"attributes.run_id LIKE '{text}%'")
-        if len(found) > 1:
-            ids = ", ".join(run.info.run_id[: SHOWN_ID + 4] for run in found[:_MAX_NAMED])
-            more = ", …" if len(found) > _MAX_NAMED else ""
+        runs = _search(store, f"attributes.run_id LIKE '{text}%'")
+        if len(runs) > 1:
+            ids = ", ".join(run.info.run_id[: SHOWN_ID + 4] for run in runs[:_MAX_LISTED])
+            more = ", …" if len(runs) > _MAX_LISTED else ""
             raise UsageError(
-                f'"{text}" is the beginning of {len(found)} run ids: {ids}{more}; give more of it'
+                f'"{text}" is the beginning of {len(runs)} run ids: {ids}{more}; give more of it'
             )
-        if found:
-            return [_stored(found[0])]
+        if runs:
+            return [_stored(runs[0])]
     if "'" in text or "\\" in text:  # no name of ours, and MLflow's filters cannot hold it
         return []
     for key in ("attributes.run_name", "tags.dvc.experiment"):
-        found = _search(store, f"{key} = '{text}'")
-        if found:
-            return [_stored(run) for run in found]
+        runs = _search(store, f"{key} = '{text}'")
+        if runs:
+            return [_stored(run) for run in runs]
     return []
 
 
@@ -150,17 +158,17 @@ def _evaluations_of(store: Store, training: StoredRun) -> list[StoredRun]:
 
 def _search(store: Store, query: str) -> list[Run]:
     """Every run that fits, newest first, however many there are."""
-    found: list[Run] = []
+    runs: list[Run] = []
     token: str | None = None
     while True:
-        with named_failures(store.uri):
+        with store_errors():
             page = store.client.search_runs(
                 [store.experiment_id], query, order_by=["attributes.start_time DESC"], page_token=token
             )
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def _stored(run: Run) -> StoredRun:

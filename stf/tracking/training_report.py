@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: console, CSV row and MLflow metrics from one record.
+"""What a training run reports while it runs: console, CSV row and MLflow metrics from one record.
 
 Takes any dataclass with the fields of stf.training's records, and returns nothing to training.
 """
@@ -6,7 +6,6 @@ Takes any dataclass with the fields of stf.training's records, and returns nothi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,9 +14,8 @@ import click
 
 from stf.config import Params
 from stf.tracking.loggers import ConsoleLogger, CSVLogger
+from stf.tracking.names import epoch_metrics, step_metrics
 from stf.tracking.run import TrackedRun
-
-_PLACE = ("epoch", "step", "global_step")
 
 
 class TrainingReport:
@@ -37,7 +35,7 @@ class TrainingReport:
         self._run, self._console, self._csv = run, console, csv
         self._epochs, self._budget = epochs, budget
         self._log_every_steps = max(log_every_steps, 1)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Self:
         self._console.__enter__()
@@ -50,20 +48,14 @@ class TrainingReport:
         """One optimizer step (StepRecord)."""
         self._console.step(record)
         if record.global_step % self._log_every_steps == 0:
-            figures = _numbers(record).items()
-            shown = {f"step/{name}": value for name, value in figures if name not in _PLACE}
-            self._run.log(shown, step=record.global_step)
+            self._run.log(step_metrics(record), step=record.global_step)
 
     def epoch(self, record: Any, details: Any) -> None:
         """One epoch (EpochRecord, EpochDetails)."""
         self._csv.log(dataclasses.asdict(record))
         self._console.epoch(record)
-        failures = {f"failures/{cause}": float(count) for cause, count in details.failures.items()}
-        numbers = {name: value for name, value in _numbers(record).items() if name not in _PLACE}
-        # an epoch that the budget cut is told again when a larger budget lets it end
-        self._run.log(
-            numbers | _numbers(details) | failures, step=record.epoch, provisional=not details.complete
-        )
+        # an epoch that the budget cut short is logged again when a larger budget lets it end
+        self._run.log(epoch_metrics(record, details), step=record.epoch, provisional=not details.complete)
         if details.failures:
             causes = ", ".join(f"{count} × {cause}" for cause, count in sorted(details.failures.items()))
             click.echo(f"  draws repeated or degraded: {causes}")
@@ -82,8 +74,8 @@ class TrainingReport:
             )
 
     def _once(self, key: str, text: str) -> None:
-        if key not in self._told:
-            self._told.add(key)
+        if key not in self._warned:
+            self._warned.add(key)
             click.secho(text, fg="yellow")
 
 
@@ -119,10 +111,3 @@ def open_report(
         epochs=plan.epochs,
         budget=budget if params.runtime.billing else None,
     )
-
-
-def _numbers(record: Any) -> dict[str, float]:
-    """The numeric fields that have a value; a loss without a margin reports NaN for it."""
-    values = dataclasses.asdict(record)
-    numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-    return {name: value for name, value in numbers.items() if not math.isnan(value)}

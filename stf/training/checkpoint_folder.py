@@ -7,7 +7,8 @@ other*.pt     a last.pt of other code, data or starting weights, put aside; befo
 damaged.pt    one that could not be read
 trainer.json  who holds the folder
 log.csv       a row per epoch
-and what the budget (ledger) and tracking (mlflow_run.json) remember.
+mlflow/       what the training has logged, for its MLflow run
+ledger        what the budget's plan has cost
 """
 
 from __future__ import annotations

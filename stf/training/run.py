@@ -47,7 +47,7 @@ DRY_RUN_EPOCHS = 2
 DRY_RUN_PAIRS = 4
 PHASE_A_WEIGHTS = "weights/phase_a.pt"  # what phase B starts from
 GATE = "metrics/gate_a.json"
-MLFLOW_RUN = "mlflow_run.json"  # in the checkpoint folder: which MLflow run this training is
+MLFLOW_RECORD = "mlflow"  # in the checkpoint folder: what this training has logged, and its MLflow run
 PHASE_A_REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
 
 Forecast = Callable[[Params, PhaseName, VideoSBIDataset, str, int], str]
@@ -144,7 +144,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         # ------------------------------------------------------------------------------ fit
         run = report = None
         if budget is not None:
-            stage, memory = f"train_phase_{phase}", folder.path / MLFLOW_RUN
+            stage, memory = f"train_phase_{phase}", folder.path / MLFLOW_RECORD
             tracked = track(
                 stage,
                 params=params,
@@ -153,6 +153,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                 device=device,
                 memory=memory,
                 identity=folder.identity,
+                resume=not options.fresh,  # another training is another MLflow run
             )
             run = held.enter_context(tracked)
             run.tag("dry_run", str(dry_run).lower())
@@ -245,7 +246,6 @@ def _starting_point(
         path, progress, note = folder.resume(options.resume_path, train_state, warn)
     elif options.fresh and world.is_main:
         click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
-        (folder.path / MLFLOW_RUN).unlink(missing_ok=True)  # another training is another MLflow run
     elif not options.fresh:
         state = world.from_main(folder.find)
         for text in state.told:

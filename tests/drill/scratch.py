@@ -101,7 +101,7 @@ class Clone:
         if not store.exists():
             return 0, 0
         of_phase_a = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'train_phase_a'"
-        per_step = "key LIKE 'step/%' OR key IN ('val_auc', 'lr')"
+        per_step = "key LIKE 'step/%' OR key IN ('val/auc', 'lr')"
         points = f"SELECT 1 FROM metrics WHERE ({per_step}) AND run_uuid IN ({of_phase_a})"
         doubled = f"SELECT COUNT(*) FROM ({points} GROUP BY run_uuid, key, step HAVING COUNT(*) > 1)"
         with closing(sqlite3.connect(store, timeout=30)) as db:

@@ -30,12 +30,12 @@ def training(row, seed, weights=None, params=PARAMS, **tags):
     logged = {key: str(value) for key, value in dataclasses.replace(params, seed=seed).flat().items()}
     flags = {flag: str(flag in row.flags).lower() for flag in FLAGS}
     digest = {"weights_sha256": weights or f"{row.key}-{seed}"}
-    return Run(f"t-{row.key}-{seed}", logged, flags | digest | tags, {"best_auc": 0.6, "cost_usd": 0.02})
+    return Run(f"t-{row.key}-{seed}", logged, flags | digest | tags, {"val/best_auc": 0.6, "cost_usd": 0.02})
 
 
 def evaluation(weights, auc, n_fake=64, params=PARAMS, **tags):
     logged = {key: str(value) for key, value in params.flat().items()}
-    metrics = {"auc_overall": auc, "auc_low_overall": 0.0, "auc_Deepfakes": auc - 0.1, "n_real_overall": 16}
+    metrics = {"auc/overall": auc, "auc_low/overall": 0.0, "auc/Deepfakes": auc - 0.1, "n_real/overall": 16}
     return Run(
         f"e-{weights}", logged, {"weights_sha256": weights} | tags, metrics | {"n_fake_overall": n_fake}
     )

@@ -37,13 +37,13 @@ def test_the_document_holds_every_figure_and_only_json(evaluated):
     assert document["checkpoint"] == {"variant": "V7.3", "epoch": 7, "weights_sha256": "f00"}
 
 
-def test_tracked_metrics_are_flat_numbers_with_the_headline_unprefixed(evaluated):
+def test_tracked_metrics_are_named_by_measure_and_method(evaluated):
     found = tracked_metrics(evaluated)
-    assert found["auc_overall"] == pytest.approx(evaluated.headline.overall.auc)
-    assert found["raw/auc_FaceSwap"] == pytest.approx(evaluated.qualities[1].groups["FaceSwap"].auc)
-    assert "tpr_at_fpr_1pct_overall" not in found
+    assert found["auc/overall"] == pytest.approx(evaluated.headline.overall.auc)
+    assert found["auc_raw/FaceSwap"] == pytest.approx(evaluated.qualities[1].groups["FaceSwap"].auc)
+    assert "tpr_at_fpr_1pct/overall" not in found
     assert all(np.isfinite(value) for value in found.values())
-    assert {"threshold", "baseline_auc_face_px", "sbi_test_auc_V7.3"} <= set(found)
+    assert {"threshold", "baseline_auc/face_px", "sbi_test_auc/V7.3"} <= set(found)
 
 
 def test_files_are_the_same_bytes_and_carry_no_version_or_time(evaluated, tmp_path):

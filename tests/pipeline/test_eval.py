@@ -131,7 +131,7 @@ def test_the_run_is_tracked_with_figures_and_files_under_its_training(project, p
     run, training = stages[f"eval_{phase}"], stages[f"train_phase_{phase}"]
     document = json.loads((project / f"metrics/eval_{phase}.json").read_text())
     overall = document["qualities"]["c23"]["groups"]["overall"]["auc"]
-    assert run.data.metrics["auc_overall"] == pytest.approx(overall, abs=1e-6)
+    assert run.data.metrics["auc/overall"] == pytest.approx(overall, abs=1e-6)
     assert run.info.status == "FINISHED"
     digest = hashlib.sha256((project / f"weights/phase_{phase}.pt").read_bytes()).hexdigest()
     assert run.data.tags["weights_sha256"] == document["checkpoint"]["weights_sha256"] == digest

@@ -72,7 +72,15 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     assert tags["variant"] == "V8.0-A"
     assert tags["registered_model"].startswith("stf-mamba")
     metrics = {key for (key,) in query(place, "SELECT DISTINCT key FROM metrics")}
-    assert {"val_auc", "train_loss", "clips_per_s", "cost_usd", "gpu_mem_gb"} <= metrics
+    assert {
+        "val/auc",
+        "loss/train",
+        "hll/margin",
+        "time_s/epoch",
+        "clips_per_s",
+        "cost_usd",
+        "gpu_mem_gb",
+    } <= metrics
     figures = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm", "lr")
     assert {f"step/{name}" for name in (*figures, "pairs_failed", "backbone_lr")} <= metrics
     assert not {key for key in metrics if "seed" in key}

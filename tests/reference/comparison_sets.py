@@ -75,10 +75,10 @@ def auc_metrics(table: pd.DataFrame) -> dict[str, float]:
     for name, group in groups.items():
         higher = group["score"].to_numpy()[:, None] > reals["score"].to_numpy()
         metrics |= {
-            f"auc_{name}": float(higher.mean()),
-            f"auc_low_{name}": 0.1,
-            f"n_real_{name}": float(len(reals)),
-            f"n_fake_{name}": float(len(group)),
+            f"auc/{name}": float(higher.mean()),
+            f"auc_low/{name}": 0.1,
+            f"n_real/{name}": float(len(reals)),
+            f"n_fake/{name}": float(len(group)),
         }
     return metrics
 
@@ -96,7 +96,7 @@ def store_training(
     weights = folder / f"{config.variant()}-{params.seed}-{phase}{tag}.pt"
     weights.write_text(weights.name)
     with track(f"train_phase_{phase}", params=params, config=config, fingerprint=FINGERPRINT) as run:
-        run.log({"model/parameters": 123_456.0, "clips_per_s": 7.5, "cost_usd": 0.03, "best_auc": 0.61})
+        run.log({"model/parameters": 123_456.0, "clips_per_s": 7.5, "cost_usd": 0.03, "val/best_auc": 0.61})
         run.tie_weights(weights)
     return weights
 

@@ -1,4 +1,4 @@
-"""Which store a run's words are for: never another one's, never with a password on the screen."""
+"""Which store a run's reports are for: never another one, and never shown with a password."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from pipeline.send_runs import main
 from stf.config import Params
-from stf.tracking.journal import homes
+from stf.tracking.delivery import send_unsent
 from stf.tracking.run import track
 from stf.tracking.store import shown_address
 
 AWAY = "http://ann:sEcret@127.0.0.1:1"  # nobody listens on port 1
 
 
-def told_by_a_run(capsys: pytest.CaptureFixture[str]) -> str:
+def output_of_a_run(capsys: pytest.CaptureFixture[str]) -> str:
     with track("train_phase_a", params=Params()) as run:
         run.log({"loss": 1.0}, step=1)
-    said = capsys.readouterr()
-    return said.out + said.err
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def unsent(root: Path) -> list[Path]:
+    return list((root / "checkpoints" / "unsent").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -42,38 +44,36 @@ def test_no_address_stops_a_run_or_shows_its_password(
     address: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    said = told_by_a_run(capsys)
-    assert "what MLflow is to be told is kept in" in said
-    assert "sEcret" not in said
-    assert f"holds what the MLflow store at {shown_address(address)} has yet to be told: python -m" in said
-    result = CliRunner().invoke(main)
-    assert result.exit_code == 1
-    assert "still unsent" in result.output
-    assert "unexpected" not in result.output
-    assert "sEcret" not in result.output
+    output = output_of_a_run(capsys)
+    assert "The run continues; MLflow gets everything later, from " in output
+    assert f"the MLflow store at {shown_address(address)} lacks part of this run" in output
+    send_unsent()
+    output += capsys.readouterr().out
+    assert output.count("not sent to MLflow: ") == 1
+    assert "sEcret" not in output
+    [folder] = unsent(root)
+    assert "sEcret" not in (folder / "run.jsonl").read_text()
 
 
-def test_a_journal_goes_to_its_own_store_only(
+def test_a_record_goes_to_its_own_store_only(
     root: Path,
     runs: Callable[[], list],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
-    told_by_a_run(capsys)
-    [folder] = homes()[0].iterdir()
+    output_of_a_run(capsys)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    result = CliRunner().invoke(main)
-    assert result.exit_code == 1
-    assert "is for the store at http://127.0.0.1:1, not for sqlite:///mlruns/mlflow.db" in result.output
-    assert "set it to http://127.0.0.1:1" in result.output
-    assert folder.is_dir()
+    send_unsent()
+    assert (
+        "it is for the store at http://127.0.0.1:1, not sqlite:///mlruns/mlflow.db; set MLFLOW_TRACKING_URI to send it"
+        in capsys.readouterr().out
+    )
+    assert len(unsent(root)) == 1
     assert runs() == []
-    assert CliRunner().invoke(main, ["--here"]).exit_code == 0
-    assert len(runs()) == 1
 
 
-def test_a_journal_of_the_repositorys_own_store_moves_with_it(
+def test_a_record_for_the_repositorys_own_store_moves_with_it(
     root: Path,
     tmp_path: Path,
     runs: Callable[[], list],
@@ -82,17 +82,24 @@ def test_a_journal_of_the_repositorys_own_store_moves_with_it(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("stf.tracking.delivery.open_store", _locked)
-        told_by_a_run(capsys)
-    assert (next(homes()[0].iterdir()) / "store").read_text() == "sqlite:///mlruns/mlflow.db"
+        output_of_a_run(capsys)
     moved = tmp_path / "moved"
     shutil.move(root, moved)
     monkeypatch.setenv("DVC_ROOT", str(moved))
-    result = CliRunner().invoke(main)
-    assert result.exit_code == 0, result.output
+    send_unsent()
+    assert "MLflow has received the rest of train_phase_a" in capsys.readouterr().out
     assert len(runs()) == 1
+    assert unsent(moved) == []
 
 
 def _locked(wait_s: float) -> None:
     from stf.errors import TrackingError
 
     raise TrackingError("the database is locked")
+
+
+def test_the_shown_address_has_no_password_and_no_place_of_the_repository(root: Path) -> None:
+    assert shown_address("https://ann:secret@mlflow.lab:5000/x") == "https://mlflow.lab:5000/x"
+    assert shown_address("https://mlflow.lab") == "https://mlflow.lab"
+    assert shown_address(f"sqlite:///{root}/mlruns/mlflow.db") == "sqlite:///mlruns/mlflow.db"
+    assert shown_address("sqlite:////elsewhere/mlflow.db") == "sqlite:////elsewhere/mlflow.db"

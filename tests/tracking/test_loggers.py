@@ -79,7 +79,7 @@ def test_foreign_file_and_foreign_columns_are_refused(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
-        TrackingError, match=r"/dev/full cannot be written: No space left on device; make room"
+        TrackingError, match=r"/dev/full cannot be written: No space left on device; free some space"
     ):
         CSVLogger("/dev/full")
     (tmp_path / "metrics").write_text("a file where the folder should be")

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
 from stf.errors import DataError, Interrupted, TrackingError
-from stf.tracking.baseline import OVERALL_AUC, baseline_auc
-from stf.tracking.operations import MODEL_NAME
+from stf.tracking.baseline import baseline_auc
+from stf.tracking.mlflow_run import MODEL_NAME
+from stf.tracking.names import OVERALL_AUC
 from stf.tracking.run import track
 from stf.tracking.store import open_store
 
@@ -135,13 +136,13 @@ def test_a_run_that_raises_says_so_and_keeps_its_metrics(
     assert ended.data.tags["error"].startswith(type(raised).__name__)
 
 
-def test_what_ended_a_run_is_not_hidden_by_a_disk_that_refuses(
+def test_a_full_disk_does_not_hide_what_ended_a_run(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise TrackingError("no space")
 
-    monkeypatch.setattr("stf.tracking.delivery.Delivery.end", full)
+    monkeypatch.setattr("stf.tracking.run.TrackedRun._end", full)
     with pytest.raises(Interrupted), track("train_phase_a", params=PARAMS):
         raise Interrupted("stopped by SIGTERM", 143)
     assert "no space" in capsys.readouterr().out

@@ -65,7 +65,7 @@ class _Server:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("kills")
-def test_a_run_outlives_its_server_and_tells_it_everything_once(
+def test_a_run_outlives_its_server_which_receives_every_point_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))

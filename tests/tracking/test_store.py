@@ -109,4 +109,4 @@ def test_runs_that_start_at_once_from_nothing_lose_nothing(
         assert numbers == [(step, float(run.data.tags["racer"]) + step) for step in range(100)]
     with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert not any((tmp_path / "mlruns" / "unsent").iterdir())
+    assert not any((tmp_path / "checkpoints" / "unsent").iterdir())

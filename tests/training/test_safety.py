@@ -38,7 +38,7 @@ def kept_in(place: Path) -> dict[str, str]:
     """Every file that a run keeps, MLflow's aside."""
     folders = (place / name for name in ("checkpoints", "weights", "metrics"))
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(place)): digest(path) for path in files if path.name != "mlflow_run.json"}
+    return {str(path.relative_to(place)): digest(path) for path in files if "mlflow" not in path.parts}
 
 
 def in_weights(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[Batch]:
