@@ -9,7 +9,7 @@ import click
 from pipeline.cli import command, load_params, params_option
 
 FOLDER = Path("tmp/compare")  # beside DVC: nothing of the pipeline lies there
-MAX_RUNS = 26  # a letter each
+MAX_RUNS = 26  # more do not fit a table
 
 
 @command

@@ -357,10 +357,16 @@ class STFV8Config(ClipFields, ModelParams, LossFields, PhaseFields, PriceFields,
         return tuple(flag for flag in FLAGS if getattr(self, flag))
 
     def variant(self) -> str:
-        """'V7.3' (no flag), 'V8.0-A' (phase A's four), 'V8.0-B' (all eight), else the flags joined by '+'."""
-        flags = self.active_flags()
-        names = {(): "V7.3", PHASE_A_FLAGS: "V8.0-A", FLAGS: "V8.0-B"}
-        return names.get(flags, "+".join(flag.removeprefix("use_") for flag in flags))
+        """The short name of the flags that are on: 'V7.3', 'A', 'B', or the nearest of them with the differences.
+
+        V7.3 has no flag on, A phase A's four, B all eight. From the base that differs in the fewest flags (of equally
+        near ones the first) a flag more is '+name' and a flag less '-name', without 'use_' and in the order of FLAGS:
+        'V7.3+contrastive_hll', 'A+wss', 'B-mamer'. Base and differences give the flags back: no two names are equal.
+        """
+        on, bases = set(self.active_flags()), {"V7.3": (), "A": PHASE_A_FLAGS, "B": FLAGS}
+        base = min(bases, key=lambda name: len(on.symmetric_difference(bases[name])))
+        changed = [flag for flag in FLAGS if (flag in on) != (flag in bases[base])]
+        return base + "".join(("+" if flag in on else "-") + flag.removeprefix("use_") for flag in changed)
 
     def describe(self) -> str:
         """Variant, active features, clip, and the network's parameters and multiply-adds per clip, as text."""

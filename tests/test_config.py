@@ -31,20 +31,37 @@ def test_presets():
     assert STFV8Config.phase_b().lr == 1e-4
     assert [c.variant() for c in (STFV8Config(), STFV8Config.phase_a(), STFV8Config.phase_b())] == [
         "V7.3",
-        "V8.0-A",
-        "V8.0-B",
+        "A",
+        "B",
     ]
 
 
 def test_every_flag_combination_has_its_own_variant_name():
     names = set()
     for values in itertools.product((False, True), repeat=len(FLAGS)):
-        config = STFV8Config()
-        for flag, value in zip(FLAGS, values, strict=True):
-            setattr(config, flag, value)
+        config = STFV8Config(**dict(zip(FLAGS, values, strict=True)))
         config.validate()
         names.add(config.variant())
     assert len(names) == 256
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ((), "V7.3"),
+        (("use_contrastive_hll",), "V7.3+contrastive_hll"),
+        (("use_wss", "use_hydra"), "V7.3+hydra+wss"),
+        (PHASE_A_FLAGS[:2], "V7.3+contrastive_hll+compression_aug"),  # as near to A: the first base counts
+        (PHASE_A_FLAGS[:3], "A-hll_normalization"),
+        (PHASE_A_FLAGS, "A"),
+        ((*PHASE_A_FLAGS, "use_wss"), "A+wss"),
+        ((*PHASE_A_FLAGS[1:], "use_wss"), "A-contrastive_hll+wss"),
+        (tuple(flag for flag in FLAGS if flag != "use_mamer"), "B-mamer"),
+        (FLAGS, "B"),
+    ],
+)
+def test_a_variant_is_named_by_its_nearest_base_and_the_differences(flags, name):
+    assert STFV8Config(**dict.fromkeys(flags, True)).variant() == name
 
 
 @pytest.mark.parametrize(

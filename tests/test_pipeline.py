@@ -58,7 +58,7 @@ def test_the_line_runs_and_every_run_knows_its_parent(training_place: Path) -> N
         assert document["checkpoint"]["weights_sha256"] == digest(
             training_place / f"weights/phase_{phase}.pt"
         )
-    assert [tags[stage]["variant"] for stage in COMMANDS] == ["V8.0-A", "V8.0-A", "V8.0-B", "V8.0-B"]
+    assert [tags[stage]["variant"] for stage in COMMANDS] == ["A", "A", "B", "B"]
 
     closed = {"phase_b": {"min_phase_a_auc": 1.0}} | small
     assert run_training(eval_a, **closed).exit_code == 0

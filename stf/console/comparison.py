@@ -57,16 +57,16 @@ def runs_table(contestants: Sequence[Contestant]) -> Table:
             number(costs.cost_usd, 1, 3),
         )
         title = f"[bold]{escape(c.evaluation.variant)}[/bold]\n[dim]{escape(c.name)}[/dim]"
-        table.add_row(c.letter, title, str(c.evaluation.epoch), *figures)
+        table.add_row(c.label, title, str(c.evaluation.epoch), *figures)
     return table
 
 
 def pair_table(comparison: Comparison, quality: str) -> Table:
     """Method | N | AUC of both | difference in points with interval | p."""
     a, b = comparison.a, comparison.b
-    title = f"{b.letter} ({b.evaluation.variant}) against {a.letter} ({a.evaluation.variant}), {quality}"
-    change = f"{b.letter} − {a.letter}, points [95 %]"
-    columns = ("N", f"AUC % {a.letter}", f"AUC % {b.letter}", change, "p")
+    title = f"{b.label} ({b.evaluation.variant}) against {a.label} ({a.evaluation.variant}), {quality}"
+    change = f"{b.label} − {a.label}, points [95 %]"
+    columns = ("N", f"AUC % {a.label}", f"AUC % {b.label}", change, "p")
     table = make_table(escape(title), "Method", *(escape(column) for column in columns))
     table.add_column("Test")
     for name, group in comparison.qualities[quality].items():
@@ -101,9 +101,9 @@ def notes(contestants: Sequence[Contestant], comparisons: Sequence[Comparison]) 
             for (quality, method), counts in comparison.pairing.left_out.items()
         ]
         if lost:
-            yield f"{comparison.b.letter} against {comparison.a.letter} leaves out: {'; '.join(lost)}."
+            yield f"{comparison.b.label} against {comparison.a.label} leaves out: {'; '.join(lost)}."
     if len({tuple(sorted(c.evaluation.clips.items())) for c in contestants}) > 1:
-        clips = "; ".join(f"{c.letter}: {_clips(c)}" for c in contestants)
+        clips = "; ".join(f"{c.label}: {_clips(c)}" for c in contestants)
         yield f"Not the same clips: {clips}."
     yield (
         "Val AUC: self-blended clips, the kept epoch. Clips/s (last epoch) and minutes: the training run's own. "
@@ -112,7 +112,7 @@ def notes(contestants: Sequence[Contestant], comparisons: Sequence[Comparison]) 
     machines = {c.costs.machine for c in contestants if c.costs.machine}
     if len(machines) > 1:
         yield f"Trained on different machines, so times do not compare: {'; '.join(sorted(machines))}."
-    unknown = [c.letter for c in contestants if c.costs.minutes is None]
+    unknown = [c.label for c in contestants if c.costs.minutes is None]
     if unknown:
         yield f"No training run of the weights of {', '.join(unknown)} in the store: its cost is n/a."
 

@@ -28,7 +28,6 @@ N_RESAMPLES = 10_000
 SEED = 0  # of the resamples: the same two files give the same interval
 KEY = ["quality", "method", "video_id"]
 _SAME = ["label", "identity_pair"]
-_REASON = {"left_only": "only in A", "right_only": "only in B", "both": "no score"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,13 @@ class Pairing:
     """The videos that both evaluations scored, and how many of each group (quality, method) are left out, and why."""
 
     table: pd.DataFrame  # KEY, label, identity_pair, score_a, score_b
-    left_out: Mapping[tuple[str, str], Mapping[str, int]]  # reasons: "only in A", "only in B", "no score"
+    left_out: Mapping[tuple[str, str], Mapping[str, int]]  # reasons: "only in LABEL", "no score"
 
 
-def pair_scores(table_a: pd.DataFrame, table_b: pd.DataFrame) -> Pairing:
-    """Joins two score tables over quality, method and video id.
+def pair_scores(
+    table_a: pd.DataFrame, table_b: pd.DataFrame, labels: tuple[str, str] = ("A", "B")
+) -> Pairing:
+    """Joins two score tables over quality, method and video id; `labels` name the two in `left_out`.
 
     Raises DataError when they disagree about what a video is, or share none with a score in both.
     """
@@ -92,9 +93,10 @@ def pair_scores(table_a: pd.DataFrame, table_b: pd.DataFrame) -> Pairing:
             )
     scored = in_both & merged["score_a"].notna() & merged["score_b"].notna()
     left_out: dict[tuple[str, str], dict[str, int]] = {}
-    for row in merged.loc[~scored, [*KEY, "_merge"]].itertuples(index=False):
-        counts = left_out.setdefault((str(row[0]), str(row[1])), {})
-        counts[_REASON[str(row[3])]] = counts.get(_REASON[str(row[3])], 0) + 1
+    reasons = {"left_only": f"only in {labels[0]}", "right_only": f"only in {labels[1]}", "both": "no score"}
+    for quality, method, _, merge in merged.loc[~scored, [*KEY, "_merge"]].itertuples(index=False):
+        counts = left_out.setdefault((str(quality), str(method)), {})
+        counts[reasons[str(merge)]] = counts.get(reasons[str(merge)], 0) + 1
     if not np.any(scored):
         raise DataError("the two evaluations share no video that both scored: they are of different data")
     kept = merged.loc[scored].rename(columns={f"{column}_a": column for column in _SAME})
@@ -164,7 +166,7 @@ class Costs:
 class Contestant:
     """One evaluation in a comparison; `run_id` is None for a file, `fingerprint` of its data too."""
 
-    letter: str
+    label: str
     name: str
     run_id: str | None
     fingerprint: str | None
@@ -195,7 +197,8 @@ def compare(contestants: Sequence[Contestant]) -> tuple[Comparison, ...]:
     first = contestants[0]
     found = []
     for other in contestants[1:]:
-        pairing = pair_scores(first.evaluation.table, other.evaluation.table)
+        labels = (first.label, other.label)
+        pairing = pair_scores(first.evaluation.table, other.evaluation.table, labels)
         shared = sorted(
             set(pairing.table["quality"]), key=lambda name: (name != first.evaluation.quality, name)
         )
@@ -210,10 +213,10 @@ def is_synthetic(contestants: Sequence[Contestant]) -> bool:
 
 
 def tracked_differences(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Flat numbers for a tracking store: 'B-A/difference_overall', 'B-A/p_value_Deepfakes', …"""
+    """Flat numbers for a tracking store: 'R2-R1/difference_overall', 'R2-R1/p_value_Deepfakes', …"""
     found: dict[str, float] = {}
     for comparison in comparisons:
-        pair = f"{comparison.b.letter}-{comparison.a.letter}"
+        pair = f"{comparison.b.label}-{comparison.a.label}"
         for name, group in comparison.qualities[comparison.headline].items():
             shown = group.shown
             if shown is not None:
@@ -228,11 +231,11 @@ def as_document(contestants: Sequence[Contestant], comparisons: Sequence[Compari
         "note": SYNTHETIC_NOTE if is_synthetic(contestants) else None,
         "delong": DELONG_NOTE,
         "bootstrap": BOOTSTRAP_NOTE,
-        "runs": {contestant.letter: _contestant(contestant) for contestant in contestants},
+        "runs": {contestant.label: _contestant(contestant) for contestant in contestants},
         "comparisons": [
             {
-                "a": comparison.a.letter,
-                "b": comparison.b.letter,
+                "a": comparison.a.label,
+                "b": comparison.b.label,
                 "qualities": {
                     quality: {name: _group(group) for name, group in groups.items()}
                     for quality, groups in comparison.qualities.items()

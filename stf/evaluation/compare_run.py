@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,15 +34,18 @@ from stf.io.paths import DATA_JSON
 from stf.tracking.run import track
 from stf.tracking.stored import StoredRun, fetch_evaluation, find_evaluation, finished_runs, training_of
 
-LETTERS = string.ascii_uppercase  # what a report calls the runs
-
 
 def report_comparison(runs: Sequence[str], params: Params, path: Path) -> None:
     """Finds the runs, compares them, writes and prints the report, and keeps it as a run of its own."""
     picture = path.with_suffix(".png")
     sources: Sequence[str | StoredRun] = [find(run) for run in runs] if runs else repository_runs(params)
     with tempfile.TemporaryDirectory() as folder:
-        contestants = [load(LETTERS[i], run, Path(folder) / LETTERS[i]) for i, run in enumerate(sources)]
+        labels = [
+            f"R{i}" for i in range(1, len(sources) + 1)
+        ]  # what a report calls them: variants are named A and B
+        contestants = [
+            load(label, run, Path(folder) / label) for label, run in zip(labels, sources, strict=True)
+        ]
     fingerprints = {c.fingerprint: c.name for c in contestants if c.fingerprint is not None}
     if len(fingerprints) > 1:
         names = ", ".join(f"{name}: {digest[:8]}" for digest, name in fingerprints.items())
@@ -70,7 +72,7 @@ def find(text: str) -> str | StoredRun:
     return text if Path(text).suffix == ".json" else find_evaluation(text)
 
 
-def load(letter: str, source: str | StoredRun, folder: Path) -> Contestant:
+def load(label: str, source: str | StoredRun, folder: Path) -> Contestant:
     """Reads one evaluation, and what its network and training took from the run that made the weights."""
     if isinstance(source, str):
         evaluation, name, run_id, fingerprint = read_evaluation(source), source, None, None
@@ -80,7 +82,7 @@ def load(letter: str, source: str | StoredRun, folder: Path) -> Contestant:
         name, run_id, fingerprint = source.label, source.run_id, source.tags.get("data_fingerprint")
     training = training_of(evaluation.weights_sha256)
     costs = Costs() if training is None else Costs.of(training.metrics, training.minutes, training.tags)
-    return Contestant(letter, name, run_id, fingerprint, evaluation, costs)
+    return Contestant(label, name, run_id, fingerprint, evaluation, costs)
 
 
 def repository_runs(params: Params) -> list[StoredRun]:

@@ -204,7 +204,7 @@ def _auc_panel(axes: Axes, comparisons: Sequence[Comparison], names: Sequence[st
             if group is not None and group.delong is not None:
                 auc = group.delong.auc_a if is_first else group.delong.auc_b
                 points.append((100 * auc, len(names) - 1 - row + _offset(index, count)))
-        label = f"{contestant.letter}: {contestant.evaluation.variant} ({contestant.name})"
+        label = f"{contestant.label}: {contestant.evaluation.variant} ({contestant.name})"
         x_P, y_P = zip(*points, strict=True) if points else ((), ())
         axes.plot(
             x_P, y_P, MARKERS[index % 7], color=RUN_COLOURS[index % 7], markersize=6, label=label, zorder=3
@@ -231,7 +231,7 @@ def _difference_panel(axes: Axes, comparisons: Sequence[Comparison], names: Sequ
             axes.annotate(note, **place, fontsize=8, color="#444444")
             reach = max(reach, abs(100 * low), abs(100 * high))
     axes.set_xlim(-1.1 * reach, 1.45 * reach)  # room for the p-values
-    axes.set_xlabel(f"difference to {comparisons[0].a.letter}, points, with 95 % interval")
+    axes.set_xlabel(f"difference to {comparisons[0].a.label}, points, with 95 % interval")
 
 
 def save_grid_plot(results: Sequence[RowResult], synthetic: bool, path: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_rows_lead_from_v73_to_full_v80_one_flag_at_a_time():
     assert len(ROWS) == 11
     assert len({row.key for row in ROWS}) == 11
     variants = [STFV8Config(**dict.fromkeys(row.flags, True)).variant() for row in ROWS]
-    assert (variants[0], variants[5], variants[-1]) == ("V7.3", "V8.0-A", "V8.0-B")
+    assert (variants[0], variants[5], variants[-1]) == ("V7.3", "A", "B")
     assert {row.flags[0] for row in ROWS[1:5]} == set(PHASE_A_FLAGS)
     assert {frozenset(row.flags) - set(PHASE_A_FLAGS) for row in ROWS[6:10]} == {
         frozenset({flag}) for flag in FLAGS if flag not in PHASE_A_FLAGS
@@ -161,8 +161,8 @@ def test_the_default_of_a_comparison_has_the_seed_and_parameters_of_params_yaml(
         training(row, 0, "longer", params=longer),
         training(row, 0, "right"),
     ]
-    evaluations = [evaluation(name, 0.5, variant="V8.0-A") for name in ("seed 1", "longer", "right")]
-    assert newest_of("V8.0-A", "a", evaluations, trainings, PARAMS).tags["weights_sha256"] == "right"
+    evaluations = [evaluation(name, 0.5, variant="A") for name in ("seed 1", "longer", "right")]
+    assert newest_of("A", "a", evaluations, trainings, PARAMS).tags["weights_sha256"] == "right"
     assert newest_of("V7.3", "a", evaluations, trainings, PARAMS) is None
-    alone = evaluation("pulled", 0.5, variant="V8.0-A")  # weights that no run of this store made
-    assert newest_of("V8.0-A", "a", [alone], [], PARAMS) is alone
+    alone = evaluation("pulled", 0.5, variant="A")  # weights that no run of this store made
+    assert newest_of("A", "a", [alone], [], PARAMS) is alone

@@ -31,7 +31,7 @@ def outputs(model, config) -> dict[str, torch.Tensor]:
         return model(camera_clips(3, config.num_frames, config.img_size))
 
 
-@pytest.mark.parametrize("flags", [(), PHASE_A_FLAGS], ids=["V7.3", "V8.0-A"])
+@pytest.mark.parametrize("flags", [(), PHASE_A_FLAGS], ids=["V7.3", "A"])
 def test_without_an_upgrade_it_is_v73(flags):
     config = config_with(*flags)
     old, new = built(config, STFMambaV73), built(config)

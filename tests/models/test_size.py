@@ -98,7 +98,7 @@ def test_a_network_that_is_too_large_is_refused_before_it_is_built(changes: dict
 
 def test_describe_reports_features_parameters_and_work() -> None:
     text = STFV8Config.phase_a().describe()
-    assert "STF-Mamba V8.0-A" in text
+    assert "STF-Mamba A" in text
     assert "use_contrastive_hll, use_compression_aug, use_multiscale_drift, use_hll_normalization" in text
     assert "parameters: 13,602,034 (stem 14,736, " in text
     assert "multiply-adds per clip: 83.26 G (stem 1.45 G, " in text
@@ -109,7 +109,7 @@ def test_describe_reports_features_parameters_and_work() -> None:
 
 def test_describe_counts_every_module_of_v8() -> None:
     text = STFV8Config.phase_b().describe()
-    assert "STF-Mamba V8.0-B" in text
+    assert "STF-Mamba B" in text
     assert "wavelet-selective scan" in text
     assert "adaptive state" in text
 

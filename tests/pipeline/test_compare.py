@@ -62,17 +62,17 @@ def test_by_default_baseline_phase_a_and_phase_b_of_params_yaml(repository):
     assert result.exit_code == 0, result.output
     document = json.loads((repository / "tmp/compare/compare.json").read_text())
     runs = document["runs"]
-    assert {letter: run["variant"] for letter, run in runs.items()} == {
-        "A": "V7.3",
-        "B": "V8.0-A",
-        "C": "V8.0-B",
+    assert {label: run["variant"] for label, run in runs.items()} == {
+        "R1": "V7.3",
+        "R2": "A",
+        "R3": "B",
     }
-    assert runs["B"]["name"].startswith("eval_a V8.0-A")
+    assert runs["R2"]["name"].startswith("eval_a A")
     params = [open_store().client.get_run(run["run_id"]).data.params["seed"] for run in runs.values()]
     assert params == ["0", "0", "0"]
-    assert runs["A"]["training"]["parameters"] == 123_456
-    assert runs["A"]["training"]["gmacs_per_clip"] is None
-    assert [(pair["a"], pair["b"]) for pair in document["comparisons"]] == [("A", "B"), ("A", "C")]
+    assert runs["R1"]["training"]["parameters"] == 123_456
+    assert runs["R1"]["training"]["gmacs_per_clip"] is None
+    assert [(pair["a"], pair["b"]) for pair in document["comparisons"]] == [("R1", "R2"), ("R1", "R3")]
     overall = document["comparisons"][1]["qualities"]["c23"]["overall"]
     assert (overall["n_real"], overall["n_fake"]) == (16, 64)
     assert overall["bootstrap"]["low"] > 0
@@ -85,7 +85,7 @@ def test_the_report_fits_100_columns_and_says_what_it_is(repository):
     flat = " ".join(text.split())
     for said in (
         "Synthetic stand-in: the data is the built-in sample",
-        "B (V8.0-A) against A (V7.3), c23",
+        "R2 (A) against R1 (V7.3), c23",
         "DeLong's test takes videos for independent",
         "10000 resamples of identity pairs",
         "Only 8 identity pairs",
@@ -100,8 +100,8 @@ def test_the_comparison_is_a_run_with_figures_and_files(repository):
     document = json.loads((repository / "tmp/compare/compare.json").read_text())
     assert run.data.tags["compared"] == ", ".join(r["run_id"] for r in document["runs"].values())
     difference = document["comparisons"][0]["qualities"]["c23"]["overall"]["bootstrap"]["difference"]
-    assert run.data.metrics["B-A/difference_overall"] == pytest.approx(difference, abs=1e-6)
-    assert "C-A/p_value_FaceSwap" in run.data.metrics
+    assert run.data.metrics["R2-R1/difference_overall"] == pytest.approx(difference, abs=1e-6)
+    assert "R3-R1/p_value_FaceSwap" in run.data.metrics
     kept = {Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "comparison")}
     assert kept == {"compare.json", "compare.png"}
     assert cv2.imread("tmp/compare/compare.png").std() > 5
@@ -116,7 +116,7 @@ def test_files_are_compared_without_any_run(repository):
     groups = document["comparisons"][0]["qualities"]["c23"]
     assert all(group["delong"]["p_value"] == 1 for group in groups.values())
     assert groups["overall"]["bootstrap"]["p_value"] == 1
-    assert document["runs"]["A"]["training"]["cost_usd"] is None
+    assert document["runs"]["R1"]["training"]["cost_usd"] is None
     assert "its cost is n/a" in result.output
     assert Path("out/mine.png").exists()
 
@@ -130,15 +130,15 @@ def test_a_file_and_a_training_run_and_what_they_do_not_share(repository):
     result = invoke("e.json", training.info.run_id[:16])
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "B against A leaves out: c23/Face2Face: 16 only in B; c23/NeuralTextures: 16 only in B" in said
-    assert "c23/real: 1 only in B" in said
+    assert "R2 against R1 leaves out: c23/Face2Face: 16 only in R2; c23/NeuralTextures: 16 only in R2" in said
+    assert "c23/real: 1 only in R2" in said
 
 
 def test_what_is_missing_of_the_default_is_said_with_the_command(repository):
     delete("eval_b")
     result = invoke()
     assert result.exit_code == 0, result.output
-    assert "V8.0-B by eval_b (`dvc repro` makes it)" in result.output
+    assert "B by eval_b (`dvc repro` makes it)" in result.output
     delete("eval_a")
     result = invoke()
     assert result.exit_code == 1
@@ -158,8 +158,8 @@ def delete(stage):
         (("V7.4", "eval_a V7.3"), 2, 'has "V7.4" as its id'),
         (("eval_a V7.3",), 2, "at least two runs"),
         (("--grid", "eval_a V7.3"), 2, "takes no RUN"),
-        (("train_phase_a hydra", "eval_a V7.3"), 1, "has no finished evaluation"),
-        (("eval_a wss", "eval_a V7.3"), 1, "the runs are of different data"),
+        (("train_phase_a V7.3+hydra", "eval_a V7.3"), 1, "has no finished evaluation"),
+        (("eval_a V7.3+wss", "eval_a V7.3"), 1, "the runs are of different data"),
         (("none.json", "eval_a V7.3"), 1, "none.json does not exist"),
         (("params.yaml", "eval_a V7.3"), 2, 'has "params.yaml"'),
         (("--output", "x.csv"), 2, "ends in .json"),

@@ -56,7 +56,7 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
         "ssm_backend",
     }
     assert summary["best_epoch"] == epoch
-    assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("V8.0-A", 2, 2)
+    assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("A", 2, 2)
     assert not {"epoch_time", "cost_usd", "timestamp"} & set(summary)
     with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -69,7 +69,7 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
 
     tags = dict(query(place, "SELECT key, value FROM tags"))
     assert tags["weights_sha256"] == digest(place / OUTPUTS[0])
-    assert tags["variant"] == "V8.0-A"
+    assert tags["variant"] == "A"
     assert tags["registered_model"].startswith("stf-mamba")
     metrics = {key for (key,) in query(place, "SELECT DISTINCT key FROM metrics")}
     assert {
@@ -219,7 +219,7 @@ def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], pla
     network, config, _ = load_model(place / OUTPUTS[0])
     assert config.use_wss
     assert isinstance(network, STFMambaV8)
-    assert json.loads((place / OUTPUTS[1]).read_text())["variant"].endswith("+wss")
+    assert json.loads((place / OUTPUTS[1]).read_text())["variant"] == "A+wss"
 
 
 def test_a_scan_backend_that_cannot_run_here_is_refused_before_anything_is_touched(

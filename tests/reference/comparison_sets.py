@@ -48,7 +48,7 @@ def score_table(
 def write_files(
     document_path: Path,
     table: pd.DataFrame,
-    variant: str = "V8.0-A",
+    variant: str = "A",
     weights: bytes = b"",
     quality: str = "c23",
 ) -> Path:

@@ -40,7 +40,7 @@ def test_run_carries_params_flags_and_provenance(runs: Runs, monkeypatch: pytest
     ):
         pass
     (run,) = runs()
-    assert run.info.run_name == "train_phase_a V8.0-A wss-off"
+    assert run.info.run_name == "train_phase_a A wss-off"
     assert run.info.status == "FINISHED"
     written = {key: str(value) for key, value in PARAMS.flat().items()}
     assert written.items() <= run.data.params.items()
@@ -48,7 +48,7 @@ def test_run_carries_params_flags_and_provenance(runs: Runs, monkeypatch: pytest
         assert {flag: where[flag] for flag in FLAGS} == {
             flag: str(flag in PHASE_A_FLAGS).lower() for flag in FLAGS
         }
-        assert where["variant"] == "V8.0-A"
+        assert where["variant"] == "A"
     tags = run.data.tags
     assert (tags["stage"], tags["data_fingerprint"], tags["machine.device"]) == ("train_phase_a", "f", "cpu")
     assert (tags["dvc.stage"], tags["dvc.experiment"], tags["dvc.baseline_rev"]) == (
@@ -213,7 +213,7 @@ def test_model_is_registered_from_weights_and_json_alone(runs: Runs, tmp_path: P
     client = open_store().client
     versions = {int(v.version): v for v in client.search_model_versions(f"name = '{MODEL_NAME}'")}
     assert sorted(versions) == [1, 2]
-    assert versions[2].tags["variant"] == "V8.0-A"
+    assert versions[2].tags["variant"] == "A"
     assert versions[2].run_id == runs()[0].info.run_id
     folder = Path(client.get_model_version_download_uri(MODEL_NAME, "2"))
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "phase_a.pt"]
