@@ -37,7 +37,7 @@ def evaluation(weights, auc, n_fake=64, params=PARAMS, **tags):
     logged = {key: str(value) for key, value in params.flat().items()}
     metrics = {"auc/overall": auc, "auc_low/overall": 0.0, "auc/Deepfakes": auc - 0.1, "n_real/overall": 16}
     return Run(
-        f"e-{weights}", logged, {"weights_sha256": weights} | tags, metrics | {"n_fake_overall": n_fake}
+        f"e-{weights}", logged, {"weights_sha256": weights} | tags, metrics | {"n_fake/overall": n_fake}
     )
 
 

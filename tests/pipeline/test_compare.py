@@ -180,7 +180,7 @@ def test_an_input_is_not_overwritten_and_data_must_have_been_verified(repository
     result = invoke("one/e.json", "eval_a V7.3", "--output", "one/../one/e.json")
     assert (result.exit_code, path.read_bytes()) == (2, before)
     os.remove("metrics/data.json")
-    assert "never verified" in invoke().output
+    assert "has not been verified" in invoke().output
 
 
 def test_the_grid_lists_every_row_and_names_what_is_missing(repository):
