@@ -1,4 +1,4 @@
-"""Values and names that some file holds, written out in one short line of plain characters."""
+"""Shows values and names from untrusted files in one short line of printable characters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import reprlib
 from typing import Any
 
 LONGEST_TEXT, LONGEST_NAME = 1000, 100  # characters
-# control characters, halves of characters, and what turns the direction of writing
+# control characters, lone surrogates, and marks that change the writing direction
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _shortened = reprlib.Repr()
@@ -35,5 +35,5 @@ def printable(text: str) -> str:
 def shown(value: Any) -> str:
     """`value` in at most some 300 characters, whatever a file holds."""
     if isinstance(value, int) and value.bit_length() > 64:
-        return f"a number of {value.bit_length()} bits"  # Python refuses to write out the longest ones
+        return f"a number of {value.bit_length()} bits"  # Python does not convert very long ones to text
     return _shortened.repr(value)

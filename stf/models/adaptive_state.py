@@ -3,7 +3,7 @@
 Shapes: B clips, T2 = T/2 temporal coefficients of which the first and last are left out, C channels, N states,
 K state sizes, S statistics.
 
-HLL is flicker that is smooth in space. Compression changes its share and where it lies (blocks are coded anew from
+HLL is flicker that is smooth in space. Compression changes its share and its location (blocks are coded anew from
 frame to frame, fine detail is quantised away), and so does a blend: a gate on it can give a clip more or less memory.
 """
 
@@ -28,7 +28,7 @@ def state_sizes(n_states: int) -> tuple[int, ...]:
 
 
 def hll_statistics(bands: dict[str, Tensor]) -> Tensor:
-    """(B, S) logarithms, in float32 at least and finite for any clip: how strong HLL is and how unevenly it lies.
+    """(B, S) logarithms, in float32 at least and finite for any clip: how strong HLL is and how unevenly it is spread.
 
     Energies are means per coefficient with EPSILON added, so a clip without change in time has HLL's neutral
     shares, 1/4 of the temporal-high bands and 1/8 of all. A spread is ln(1 + variance / mean²) of the energy of
@@ -54,7 +54,7 @@ class AdaptiveStateGate(nn.Module):
 
     p = softmax over the sizes N_k of a linear function of the statistics, and w_n = Σ_{k: N_k > n} p_k, which makes
     a mixer that is linear in its read-out the mixture Σ_k p_k·y^{(N_k)}. The first N_1 states are always open.
-    Starts nearly fully open and alike for all clips, so that weights trained without it keep their meaning.
+    Starts nearly fully open and the same for all clips, so that weights trained without it stay valid.
     """
 
     def __init__(self, d_state: int) -> None:

@@ -15,8 +15,8 @@ channels: 154 M numbers, in float32 where the scan reads them), stage 4 0.5: 26.
 B, whose Hydra has one set of inner channels, 18.7. With activation checkpointing (checkpointing.py) 4.7 and 4.9, and
 while a block is differentiated its own up to 4.6 or 2.8 again. Beside that, in all cases: a block of stages 1-2 takes
 0.9 GB more while it is differentiated, a scan 2.1 GB (scan.py) and its 2.5 GB of gradients; weights, gradients,
-AdamW's two moments and the moving average 0.3 GB. So at most 26.0 + 4.6 + 0.3 = 31 GiB without a GPU's own:
-calculated, not measured on one.
+AdamW's two moments and the moving average 0.3 GB. So at most 26.0 + 4.6 + 0.3 = 31 GiB, plus the CUDA context:
+calculated, not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stf.models.mamba_blocks import MambaBlock, MambaVisionMixer
 from stf.models.scan_backends import SsmBackend, resolve_backend
 from stf.models.transformer_blocks import TransformerBlock, position_code
 
-# Sets λ·hll_energy² at initialisation (SPEC 6). Features have unit variance, of which an HLL coefficient
+# Sets λ·hll_energy² at initialisation. Features have unit variance, of which an HLL coefficient
 # holds 0.03 … 0.1 on clips with a camera's noise and 1 on white noise; 7² times that stays within 0.7 … 70, a
 # factor 10 about ce/λ = 7.
 ENERGY_GAIN = 7.0
@@ -45,7 +45,7 @@ class STFMambaV73(nn.Module):
     """V7.3's network for `config`; raises ConfigError when a flag of V8.0's modules is on.
 
     `backend` is the scan backend that was chosen for this machine (scan_backends.resolve_backend); None chooses
-    for a CPU. `ssm_backend` tells afterwards which one it is.
+    for a CPU. The attribute `ssm_backend` holds the choice.
     """
 
     def __init__(self, config: STFV8Config, backend: SsmBackend | None = None) -> None:
@@ -74,7 +74,7 @@ class STFMambaV73(nn.Module):
     def _check_flags(config: STFV8Config) -> None:
         on = ", ".join(flag for flag in config.active_flags() if flag in PHASE_B_FLAGS)
         if on:
-            raise ConfigError(f"STFMambaV73 does not have {on}; build STFMambaV8, or set it to false")
+            raise ConfigError(f"STFMambaV73 does not support {on}; build STFMambaV8, or set it to false")
 
     @staticmethod
     def _mixing_stage(c: STFV8Config, rates: list[float], backend: SsmBackend) -> nn.Module:
@@ -110,7 +110,7 @@ class STFMambaV73(nn.Module):
 
     @torch.no_grad()
     def hll_maps(self, video_BCTHW: Tensor) -> Tensor:
-        """|HLL| averaged over channels, (B, T/2 - 2, H/16, W/16): a picture of where flicker is seen."""
+        """|HLL| averaged over channels, (B, T/2 - 2, H/16, W/16): a map of where the clip flickers."""
         features = self.energy_norm(self.early(video_BCTHW))
         return inner(hll_band(self.energy_dwt.projection(features))).abs().mean(-1)
 

@@ -5,8 +5,8 @@
              ├─ HLL statistics ── adaptive state ───────┘  share of the state that is read, per clip
              └─ energies, for the loss
 
-An upgrade replaces entries in a table of parts; parts that phase A has too keep their names, so that its weights
-are found again. Without any flag the network is V7.3's, parameter by parameter.
+An upgrade replaces entries in a table of parts; parts that phase A also has keep their names, so that its
+weights load. Without any flag the network is V7.3's, parameter by parameter.
 Shapes: B clips, T frames, H and W rows and columns, C channels, N states.
 """
 
@@ -29,7 +29,7 @@ from stf.models.wss_module import WaveletSelectiveScan
 
 
 class AllStatesOpen(nn.Module):
-    """Stands where no adaptive state is asked for: every state is read."""
+    """In place of an adaptive state: every state is read."""
 
     def forward(self, bands: dict[str, Tensor]) -> None:
         return None
@@ -58,7 +58,7 @@ def parts_of(config: STFV8Config) -> dict[str, Any]:
 
 
 def mixer_factory(config: STFV8Config, backend: SsmBackend) -> Callable[[], nn.Module]:
-    """Makes stage 3's mixers: what the flags ask for, or the convolution that stands in for it by name."""
+    """Makes stage 3's mixers: what the flags select, or the convolution that ssm_backend "conv1d" puts in its place."""
     c = config
     if backend == "conv1d":
         return partial(Conv1DSequenceMixer, c.stage3_dim, c.d_conv, c.ssm_expand)
@@ -79,7 +79,7 @@ class STFMambaV8(STFMambaV73):
 
     @staticmethod
     def _check_flags(config: STFV8Config) -> None:
-        """Has them all."""
+        """This network supports all of them."""
 
     @staticmethod
     def _mixing_stage(c: STFV8Config, rates: list[float], backend: SsmBackend) -> nn.Module:

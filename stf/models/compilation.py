@@ -1,7 +1,7 @@
 """torch.compile for the stem and the blocks of stages 1 to 4, each by itself.
 
 Not the network as one graph: snakes and Mamba's scan are loops of hand-written derivatives that stay as they are, and
-with every block of a kind using the same code, a kind is compiled once. What is won are fused norms, activations and
+with every block of a kind using the same code, a kind is compiled once. The gain is fused norms, activations and
 element-wise steps. Results differ by rounding. A copy of the network, such as the moving average, is not compiled.
 """
 
@@ -20,14 +20,14 @@ from stf.models.early_stages import Stem
 
 
 def compile_blocks(model: nn.Module, device: str) -> None:
-    """Has them compiled when they are first called: one to two minutes. The weights keep their names.
+    """Compiles them when they are first called: one to two minutes. The weights keep their names.
 
     Raises ConfigError when this machine lacks what torch.compile calls on `device`.
     """
     lacking = _lacking(device)
     if lacking:
         raise ConfigError(
-            f"runtime.compile needs {lacking}, which is not here; install it or set compile to false"
+            f"runtime.compile needs {lacking}, which is not installed; install it or set runtime.compile to false"
         )
     for module in model.modules():
         if isinstance(module, CheckpointedBlock | Stem):

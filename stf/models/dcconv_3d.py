@@ -126,7 +126,7 @@ class SnakeOnPlanes(torch.autograd.Function):
         return grad_x.view_as(x), grad_weight, grad_raw
 
 
-@torch.compiler.disable()  # 24 taps of eight corners unrolled: minutes of compiling, and scipy cannot be
+@torch.compiler.disable()  # 24 taps of eight corners unrolled: minutes of compiling; and scipy is not traceable
 def convolve(x_BTHWS: Tensor, weight: Tensor, raw_steps: Tensor) -> Tensor:
     """The device's operator; weight (3, K, S, S), raw_steps (3, 2, N, 3, B, T, H, W) → (B, T, H, W, 3·S)."""
     if x_BTHWS.device.type == "cpu":
@@ -139,7 +139,7 @@ class DCConv3D(nn.Module):
     """Three snakes through every position, (B, T, H, W, S) → (B, T, H, W, 3·S), steered by a context.
 
     A step (Δx, Δy, Δt) is tanh of a linear function of the context (B, T, H, W, C): at most one pixel along
-    each axis. A tap stands where the steps up to it, summed outward from the centre, have moved it, so a snake
+    each axis. A tap is moved by the sum of the steps from the centre out to it, so a snake
     bends but never breaks. The steps start at zero: the module begins as 1-D convolutions along t, y and x
     with replicated borders. Every axis must be longer than 1.
     """

@@ -1,4 +1,4 @@
-"""What stands before stage 3: stem, patch merging, the gates set by the HLL band, and stages 1 and 2 made of them.
+"""What comes before stage 3: stem, patch merging, the gates set by the HLL band, and stages 1 and 2.
 
 Shapes: B clips, T frames, H and W rows and columns, C channels; channels-last from the stem on.
 """
@@ -31,8 +31,8 @@ def residual_energies(video_BCTHW: Tensor) -> Tensor:
 
     The deviation from the 3×3 mean, the change to the next frame (the last frame repeats the change before it), and
     the change of that deviation; noise residuals as in forensics (Fridrich & Kodovský 2012, "Rich models"). A blend
-    shows in their *amplitude*, which a norm over channels takes off every position. In float32 under autocast too;
-    the filters are fixed, so no gradient flows to the pixels and nothing is kept for one.
+    shows in their *amplitude*, which a norm over channels removes at every position. In float32 under autocast too;
+    the filters are fixed, so no gradient flows to the pixels and nothing is stored for one.
     """
     frames_BTCHW = (4 * video_BCTHW.float()).transpose(1, 2)
     B, T = frames_BTCHW.shape[:2]
@@ -53,8 +53,8 @@ def _change(x_BTCHW: Tensor) -> Tensor:
 class Stem(nn.Module):
     """(B, 3, T, H, W) in [0, 1] → (B, T, H/4, W/4, C): 7×7 convolution of stride 4, then 3 frames in time.
 
-    A projection of `residual_energies` is added after the last norm: what the norms take off, the strength of fine
-    detail and of flicker at a place, is where a blend shows. On 96 validation pairs of the sample the AUC after 80
+    A projection of `residual_energies` is added after the last norm: what the norms remove, the local strength of fine
+    detail and of flicker, is where a blend shows. On 96 validation pairs of the sample the AUC after 80
     steps was .70 and .71 (two seeds) with them, .59 without (one seed). The convolution in time repeats the end
     frames: zeros there would look like flicker. Norms are per position, so nothing depends on the batch.
     """
@@ -67,17 +67,15 @@ class Stem(nn.Module):
         self.temporal = nn.Linear(STEM_FRAMES * dim, dim)
         self.residual = nn.Linear(STEM_RESIDUALS * in_channels, dim)
         self.norm2 = nn.LayerNorm(dim)
-        with (
-            torch.no_grad()
-        ):  # what stands still is a hundredfold of what flickers: quarter its first response
+        # What does not move is a hundred times what flickers: its first response is a quarter.
+        with torch.no_grad():
             kernels = self.temporal.weight.view(dim, STEM_FRAMES, dim)
             kernels -= 0.75 * kernels.mean(1, keepdim=True)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         B, _, T = video_BCTHW.shape[:3]
-        pixels_BTHWC = (
-            (4 * video_BCTHW - 2).permute(0, 2, 3, 4, 1).contiguous()
-        )  # about zero mean and unit spread
+        # About zero mean and unit spread.
+        pixels_BTHWC = (4 * video_BCTHW - 2).permute(0, 2, 3, 4, 1).contiguous()
         # Channels-last, so that what the norms read is contiguous: two thirds of the time of convolution and norm.
         frames = pixels_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)
         x = self.spatial(frames).unflatten(0, (B, T)).movedim(2, -1)
@@ -135,7 +133,7 @@ def apply_gate(x_BTHWC: Tensor, gate_BTHWC: Tensor) -> Tensor:
 
 
 class DCConvStages(nn.Module):
-    """Stem and DCConv stages 1-2, weighed by the gates of the stem's HLL band: F_out = DCConv(F)·(1 + σ(HLL))."""
+    """Stem and DCConv stages 1-2, weighted by the gates of the stem's HLL band: F_out = DCConv(F)·(1 + σ(HLL))."""
 
     def __init__(self, config: STFV8Config, drop_paths: Sequence[float]) -> None:
         super().__init__()
@@ -160,7 +158,7 @@ class DCConvStages(nn.Module):
 
 
 def build_early_stages(config: STFV8Config, drop_paths: Sequence[float]) -> DCConvStages | TimmStages:
-    """The stages that `config.spatial_backbone` names; `drop_paths` are the rates of the blocks of stages 1 and 2.
+    """The stages of `config.spatial_backbone`; `drop_paths` are the rates of the blocks of stages 1 and 2.
 
     A timm network comes without weights (timm_stages.py): they are in the checkpoint, or a new network gets them by
     spatial_weights.load_spatial_weights.

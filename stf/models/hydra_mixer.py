@@ -1,4 +1,4 @@
-"""Stage 3 of V8.0: Hydra's mixer along time, the convolution that can stand in for it, and the blocks around them.
+"""Stage 3 of V8.0: Hydra's mixer along time, the convolution that can replace it, and the blocks around them.
 
 Shapes: B clips, M sequences (clip × location), T frames, D model channels, E = expand·D inner channels, H heads of P
 channels (E = H·P), N states, G = 2 directions (forward, backward in time), K taps; "x" between B and T stands for any
@@ -23,7 +23,7 @@ from stf.models.ssd import quasiseparable_mix
 
 MixerFactory = Callable[[], nn.Module]
 LARGEST_HEAD, FEWEST_HEADS = 64, 4
-REACH_PER_D_CONV = 4  # of Conv1DSequenceMixer
+REACH_PER_D_CONV = 4  # how far Conv1DSequenceMixer sees, in frames on either side, over d_conv
 
 
 def hydra_head_dim(d_inner: int) -> int:
@@ -94,7 +94,7 @@ class HydraQuasiseparableMixer(nn.Module):
         return F.silu(self.conv(picture_MF1T).squeeze(2).mT)
 
     def mix(self, xBC_MTF: Tensor, dt_MTF: Tensor, open_MN: Tensor | None = None) -> Tensor:
-        """What stands between convolution and gate: (M, T, E) from x, B and C side by side, and dt before softplus.
+        """What comes between convolution and gate: (M, T, E) from x, B and C side by side, and dt before softplus.
 
         y - x·(W_D·x + D) is linear in C, so the weights w_n = Σ_{k: N_k > n} p_k, Σ_k p_k = 1, give the mixture
         Σ_k p_k·y^{(N_k)} of mixers that have their first N_k states only.
@@ -116,10 +116,10 @@ class Conv1DSequenceMixer(nn.Module):
 
     A state-space model whose step size, B and C did not depend on the data would be exactly a convolution with the
     kernel Σ_n C_n·exp(A_n·dt·lag)·B_n·dt per channel (Gu et al. 2022, eq. 5). This mixer learns such a kernel
-    freely, in both directions at once, and so gives up two things: selectivity (its taps are the same for
+    freely, in both directions at once, and gives up two things: selectivity (its taps are the same for
     every clip and frame) and memory beyond its reach of 4·d_conv - 1 frames (15 at d_conv 4: a frame sees the
     31 frames around it, two blocks see all of a 32-frame clip). It has other parameters than the mixers that it
-    stands for, and no state, so `use_adaptive_sdim` does not go with it.
+    replaces, and no state, so it does not go with `use_adaptive_sdim`.
     """
 
     def __init__(self, d_model: int, d_conv: int = 4, expand: int = 2) -> None:
@@ -185,7 +185,7 @@ class PNMamerStage(nn.ModuleList):
     """n_hydra blocks of mixer and MLP, then one MamerBlock; without `use_mamer` the former alone.
 
     Its blocks are its children "0", "1", …, as in V7.3's nn.Sequential, so that the norms and MLPs of the first
-    blocks bear the same names. `drop_paths` has one rate per block, default 0. `mixer` makes each block's mixer; the
+    blocks have the same names. `drop_paths` has one rate per block, default 0. `mixer` makes each block's mixer; the
     default is Hydra with `d_state` states.
     """
 

@@ -1,4 +1,4 @@
-"""L = cross-entropy + λ·L_HLL: temporal flicker of fakes must stand out from that of reals (SPEC section 6).
+"""L = cross-entropy + λ·L_HLL: fakes must flicker more than reals.
 
 Shapes: B clips. Symbols: E_real and E_fake energies, m margin, λ hll_loss_weight. Label 1 is fake.
 """
@@ -19,7 +19,7 @@ EPSILON = 1.0e-8
 def log_share(hll_energy_B: Tensor, all_band_energy_B: Tensor) -> Tensor:
     """E = ln(hll_energy / √(all_band_energy + ε)): a difference of 1 is a factor e, at any scale of the features.
 
-    The same ε stands under the numerator's root, so that a clip that does not change in time has a finite E.
+    The same ε is added to the numerator's square, so that a clip that does not change in time has a finite E.
     """
     return 0.5 * (torch.log(hll_energy_B.square() + EPSILON) - torch.log(all_band_energy_B + EPSILON))
 
@@ -57,13 +57,13 @@ class ContrastiveHLLLoss(nn.Module):
         hinge = F.relu(m - difference)
         r = m / self.initial_margin
         barrier = self.initial_margin * (r - 1 - torch.log(r))
-        seen = {
+        diagnostics = {
             "e_real": real.mean(),
             "e_fake": fake.mean(),
             "margin": m,
             "active_share": (hinge > 0).float().mean(),
         }
-        return hinge.mean() + barrier, {name: value.detach() for name, value in seen.items()}
+        return hinge.mean() + barrier, {name: value.detach() for name, value in diagnostics.items()}
 
 
 def _inverse_softplus(y: float) -> float:
@@ -101,15 +101,15 @@ class STFV8Loss(nn.Module):
         self.label_smoothing, self.hll_weight = config.label_smoothing, config.hll_loss_weight
         contrastive = ContrastiveHLLLoss(config.hll_loss_margin, config.use_hll_normalization)
         self.hll = contrastive if config.use_contrastive_hll else RealHLLLoss(config.use_hll_normalization)
-        self._seen: dict[str, Tensor] = {}
+        self._diagnostics: dict[str, Tensor] = {}
 
     def forward(self, out: dict[str, Tensor], labels_B: Tensor) -> dict[str, Tensor]:
         """{"total", "ce", "hll"}: scalars, the latter two detached; `out` is what the network returns."""
         with torch.autocast(out["logits"].device.type, enabled=False):
             ce = F.cross_entropy(out["logits"].float(), labels_B, label_smoothing=self.label_smoothing)
-            hll, self._seen = self.hll(out["hll_energy"], out["all_band_energy"], labels_B)
+            hll, self._diagnostics = self.hll(out["hll_energy"], out["all_band_energy"], labels_B)
         return {"total": ce + self.hll_weight * hll, "ce": ce.detach(), "hll": hll.detach()}
 
     def diagnostics(self) -> dict[str, float]:
         """Of the last batch: e_real, e_fake (means), margin, active_share (of pairs); those that apply to it."""
-        return {name: value.item() for name, value in self._seen.items()}
+        return {name: value.item() for name, value in self._diagnostics.items()}

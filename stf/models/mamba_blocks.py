@@ -21,9 +21,9 @@ from stf.models.scan_backends import KernelBackend
 
 SCAN_DIRECTIONS = 2
 DT_MIN, DT_MAX = 1.0e-3, 1.0e-1
-# Of a mixer's input on a CPU where nothing is kept for backward: 42 of a full-size clip's 196 sequences, whose inner
-# channels stay in cache and in memory that malloc has at hand. 196 at once took Mamba's mixer 1.3 and Hydra's 1.4 times
-# as long.
+# Numbers of a mixer's input on a CPU when nothing is stored for backward: 42 of a full-size clip's 196 sequences, whose
+# inner channels stay in cache and in memory that malloc reuses. All 196 at once took Mamba's mixer 1.3 and Hydra's 1.4
+# times as long.
 NUMBERS_AT_ONCE = 1 << 19
 
 

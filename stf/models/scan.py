@@ -5,10 +5,10 @@ channel.
 Source: Gu & Dao 2023, "Mamba", eq. 2, with section 3.2's discretisation (zero-order hold for A, Euler for B).
 
 A loop over time, not a parallel scan: with one decay per channel and state, the dense (T, T) form costs 9-270
-times more than the loop at T = 32 (FACTS). What makes the loop fast is its layout (time first and D
+times more than the loop at T = 32 (benchmarks/scan.py). What makes the loop fast is its layout (time first and D
 innermost, so every step and every broadcast runs over contiguous memory), sums over states as small matrix
-products, and sequences in blocks whose state stays in cache. The backward pass makes the states again, block
-by block, instead of keeping all (T, M, G, N, D).
+products, and sequences in blocks whose state stays in cache. The backward pass computes the states again, block
+by block, instead of storing all (T, M, G, N, D).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ INSTALL = (
 
 
 def unusable_because(device: str) -> str:
-    """Why mamba-ssm's kernels cannot run on `device`; an empty string when they can.
+    """The reason why mamba-ssm's kernels cannot run on `device`; an empty string when they can.
 
     Importing them is the only test that counts: a package built without nvcc installs, and fails on the import of
     selective_scan_cuda; one built against another torch fails on an undefined symbol.
@@ -44,17 +44,17 @@ def unusable_because(device: str) -> str:
     return ""
 
 
-def resolve_backend(wanted: ScanBackend, device: str) -> SsmBackend:
+def resolve_backend(requested: ScanBackend, device: str) -> SsmBackend:
     """The backend for `device` ("cpu", "cuda", "cuda:1"): "auto" is mamba_ssm where it runs, else torch.
 
-    Raises ConfigError when mamba_ssm is asked for by name and cannot run: never another one in silence.
+    Raises ConfigError when mamba_ssm is requested by name and cannot run: no other backend replaces it silently.
     """
-    if wanted in ("torch", "conv1d"):
-        return wanted
+    if requested in ("torch", "conv1d"):
+        return requested
     reason = unusable_because(device)
     if not reason:
         return "mamba_ssm"
-    if wanted == "auto":
+    if requested == "auto":
         return "torch"
     raise ConfigError(
         f'model.ssm_backend is "mamba_ssm", but {reason}. To install it: {INSTALL}. '
@@ -62,6 +62,6 @@ def resolve_backend(wanted: ScanBackend, device: str) -> SsmBackend:
     )
 
 
-def portable(asked: ScanBackend) -> ScanBackend:
-    """What to ask for where weights are only read: mamba_ssm's run with torch on a machine without it."""
-    return "auto" if asked == "mamba_ssm" else asked
+def portable(requested: ScanBackend) -> ScanBackend:
+    """The backend to request for evaluation: weights trained with mamba_ssm run with torch on a machine without it."""
+    return "auto" if requested == "mamba_ssm" else requested

@@ -41,7 +41,7 @@ def parameters(config: STFV8Config) -> dict[str, int]:
 def multiply_adds(config: STFV8Config) -> dict[str, int]:
     """Multiply-adds of each part for one clip, as the head of this file counts them; raises as `parameters` does.
 
-    "energies" is what stands in no other part: the wavelet transforms are called as functions.
+    "energies" is the rest: the wavelet transforms are called as functions, which the counter does not see as modules.
     """
     network = meta_network(config).eval()
     side, name = config.img_size, type(network).__name__

@@ -37,8 +37,8 @@ def _chunks(x_BTHWS: Tensor) -> list[slice]:
 def _places(raw_N3BTHW: Tensor, axis: int, arm: int, kind: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
     """For each tap outward: its places (3, B, T, H, W) px in the order (x, y, t), and its own step."""
     lines = [torch.arange(n, dtype=kind) for n in raw_N3BTHW.shape[3:]]
-    here = torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1]).unsqueeze(1)
-    places = here.expand(raw_N3BTHW.shape[1:]).clone()
+    centres = torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1]).unsqueeze(1)
+    places = centres.expand(raw_N3BTHW.shape[1:]).clone()
     for raw in raw_N3BTHW:
         step = torch.tanh(raw.to(kind))
         places += step

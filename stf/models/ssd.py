@@ -34,7 +34,7 @@ def quasiseparable_matrix(
     """
     T = dt_MTGH.shape[1]
     frame = torch.arange(T, device=dt_MTGH.device)
-    past, here = frame[:, None] > frame, frame[:, None] == frame
+    past, present = frame[:, None] > frame, frame[:, None] == frame
     dt_GMHT = dt_MTGH.permute(2, 0, 3, 1)
     a = dt_GMHT * A_H[:, None]
     c = a.cumsum(-1)
@@ -46,7 +46,7 @@ def quasiseparable_matrix(
         (late[1] + log_dt[1]).unsqueeze(-2) - c[1].unsqueeze(-1),
     )
     # Masked before exp: on the diagonal the exponent is positive, and infinity times its zero gradient is NaN.
-    weight_MHTT = exponent_MHTT.masked_fill_(here, 0.0).exp_()
+    weight_MHTT = exponent_MHTT.masked_fill_(present, 0.0).exp_()
     C_late, C_early = F.pad(C_MTGN[:, :-1, 0], (0, 0, 1, 0)), F.pad(C_MTGN[:, 1:, 1], (0, 0, 0, 1))
     product_MTT = torch.where(past, C_late @ B_MTGN[:, :, 0].mT, C_early @ B_MTGN[:, :, 1].mT)
     matrix_MHTT = weight_MHTT * product_MTT.unsqueeze(1)

@@ -3,10 +3,10 @@
 `model.spatial_backbone: timm:<name>` takes any of timm's networks that gives intermediate feature maps: ConvNeXt
 and other pyramids (their map of stride 8, the layers behind it are dropped) and ViTs (the patch grid of their
 last block). Frames do not see each other before stage 3, and the gates that DCConvStages set from its stem's HLL
-band do not exist here; the energies' DWT stands on the learned projection of this module's output as ever.
+band do not exist here; the energies' DWT acts on the learned projection of this module's output, as without timm.
 Shapes: B clips, T frames, H and W pixels, h and w cells of the network's map, C its channels.
 
-Memory: all B·T frames go through at once. Frozen, nothing is kept for backward (512 frames of 224 px: 1.2 GB at a
+Memory: all B·T frames go through at once. Frozen, nothing is stored for backward (512 frames of 224 px: 1.2 GB at a
 time in ConvNeXt-T, 0.8 in DINOv2's ViT-B/14, bfloat16); trained, a block's inside is computed again in
 backward, so that ViT-B/14 keeps 2.4 GB.
 """
@@ -28,23 +28,23 @@ from stf.config import TIMM_PREFIX, STFV8Config, nearest_name
 from stf.errors import CheckpointError, ConfigError
 from stf.models.resample import resize_axis
 
-STRIDE = 8  # of stage 2's features, which this module's output stands for
+STRIDE = 8  # of stage 2's features, which this module's output replaces
 _NEEDED = ("feature_info", "forward_intermediates", "prune_intermediate_layers")
 
 
 def timm_config(name: str) -> Any:
     """timm's PretrainedCfg of a model, with or without a tag; raises ConfigError with the nearest name."""
     try:
-        found = get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+        config = get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     except RuntimeError:  # the model exists, the tag does not
-        found = None
-    if found is None:
+        config = None
+    if config is None:
         known = [*timm.list_models(), *timm.list_pretrained()]
         raise ConfigError(
-            f'spatial_backbone names "{name}", which timm {timm.__version__} does not have'
+            f'spatial_backbone is "timm:{name}", which timm {timm.__version__} does not have'
             f"{nearest_name(name, known)}; timm.list_pretrained() lists what it has weights for"
         )
-    return found
+    return config
 
 
 def build_timm_network(
@@ -63,7 +63,7 @@ def build_timm_network(
     )
     if not all(hasattr(network, method) for method in _NEEDED):
         raise ConfigError(
-            f'spatial_backbone "{name}" gives no intermediate features; take a ConvNeXt or a ViT'
+            f'spatial_backbone "{name}" gives no intermediate features; choose a ConvNeXt or a ViT'
         )
     strides = [info["reduction"] for info in network.feature_info]
     index = min(range(len(strides)), key=lambda i: (abs(math.log2(strides[i] / STRIDE)), -i))
@@ -80,12 +80,12 @@ def build_timm_network(
 class TimmStages(nn.Module):
     """Frames → timm network → norm and learned projection to stage2_dim → resized to (H/8, W/8), even.
 
-    Built without weights, because a checkpoint of ours brings them; `forward` raises CheckpointError until
-    that or spatial_weights.load_spatial_weights has happened. The mark of it is a buffer, so it is saved with
-    the weights, under the network's name, so the weights of another network do not set it.
+    Built without weights: they come from a checkpoint of ours or from spatial_weights.load_spatial_weights, and
+    `forward` raises CheckpointError until then. A buffer marks that they are loaded; it is saved with the weights,
+    under the timm network's name, so that the weights of another network do not set it.
 
     The network stays in eval mode: batch norms keep their pretrained statistics, which the frames of a clip,
-    all alike, would spoil. `spatial_frozen` trains the norm and the projection alone.
+    all alike, would spoil. With `spatial_frozen` only the norm and the projection are trained.
     """
 
     mean: Tensor
@@ -98,7 +98,7 @@ class TimmStages(nn.Module):
         self.network, self.index, self.side = build_timm_network(self.name, self.img_size)
         self.network.requires_grad_(not self.frozen).eval()
         if not self.frozen:
-            with contextlib.suppress(AssertionError):  # timm's way to say that this network cannot
+            with contextlib.suppress(AssertionError):  # what timm raises for a network that cannot
                 self.network.set_grad_checkpointing(True)
         parameters = dict(self.network.named_parameters())
         for exempt in parameters.keys() & self._exempt_from_decay():
@@ -110,11 +110,11 @@ class TimmStages(nn.Module):
             self.register_buffer(statistic, torch.tensor(data[statistic]).view(3, 1, 1), persistent=False)
         self._mark = f"loaded_{safe_model_name(self.name)}"
         self.register_buffer(self._mark, torch.tensor(False))
-        self._known_loaded = False  # spares a CUDA device a look at the buffer in every step
+        self._known_loaded = False  # reading the buffer in every step would make a CUDA device wait
 
     def _exempt_from_decay(self) -> set[str]:
-        named = getattr(self.network, "no_weight_decay", set)
-        return set(named())
+        exempt_names = getattr(self.network, "no_weight_decay", set)
+        return set(exempt_names())
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Takes the timm network's own state_dict, and marks it as loaded."""

@@ -34,9 +34,9 @@ def cells_of(places_ABTHW: Tensor) -> Cells:
     shares = places_ABTHW.clamp(torch.zeros_like(last), last)
     low = torch.fmin(
         shares.floor(), last - 1
-    )  # of a NaN a row that exists: its share is NaN, and so is the sample
+    )  # for NaN a row that exists: its share is NaN, and so is the sample
     shares -= low
-    x, y, t = low.int().clamp_(min=0)  # a place that is no number gives a sample that is none, not a crash
+    x, y, t = low.int().clamp_(min=0)  # a place that is NaN gives a sample that is NaN, not a crash
     rows = t.mul_(height).add_(y).mul_(width).add_(x)
     rows += torch.arange(n_clips, dtype=torch.int32).mul_(width * height * length).view(-1, 1, 1, 1)
     return Cells(rows.flatten(), (1, width, width * height), shares.flatten(1))

@@ -29,7 +29,7 @@ EPSILON = 1e-4
 def log_energy(band: Tensor, dims: tuple[int, ...]) -> Tensor:
     """½·ln(ε + mean square over `dims`) - ¼·ln ε: 2.3 for unit energy, -2.3 for none.
 
-    Never below float32: near ln ε, bfloat16 tells energies apart in steps of 6 % only.
+    Never below float32: near ln ε, bfloat16 resolves energies in steps of 6 % only.
     """
     precise = band.to(torch.promote_types(band.dtype, torch.float32))
     return 0.5 * (precise.square().mean(dims) + EPSILON).log() - 0.25 * math.log(EPSILON)
@@ -52,7 +52,7 @@ class TemporalFlickerStream(nn.Module):
 
 
 class SpatialTextureStream(nn.Module):
-    """Texture of HHH and HLH, its channels weighed by a gate that sees how the clip's energy is spread over bands.
+    """Texture of HHH and HLH, its channels weighted by a gate that sees how the clip's energy is spread over bands.
 
     The gate is squeeze-and-excitation (Hu et al. 2018) on the log energies of all eight bands, normed: it reads
     their proportions, in which compression and blending differ, and not the contrast of the clip.
@@ -81,9 +81,9 @@ class SpatialTextureStream(nn.Module):
 class WaveletSelectiveScan(nn.Module):
     """features + upsampled(P(F_spatial · σ(F_temporal))), (B, T, H, W, D) → the same.
 
-    P is a projection without bias that starts at zero (as ReZero's α, Bachlechner et al. 2021): a network that
-    is given this module keeps its function, P learns from the first step on and everything before P from the
-    second. Coefficients return to their frames by resize_axis: coefficient i stands at frame 2i + 0.5, and the
+    P is a projection without bias that starts at zero (as ReZero's α, Bachlechner et al. 2021): adding this module
+    does not change what a network computes; P learns from the first step on and everything before P from the second.
+    Coefficients return to their frames by resize_axis: coefficient i is at frame 2i + 0.5, and the
     frames before the first and after the last kept coefficient (at 2.5 and T - 3.5) take that one's value.
     `use_wss=False` is the identity and has no parameters.
     """
@@ -101,10 +101,10 @@ class WaveletSelectiveScan(nn.Module):
         """`bands` are those of dwt_3d at x's size, (B, T/2, H/2, W/2, C) each."""
         if not self.use_wss:
             return x_BTHWD
-        kept = {name: inner(band) for name, band in bands.items()}
-        open_BnK = torch.sigmoid(self.temporal(kept["HLL"]))
+        bands = {name: inner(band) for name, band in bands.items()}
+        open_BnK = torch.sigmoid(self.temporal(bands["HLL"]))
         # Projected before it is resized: both are linear, and here there are an eighth of the positions.
-        change = self.project(self.spatial(kept) * open_BnK[:, :, None, None])
+        change = self.project(self.spatial(bands) * open_BnK[:, :, None, None])
         for axis, skipped in ((1, WRAPPED_AT_EACH_END), (2, 0), (3, 0)):
             change = resize_axis(change, x_BTHWD.shape[axis], axis, skipped)
         return x_BTHWD + change

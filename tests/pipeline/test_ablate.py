@@ -119,7 +119,7 @@ def test_stages_meet_this_python_and_git_an_identity(repository, monkeypatch):
     [
         (("--rows", "v74"), 2, 'no row "v74" (did you mean "v73"?)'),
         (("--seeds", "0;1"), 2, "whole numbers"),
-        (("--seeds", "-1"), 2, "a seed is -1; it must be between 0 and"),
+        (("--seeds", "-1"), 2, "--seeds: seed is -1; it must be greater than or equal to 0"),
         (("--seeds", "1,99999999999999999999999"), 2, "a number of 77 bits"),
         (("--seeds", ""), 2, "whole numbers"),
     ],
