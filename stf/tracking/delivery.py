@@ -87,7 +87,10 @@ class Delivery:
 
 
 def _missing(entries: list[Entry]) -> tuple[MlflowRun, list[Entry]]:
-    """Finds the run or creates it; returns it and the entries, without the points that the store has."""
+    """Finds the run or creates it; returns it and the entries, without the points that the store has.
+
+    A point is the same when key, step and time are: a step that was logged by one part of a run has one time.
+    """
     store, starts = open_store(WAIT_S), [entry.start for entry in entries if entry.start is not None]
     stored, is_new = find_or_create(store, starts[0].token, starts[0].name, entries[0].ms)
     if is_new and len(starts) > 1:

@@ -74,15 +74,16 @@ class Record:
         self.folder, self.files, self._log = folder, folder / "files", folder / "run.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         for path in (folder, *folder.glob("*"), *folder.glob("files/**/*")):
-            if path.is_symlink() or not (
-                path.is_file() or path.is_dir()
-            ):  # it would be read or written elsewhere
+            is_plain = path.is_file() or path.is_dir()
+            if path.is_symlink() or not is_plain:  # it would be read or written elsewhere
                 raise TrackingError(f"{path} is a link or a device, which no run creates; remove it")
         self._lock = FileLock(folder / "lock")
         self._lock.acquire(timeout=wait_s)
         self._file = self._log.open("ab", buffering=0)
-        content = self._log.read_bytes() if self._file.tell() <= _MAX_BYTES else b"\n"
-        self._file.truncate(content.rfind(b"\n") + 1)  # without the line that a kill cut off
+        if (
+            self._file.tell() <= _MAX_BYTES
+        ):  # without the line that a kill cut off; `read` refuses a larger one
+            self._file.truncate(self._log.read_bytes().rfind(b"\n") + 1)
 
     def read(self) -> list[Entry]:
         """All entries, the first with a start; raises TrackingError for a damaged record."""
@@ -111,8 +112,9 @@ class Record:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
-        """Makes what was written survive a power failure."""
-        os.fsync(self._file.fileno())
+        """Makes what was written survive a power failure; raises TrackingError when the disk fails."""
+        with disk_errors(self.folder):
+            os.fsync(self._file.fileno())
 
     def keep(self, path: Path, artifact_folder: str) -> None:
         """Copies a file, or what is in a folder, to where it belongs among the artifacts ("" is the top)."""
@@ -127,7 +129,8 @@ class Record:
     def close(self, *, all_sent: bool = False) -> None:
         """Lets others use it; when the store has everything, a training's is kept and any other is deleted."""
         if all_sent and self.folder.name == "mlflow":
-            (self.folder / "unsent").unlink(missing_ok=True)
+            with disk_errors(self.folder):
+                (self.folder / "unsent").unlink(missing_ok=True)
         elif all_sent:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._file.close()

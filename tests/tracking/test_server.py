@@ -65,8 +65,9 @@ class _Server:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("kills")
-def test_a_run_outlives_its_server_which_receives_every_point_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("comes_back", ["during the run", "after the run"])
+def test_a_training_outlives_its_server_which_receives_every_point_once(
+    comes_back: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr("stf.tracking.delivery.FLUSH_EVERY_S", 0.0)
@@ -75,21 +76,30 @@ def test_a_run_outlives_its_server_which_receives_every_point_once(
     server = _Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     (tmp_path / "phase_a.pt").write_bytes(b"weights")
+    record = tmp_path / "checkpoints" / "0" / "mlflow"
     try:
-        with track("train_phase_a", params=Params()) as run:
+        with track("train_phase_a", params=Params(), memory=record, identity="1") as run:
             for step in range(30):
+                began = time.monotonic()
                 run.log({"loss": step / 8}, step=step)
+                assert time.monotonic() - began < 15, "a step is held up by a dead server"
                 if step == 10:
                     server.kill()
-                    began = time.monotonic()
                     run.register(tmp_path / "phase_a.pt", STFV8Config())
-                    assert time.monotonic() - began < 15, "a step is held up by a dead server"
-                if step == 20:
+                if step == 20 and comes_back == "during the run":
                     server.start()
                     run.log({"back": 1.0}, step=step)
                     assert "the MLflow store answers again" in capsys.readouterr().out
+        assert (record / "unsent").exists() == (comes_back == "after the run")
+        if comes_back == "after the run":
+            assert "the next command that opens the store sends it from" in capsys.readouterr().out
+            server.start()
+            with track("eval_a", params=Params()):
+                pass
+            assert "MLflow has received the rest of train_phase_a" in capsys.readouterr().out
+            assert not (record / "unsent").exists()
         store = open_store()
-        (only,) = store.client.search_runs([store.experiment_id])
+        (only,) = store.client.search_runs([store.experiment_id], "tags.stage = 'train_phase_a'")
         history = store.client.get_metric_history(only.info.run_id, "loss")
         assert only.info.status == "FINISHED"
         assert only.data.tags["registered_model"] == "stf-mamba v1"
