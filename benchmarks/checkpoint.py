@@ -33,7 +33,7 @@ def full_size_train_state(config: STFV8Config) -> tuple[TrainState, Progress]:
         steps_per_epoch=10,
         device="cpu",
     )
-    for parameter in train_state.parameters():
+    for parameter in train_state.objective.parameters():
         parameter.grad = torch.zeros_like(parameter)
     train_state.optimizer.step()
     weights = {name: value.clone() for name, value in train_state.evaluation_model.state_dict().items()}

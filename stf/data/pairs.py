@@ -43,7 +43,8 @@ class PairBatchSampler(Sampler[list[EpochIndex]]):
             )
         if drop_last and n_pairs < batch_size // 2:
             raise ConfigError(
-                f"{n_pairs} pairs do not fill one batch of {batch_size} clips; lower batch_size"
+                f"an epoch has {n_pairs} pairs, which do not fill one batch of {batch_size} clips; lower "
+                "training.batch_size or raise data.train_pairs_per_video"
             )
         self.n_pairs, self.pairs_per_batch = n_pairs, batch_size // 2
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last

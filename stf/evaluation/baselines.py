@@ -87,7 +87,7 @@ def video_scalars(
 
     Every process of `world` measures its share, and gets the whole table.
     """
-    mine = world.dealt(videos)
+    mine = world.shard(videos)
     loader = DataLoader(
         _ScalarsOfVideos(mine, num_frames, allow_strided),
         batch_size=None,
@@ -99,7 +99,7 @@ def video_scalars(
     for item in watch(loader, "Measuring trivial baselines", len(mine)):
         values = {name: float(item.get(name, "nan")) for name in SCALARS}
         rows.append(values | {"scalar_error": item.get("error", "")})
-    return pd.DataFrame(world.in_order(rows), columns=pd.Index([*SCALARS, "scalar_error"]))
+    return pd.DataFrame(world.unshard(rows), columns=pd.Index([*SCALARS, "scalar_error"]))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def score_videos(
     batches = list(BatchSampler(range(len(dataset)), scorer.config.batch_size, drop_last=False))
     loader = DataLoader(
         dataset,
-        batch_sampler=scorer.world.dealt(batches),
+        batch_sampler=scorer.world.shard(batches),
         num_workers=scorer.num_workers,
         collate_fn=collate_evaluation,
         worker_init_fn=start_loader_worker,
@@ -86,7 +86,7 @@ def score_videos(
         found.append((batch["errors"], list(zip(batch["video_index"], p_fake, strict=True))))
     scores: list[list[float]] = [[] for _ in videos]
     errors: list[list[str]] = [[] for _ in videos]
-    for batch_errors, batch_scores in scorer.world.in_order(found):
+    for batch_errors, batch_scores in scorer.world.unshard(found):
         for video_index, text in batch_errors:
             errors[video_index].append(text)
         for video_index, score in batch_scores:

@@ -59,7 +59,7 @@ def score_self_blended(
 ) -> SelfBlendedScores:
     """Every clip of `dataset`, in its own order."""
     sampler = PairBatchSampler(dataset.n_pairs, scorer.config.batch_size, seed=0, shuffle=False)
-    loader = make_loader(dataset, scorer.world.dealt(list(sampler)), scorer.num_workers)
+    loader = make_loader(dataset, scorer.world.shard(list(sampler)), scorer.num_workers)
     found = [
         (
             batch["label"].numpy(),
@@ -68,7 +68,7 @@ def score_self_blended(
         )
         for batch in watch(loader, f"Scoring {what}", len(loader))
     ]
-    labels, scores, video_ids = zip(*scorer.world.in_order(found), strict=True)
+    labels, scores, video_ids = zip(*scorer.world.unshard(found), strict=True)
     return SelfBlendedScores(
         np.concatenate(labels), np.concatenate(scores), tuple(itertools.chain.from_iterable(video_ids))
     )
@@ -137,7 +137,7 @@ def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) ->
     data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
     dataset = VideoSBIDataset("val", config, data=replace(data, val_pairs_per_video=1), sbi=params.sbi)
     found: list[list[float]] = []
-    mine = scorer.world.dealt(range(dataset.n_pairs))
+    mine = scorer.world.shard(range(dataset.n_pairs))
     for i in watch(mine, "Reading the open share of the state", len(mine)):
         frames_TSSC = np.rint(255 * dataset.pair(0, i).real.transpose(1, 2, 3, 0)).astype(np.uint8)
         shares = []
@@ -146,5 +146,5 @@ def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) ->
             video = coded.permute(3, 0, 1, 2)[None].to(scorer.device) / 255
             shares.append(model.eval().open_share(video).item())
         found.append(shares)
-    by_qp = zip(QPS, zip(*scorer.world.in_order(found), strict=True), strict=True)
+    by_qp = zip(QPS, zip(*scorer.world.unshard(found), strict=True), strict=True)
     return tuple(OpenShare(qp, float(np.mean(s)), float(np.std(s)), len(s)) for qp, s in by_qp)

@@ -80,7 +80,7 @@ class CheckpointFolder:
 
     def keep_last(self, train_state: TrainState, progress: Progress) -> None:
         """last.pt := the whole state between two steps. The schedule is a function of global_step."""
-        random_states = train_state.world.exchange(_random_state_of(train_state.device))
+        random_states = train_state.world.all_gather(_random_state_of(train_state.device))
         if not train_state.world.is_main:
             return
         extra = dataclasses.asdict(self._origin) | progress.as_dict()
@@ -187,7 +187,7 @@ class CheckpointFolder:
             )
         digest = sha256_of(path)
         self._origin = dataclasses.replace(self._origin, starting_weights=digest)
-        found = train_state.world.from_main(self.find)
+        found = train_state.world.broadcast(self.find)
         for told in found.told:
             tell(told)
         if found.path is not None and found.payload is not None:

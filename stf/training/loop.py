@@ -25,14 +25,14 @@ from stf.training.step import Batch, train_step
 from stf.training.train_state import TrainState
 from stf.training.validation import ValidationFigures, failures_in, pairs_failed_in, validate
 
-_BY_CHANCE = 3  # sound pairs fail now and then: 0.8 % of the sample's, as "invisible blend"
+_ALLOWED_FAILURES = 3  # sound pairs fail occasionally: 0.8 % of the sample's, as "invisible blend"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and in which steps. `empty_cache_every` counts optimizer steps; 0 is never.
+    """How long a training is, and in which steps. `empty_cache_every` counts optimizer steps; 0 is never.
 
-    The state is kept after every epoch, and within one when `keep_every_s` seconds have passed. Training stops when
+    The state is saved after every epoch, and within one when `save_every_s` seconds have passed. Training stops when
     draws failed for more than `max_failure_share` of an epoch's pairs.
     """
 
@@ -40,20 +40,20 @@ class Plan:
     epochs: int
     grad_accum: int = 1
     empty_cache_every: int = 0
-    keep_every_s: float = math.inf
+    save_every_s: float = math.inf
     max_failure_share: float = 1.0
 
     @classmethod
     def of(cls, params: Params, phase: PhaseName) -> Plan:
         """The plan of one phase of a parameter file."""
         section, runtime = params.phase_a if phase == "a" else params.phase_b, params.runtime
-        keep_every_s = 60 * runtime.checkpoint_minutes
+        save_every_s = 60 * runtime.checkpoint_minutes
         return cls(
             phase,
             section.epochs,
             params.training.grad_accum,
             runtime.empty_cache_every,
-            keep_every_s,
+            save_every_s,
             params.data.max_failure_share,
         )
 
@@ -63,14 +63,14 @@ class Plan:
 
 
 class _StepReport(NamedTuple):
-    """What a process tells the others after a step. Only rank 0 looks at the budget and at the clock."""
+    """What a process sends to the others after a step. Only rank 0 checks the budget and the clock."""
 
     data_s: float
     step_s: float
     failures: Counter[str]
     pairs_failed: int
     should_stop: bool
-    should_keep: bool
+    should_save: bool
     interrupted: Interrupted | None
 
 
@@ -85,26 +85,26 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
     on_step: Callable[[StepRecord], None] | None,
     on_epoch: Callable[[EpochRecord, EpochDetails], None] | None,
     check_budget: Callable[[], BudgetStatus] | None,
-    asked_to_stop: Callable[[], Interrupted | None] = lambda: None,
+    stop_request: Callable[[], Interrupted | None] = lambda: None,
 ) -> None:
     """Trains from `progress`, which it updates, to the end of the plan, or until the budget is used up.
 
-    Every process of train_state.world calls it, with its share of the clips. Rank 0 alone writes and has the callbacks;
-    every process is asked `asked_to_stop`, which gives the error to stop with. last.pt is written after every epoch,
-    every plan.keep_every_s, when the budget ends training, and when somebody asked to stop, whose Interrupted is then
+    Every process of train_state.world calls it, with its own clips. Only rank 0 writes files and has the callbacks on
+    step, epoch and budget; `stop_request` returns, in any process, the error to stop with. last.pt is written after
+    every epoch, every plan.save_every_s, when the budget ends training, and before the error of a stop request is
     raised. An epoch that the budget cuts short is validated as it is, so that even a first epoch leaves a best
-    checkpoint; last.pt knows nothing of that. Raises TrainingError on a NaN or infinite loss, with the checkpoints
-    untouched.
+    checkpoint; last.pt does not include that validation. Raises TrainingError on a NaN or infinite loss, with the
+    checkpoints unchanged.
     """
     world, steps = train_state.world, plan.steps_per_epoch(len(train_loader))
-    on_cuda, kept_s = train_state.device.type == "cuda", time.monotonic()
+    on_cuda, saved_s = train_state.device.type == "cuda", time.monotonic()
     while progress.epoch < plan.epochs and not progress.stopped_by_budget:
         epoch, epoch_began_s = progress.epoch + 1, time.monotonic() - progress.epoch_s
         means, complete = progress.means, True
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(train_state.device)
 
-        # The steps that are left of the epoch
+        # The remaining steps of the epoch
         train_loader.set_epoch(epoch - 1, means.steps * plan.grad_accum)
         waiting_since_s = time.perf_counter()
         for batches in _grouped(train_loader, plan.grad_accum) if means.steps < steps else ():
@@ -119,10 +119,10 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
                 failures=sum((failures_in(batch) for batch in batches), start=Counter()),
                 pairs_failed=sum(map(pairs_failed_in, batches)),
                 should_stop=check_budget is not None and check_budget().should_stop,
-                should_keep=world.is_main and time.monotonic() - kept_s >= plan.keep_every_s,
-                interrupted=asked_to_stop(),
+                should_save=world.is_main and time.monotonic() - saved_s >= plan.save_every_s,
+                interrupted=stop_request(),
             )
-            by_rank = world.exchange(own)
+            by_rank = world.all_gather(own)
             record = _step_record(figures, (epoch, step, progress.global_step), rates, by_rank)
             means.add(record)
             pairs = means.clips / 2 / means.steps * steps
@@ -134,8 +134,8 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
             if on_cuda and plan.empty_cache_every and progress.global_step % plan.empty_cache_every == 0:
                 torch.cuda.empty_cache()  # fragmentation ends long runs on small cards
             interrupted = next((other.interrupted for other in by_rank if other.interrupted), None)
-            if interrupted is not None or by_rank[0].should_keep:
-                kept_s = _keep(train_state, folder, progress, epoch_began_s)
+            if interrupted is not None or by_rank[0].should_save:
+                saved_s = _save(train_state, folder, progress, epoch_began_s)
             if interrupted is not None:
                 raise interrupted
             if by_rank[0].should_stop and step < steps:
@@ -143,34 +143,34 @@ def fit(  # noqa: C901, PLR0913, PLR0915  # one training, top to bottom
                 break
             waiting_since_s = time.perf_counter()
         if not complete:
-            kept_s = _keep(train_state, folder, progress, epoch_began_s)
+            saved_s = _save(train_state, folder, progress, epoch_began_s)
 
         # Validation
         validation_began_s = time.monotonic()
-        batches = _until_interrupted(val_batches, train_state, folder, progress, epoch_began_s, asked_to_stop)
+        batches = _until_interrupted(val_batches, train_state, folder, progress, epoch_began_s, stop_request)
         val = validate(train_state, batches, f"epoch {epoch}")
         validation_s = time.monotonic() - validation_began_s
         require_few_failures(
             val.pairs_failed, val.pairs, plan.max_failure_share, val.failures, f"validation in epoch {epoch}"
         )
-        _keep_if_best(train_state, folder, progress, epoch, val)
+        _save_if_best(train_state, folder, progress, epoch, val)
 
         # Records
-        budget = world.from_main(lambda: check_budget() if check_budget is not None else None)
+        budget = world.broadcast(lambda: check_budget() if check_budget is not None else None)
         spent_usd = budget.spent if budget is not None else 0.0
         epoch_s = time.monotonic() - epoch_began_s
         record = _epoch_record(train_state, plan.phase, progress, val, epoch_s, spent_usd)
         progress.end_epoch(record)
         out_of_money = budget is not None and budget.should_stop and progress.epoch < plan.epochs
         progress.stopped_by_budget = not complete or out_of_money
-        if on_epoch is not None:  # before the state is kept: what a state has behind it is not reported again
+        if on_epoch is not None:  # before the state is saved: a resumed run does not report this epoch again
             on_epoch(record, _epoch_details(means, val, validation_s, complete))
         if complete:
-            kept_s = _keep(train_state, folder, progress, epoch_began_s)
+            saved_s = _save(train_state, folder, progress, epoch_began_s)
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Lists of `size` batches, the last one perhaps shorter."""
+    """Lists of `size` batches; the last one may be shorter."""
     group: list[Batch] = []
     for batch in batches:
         group.append(batch)
@@ -181,7 +181,7 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _keep(
+def _save(
     train_state: TrainState, folder: CheckpointFolder, progress: Progress, epoch_began_s: float
 ) -> float:
     """Writes last.pt; returns the time when it was done."""
@@ -197,13 +197,13 @@ def _until_interrupted(
     folder: CheckpointFolder,
     progress: Progress,
     epoch_began_s: float,
-    asked_to_stop: Callable[[], Interrupted | None],
+    stop_request: Callable[[], Interrupted | None],
 ) -> Iterator[Batch]:
-    """The validation batches. One process alone stops between two of them; several finish them together."""
+    """The validation batches. A single process can stop between two of them; several finish them together."""
     for batch in val_batches:
-        interrupted = asked_to_stop() if train_state.world.size == 1 else None
+        interrupted = stop_request() if train_state.world.size == 1 else None
         if interrupted is not None:
-            _keep(train_state, folder, progress, epoch_began_s)
+            _save(train_state, folder, progress, epoch_began_s)
             raise interrupted
         yield batch
 
@@ -213,14 +213,14 @@ def require_few_failures(
 ) -> None:
     """Raises DataError when `failed` pairs are more than `max_share` of `pairs`, with `failures` (cause → draws).
 
-    Asked during an epoch with all its pairs, it raises as soon as the epoch's share is certain to be above, which
-    needs no luck and depends on no order. Three pairs may fail of however few.
+    Called during an epoch with the pairs of the whole epoch, it raises as soon as the epoch is certain to exceed the
+    share, whatever the order of the pairs. Three failed pairs are always allowed.
     """
-    if failed > max(max_share * pairs, _BY_CHANCE):
+    if failed > max(max_share * pairs, _ALLOWED_FAILURES):
         raise DataError(too_many_failures(failed, pairs, max_share, failures, where))
 
 
-def _keep_if_best(
+def _save_if_best(
     train_state: TrainState, folder: CheckpointFolder, progress: Progress, epoch: int, val: ValidationFigures
 ) -> None:
     weights = {
@@ -240,7 +240,7 @@ def _step_record(
     by_rank: list[_StepReport],
 ) -> StepRecord:
     """One step: what it computed, its (epoch, step, global step), its (lr, backbone lr), and its times and failures."""
-    # the others' step began with waiting for the one whose clips came last
+    # the other processes' step_s includes the wait for the one whose clips came last
     last = max(by_rank, key=lambda report: report.data_s)
     epoch, step, global_step = place
     lr, backbone_lr = rates
@@ -266,10 +266,10 @@ def _epoch_record(
     epoch_s: float,
     spent_usd: float,
 ) -> EpochRecord:
-    """The epoch that runs, after its validation; `spent_usd` is what the plan has cost so far."""
+    """The current epoch, after its validation; `spent_usd` is what the plan has cost so far."""
     on_cuda, means = train_state.device.type == "cuda", progress.means
     peak_bytes = torch.cuda.max_memory_allocated(train_state.device) if on_cuda else 0
-    peak_bytes = max(train_state.world.exchange(peak_bytes))  # of the fullest GPU
+    peak_bytes = max(train_state.world.all_gather(peak_bytes))  # of the fullest GPU
     return EpochRecord(
         epoch=progress.epoch + 1,
         phase=phase,
@@ -293,7 +293,7 @@ def _epoch_record(
 def _epoch_details(
     means: EpochMeans, val: ValidationFigures, validation_s: float, complete: bool
 ) -> EpochDetails:
-    """What else is known of the same epoch."""
+    """The figures of the same epoch that the CSV does not have."""
     return EpochDetails(
         e_real=means.mean("e_real"),
         e_fake=means.mean("e_fake"),

@@ -1,7 +1,7 @@
-"""How a training is asked to leave: SIGTERM (a spot machine's notice), Ctrl-C, or dvc that is gone.
+"""Preemption: SIGTERM (a spot machine's notice), Ctrl-C, or the end of the dvc that started the training.
 
-The state can be kept between two optimizer steps only, so a request is noted, and answered there. Whoever cannot get
-there in LEAVE_S goes without: the last state on disk stands.
+The state can only be saved between two optimizer steps, so a request is noted and handled there. A process that does
+not get there within EXIT_LIMIT_S exits anyway; the last state on disk then counts.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import psutil
 from stf.console.training import stopped_by
 from stf.errors import Interrupted
 
-LEAVE_S = 25.0  # a spot machine gives 30
-_SAME_REQUEST_S = 2.0  # torchrun passes on a Ctrl-C that the terminal has sent to every process by itself
+EXIT_LIMIT_S = 25.0  # a spot machine gives 30
+_SAME_REQUEST_S = 2.0  # torchrun forwards a Ctrl-C that the terminal has already sent to every process
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
-def _is_gone(process: psutil.Process) -> bool:
+def _has_ended(process: psutil.Process) -> bool:
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -36,8 +36,10 @@ def _is_gone(process: psutil.Process) -> bool:
 
 
 def _is_adopted(parent: psutil.Process) -> bool:
-    """Whether `parent` took this process over from one that died: it belongs to another session, which no child's does
-    that leads none of its own (torchrun's do)."""
+    """Whether `parent` adopted this process when its own parent died: their sessions differ.
+
+    A child has its parent's session unless it leads one itself, as torchrun's processes do.
+    """
     session = os.getsid(0)
     try:
         return session not in {os.getpid(), os.getsid(parent.pid)}
@@ -45,103 +47,98 @@ def _is_adopted(parent: psutil.Process) -> bool:
         return True
 
 
-def _watch() -> Callable[[], bool]:
-    """A function that tells whether the dvc that runs this stage has gone; never, where none runs it.
+def _dvc_check() -> Callable[[], bool]:
+    """A function that returns whether the dvc that runs this stage has ended; always False when none runs it.
 
-    torchrun or a shell may stand between. Where nothing above is called dvc, a program that uses it as a library is
-    taken to be the parent, or dvc has gone already.
+    torchrun or a shell may stand between. When no ancestor is called dvc, either a program that uses dvc as a library
+    is the parent, or dvc has ended already.
     """
-    above = psutil.Process().parents() if "DVC_STAGE" in os.environ else []
-    if not above:
+    ancestors = psutil.Process().parents() if "DVC_STAGE" in os.environ else []
+    if not ancestors:
         return lambda: False
-    for process in above:
+    for process in ancestors:
         with contextlib.suppress(psutil.Error):
             if any(Path(word).name == "dvc" for word in process.cmdline()):
-                return partial(_is_gone, process)
-    return (lambda: True) if _is_adopted(above[0]) else partial(_is_gone, above[0])
+                return partial(_has_ended, process)
+    return (lambda: True) if _is_adopted(ancestors[0]) else partial(_has_ended, ancestors[0])
 
 
-# Looked up when this is imported, in the process's first second: dvc may be gone before torch is loaded, and who looks
-# only then might take whoever adopted this process for the one that started it.
-_STARTER_IS_GONE = _watch()
+# Looked up at import, in the process's first second: dvc may end before torch is loaded, and a later look might take
+# the process that adopted this one for its parent.
+_dvc_has_ended = _dvc_check()
 
 
-class Leaving:
-    """Whether this process was asked to leave; see `listening`."""
+class Preemption:
+    """The request to stop, if there is one; see `watch_for_preemption`."""
 
     def __init__(self) -> None:
-        self.unwanted_option = ""  # of the command, when the run is resumed
+        self.option_to_omit = ""  # from the command, when the run is resumed
         self._request: Interrupted | None = None
-        self._asked_s = 0.0
-        self._patient = False
+        self._requested_s = 0.0
+        self._is_deferred = False
 
-    def asked(self) -> Interrupted | None:
-        """The error to leave with, where somebody asked for it."""
-        if self._request is None and _STARTER_IS_GONE():
-            # nobody would take over what an orphan makes, and the next dvc repro could not start beside it
-            self._request = self._made("the end of dvc, which had started it", signal.SIGTERM)
+    def request(self) -> Interrupted | None:
+        """The error to stop with, None while there is no request."""
+        if self._request is None and _dvc_has_ended():
+            # nothing would use the outputs of an orphan, and the next dvc repro could not start beside it
+            self._request = self._interrupted("the end of dvc, which had started it", signal.SIGTERM)
         return self._request
 
     @contextlib.contextmanager
-    def answered_between_steps(self) -> Iterator[None]:
-        """Inside the block a request waits for `asked`; outside it, Interrupted is raised at once."""
-        self._patient = True
+    def deferred(self) -> Iterator[None]:
+        """Inside the block a signal only sets `request`; outside it, the signal raises Interrupted at once."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._patient = False
+            self._is_deferred = False
 
-    def answer(self) -> None:
-        """Raises the error to leave with, where somebody asked for it."""
-        if (request := self.asked()) is not None:
+    def check(self) -> None:
+        """Raises the error to stop with, if there is a request."""
+        if (request := self.request()) is not None:
             raise request
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        again = self._request is not None
-        if again and time.monotonic() - self._asked_s < _SAME_REQUEST_S:
+        is_repeated = self._request is not None
+        if is_repeated and time.monotonic() - self._requested_s < _SAME_REQUEST_S:
             return
-        if not again:
-            self._request, self._asked_s = (
-                self._made(_SIGNALS[signal.Signals(signum)], signum),
-                time.monotonic(),
-            )
-        if again or not self._patient:
-            assert self._request is not None
+        if self._request is None:
+            self._request = self._interrupted(_SIGNALS[signal.Signals(signum)], signum)
+            self._requested_s = time.monotonic()
+        if is_repeated or not self._is_deferred:
             raise self._request
 
-    def _made(self, by: str, signum: int) -> Interrupted:
-        return Interrupted(stopped_by(by, self.unwanted_option), 128 + signum)
+    def _interrupted(self, reason: str, signum: int) -> Interrupted:
+        return Interrupted(stopped_by(reason, self.option_to_omit), 128 + signum)
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Leaving]:
-    """A Leaving that hears SIGTERM and SIGINT inside the block; LEAVE_S after the first the process ends anyway."""
-    leaving = Leaving()
-    before = {signum: signal.signal(signum, leaving._on_signal) for signum in _SIGNALS}
-    # the interpreter may be deep in a kernel when a signal comes, but the byte is written at once
-    heard, written = socket.socketpair()
-    written.setblocking(False)
-    wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_leave_in_time, args=(heard,), daemon=True).start()
+def watch_for_preemption() -> Iterator[Preemption]:
+    """Handles SIGTERM and SIGINT inside the block; EXIT_LIMIT_S after the first one the process exits anyway."""
+    preemption = Preemption()
+    handlers_before = {signum: signal.signal(signum, preemption._on_signal) for signum in _SIGNALS}
+    # the interpreter may be deep in a kernel when a signal arrives, but its number is written here at once
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    wakeup_before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_exit_in_time, args=(receiver,), daemon=True).start()
     try:
-        yield leaving
+        yield preemption
     finally:
-        signal.set_wakeup_fd(wakeup)
-        for signum, handler in before.items():
+        signal.set_wakeup_fd(wakeup_before)
+        for signum, handler in handlers_before.items():
             signal.signal(signum, handler)
-        written.shutdown(
-            socket.SHUT_RDWR
-        )  # ends the thread; closing would not, while loader workers have a copy
-        written.close()
+        sender.shutdown(socket.SHUT_RDWR)  # ends the thread; close() would not, as loader workers have a copy
+        sender.close()
 
 
-def _leave_in_time(heard: socket.socket) -> None:
-    with heard:
-        while signum := heard.recv(1):
+def _exit_in_time(receiver: socket.socket) -> None:
+    with receiver:
+        while signum := receiver.recv(1):
             if signum[0] in _SIGNALS:
-                time.sleep(LEAVE_S)
+                time.sleep(EXIT_LIMIT_S)
                 print(
-                    f"not done in {LEAVE_S:.0f} s: leaving with the last state kept",
+                    f"no end of the step within {EXIT_LIMIT_S:.0f} s: exiting; the last saved state stays",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -31,15 +31,14 @@ from stf.tracking.run import track
 from stf.tracking.training_report import open_report
 from stf.training.budget import ends_without_money, open_budget, spent_and_left
 from stf.training.checkpoint_folder import CheckpointFolder
-from stf.training.distributed import start_alike
 from stf.training.face_cache import prepare_face_cache, training_reader
 from stf.training.gate import require_open_gate
 from stf.training.identity import Origin, code_digest, config_hash
-from stf.training.loaders import build_loaders
+from stf.training.loaders import build_loaders, require_whole_pairs
 from stf.training.loop import Plan, fit
 from stf.training.options import TrainingOptions
 from stf.training.outputs import log_outputs, log_setup, phase_summary, write_outputs
-from stf.training.preemption import listening
+from stf.training.preemption import watch_for_preemption
 from stf.training.progress import Progress
 from stf.training.train_state import TrainState, build_train_state
 
@@ -48,7 +47,7 @@ DRY_RUN_PAIRS = 4
 PHASE_A_WEIGHTS = "weights/phase_a.pt"  # what phase B starts from
 GATE = "metrics/gate_a.json"
 MLFLOW_RECORD = "mlflow"  # in the checkpoint folder: what this training has logged, and its MLflow run
-PHASE_A_REPORT = "metrics/eval_a.json"  # for the words of a refusal alone
+PHASE_A_REPORT = "metrics/eval_a.json"  # its AUC is shown when the gate is closed
 
 Forecast = Callable[[Params, PhaseName, VideoSBIDataset, str, int], str]
 
@@ -59,22 +58,23 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
     """Trains a phase and writes its outputs, the weights first; a run that fails leaves the old ones.
 
     `forecast(params, phase, training set, device, processes)` gives the line on hours and dollars that is printed
-    before anything is spent. Of several processes rank 0 does what there is to do once: folder, budget, MLflow,
-    console, outputs. Raises ConfigError for what this machine cannot do, DataError for data that nobody verified,
-    TrainingError when the gate is closed or the money spent, Interrupted when it was asked to stop; the state is then
-    kept.
+    before anything is spent. Of several processes only rank 0 has the checkpoint folder, the budget, MLflow, the
+    console and the outputs. Raises ConfigError for parameters that do not work on this machine, DataError for data that
+    verify_data has not seen, TrainingError when the gate is closed or the budget is spent, Interrupted after a
+    preemption; the state is then saved.
     """
-    with open_processes() as world, listening() as stop, ExitStack() as held:
+    with open_processes() as world, watch_for_preemption() as preemption, ExitStack() as stack:
         # ------------------------------------------------------------------------------ build
-        asked = Params.load(params_path)
-        params, dry_run = _overridden(asked, phase, options), options.dry_run
-        plan_id = config_hash(asked, "a")  # an option of the command opens no budget of its own
+        file_params = Params.load(params_path)
+        params, dry_run = _overridden(file_params, phase, options), options.dry_run
+        plan_id = config_hash(file_params, "a")  # options of the command do not open another budget
         config, plan = STFV8Config.from_params(params, phase), Plan.of(params, phase)
+        require_whole_pairs(config.batch_size, world.size)
         if phase == "b" and not dry_run:
             threshold, money = params.phase_b.min_phase_a_auc, spent_and_left(params, phase, plan_id)
             require_open_gate(GATE, threshold, PHASE_A_REPORT, money, params.budget.max_budget)
         elif phase == "b":
-            click.echo(f"dry run: {GATE} is not asked whether phase B may start")
+            click.echo(f"dry run: phase B starts without a check of {GATE}")
         device = set_up_process(params.runtime, world)
         torch.manual_seed(params.seed)  # first weights and dropout; clips have generators of their own
         fingerprint = require_fingerprint(params.data.root, DATA_JSON)
@@ -85,9 +85,10 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         if phase == "b" and not (dry_run and not Path(PHASE_A_WEIGHTS).exists()):
             transfer = load_checkpoint_flexible(PHASE_A_WEIGHTS, network)
             starting_sha256 = sha256_of(PHASE_A_WEIGHTS)
+            world.require_same(f"{PHASE_A_WEIGHTS} (sha256)", starting_sha256)
         else:
             if phase == "b":
-                click.echo(f"dry run: there is no {PHASE_A_WEIGHTS}, so the network starts from scratch")
+                click.echo(f"dry run: {PHASE_A_WEIGHTS} does not exist, so the network starts from scratch")
             if pretrained := load_spatial_weights(network, config):
                 click.echo(pretrained)
         use_checkpointing(network, params.runtime.activation_checkpointing)
@@ -95,8 +96,14 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
             compile_blocks(network, device)
 
         root = _dry_run_folder() if dry_run and world.is_main else Path()
-        reader, max_pairs = training_reader(params, fingerprint), DRY_RUN_PAIRS if dry_run else None
+        reader = training_reader(params, fingerprint)
+        max_pairs = max(DRY_RUN_PAIRS, config.batch_size // 2) if dry_run else None
         train_loader, val_batches, train_set = build_loaders(config, params, max_pairs, world, reader)
+        if dropped := train_loader.dropped_clips:
+            click.echo(
+                f"each epoch drops its last {dropped} training clips, which do not fill a batch of "
+                f"{config.batch_size}; the order is new in every epoch, so the clips are too"
+            )
         steps = plan.steps_per_epoch(len(train_loader))
         train_state = build_train_state(
             network,
@@ -120,26 +127,28 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
             print_network(config, network.ssm_backend, unusable_because(device))
             if transfer is not None:
                 click.echo(f"starting from {PHASE_A_WEIGHTS}, epoch {transfer.epoch}:\n{transfer.table()}")
-            held.enter_context(folder.locked(click.echo))
-            budget = held.enter_context(open_budget(params, phase, plan_id, dry_run=dry_run))
-            stop.answer()  # dvc may have gone during the imports or the wait for the lock
-            if options.fresh:  # refused without money before the state is put aside
+            stack.enter_context(folder.locked(click.echo))
+            budget = stack.enter_context(open_budget(params, phase, plan_id, dry_run=dry_run))
+            preemption.check()  # dvc may have ended during the imports or the wait for the lock
+            if options.fresh:  # refused without budget before the state is moved aside
                 ends_without_money(params, plan_id, Progress(), plan.epochs, budget.check())
         progress = _starting_point(train_state, folder, plan, steps, options, params.seed)
         if options.fresh:
-            stop.unwanted_option = "--fresh"
+            preemption.option_to_omit = "--fresh"
         elif options.resume_path is not None and not folder.starts_from_weights:
-            stop.unwanted_option = "--resume"  # the same weights given again are resumed from, a state is not
-        if budget is not None and not params.runtime.billing:  # no ledger knows of earlier runs
+            preemption.option_to_omit = (
+                "--resume"  # with the same weights file the run would resume, with a state it would not
+            )
+        if budget is not None and not params.runtime.billing:  # without a ledger of earlier runs
             budget.backdate(sum(record.epoch_time for record in progress.history) + progress.epoch_s)
-        progress.stopped_by_budget = world.from_main(
+        progress.stopped_by_budget = world.broadcast(
             lambda: (
                 budget is not None
                 and ends_without_money(params, plan_id, progress, plan.epochs, budget.check())
             )
         )
         if progress.epoch < plan.epochs and not progress.stopped_by_budget:
-            prepare_face_cache(params, fingerprint)  # on the budget's clock
+            prepare_face_cache(params, fingerprint)  # its time counts in the budget
 
         # ------------------------------------------------------------------------------ fit
         run = report = None
@@ -153,9 +162,9 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                 device=device,
                 memory=memory,
                 identity=folder.identity,
-                resume=not options.fresh,  # another training is another MLflow run
+                resume=not options.fresh,  # a new training is a new MLflow run
             )
-            run = held.enter_context(tracked)
+            run = stack.enter_context(tracked)
             run.tag("dry_run", str(dry_run).lower())
             run.tag("processes", world.size)
             log_setup(run, network, config, train_set, transfer, starting_sha256)
@@ -164,7 +173,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         try:
             with (
                 report or nullcontext(),
-                stop.answered_between_steps(),
+                preemption.deferred(),
                 explained(params, folder.path, lambda: progress.place(steps)),
             ):
                 fit(
@@ -177,7 +186,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                     on_step=report and report.step,
                     on_epoch=report and report.epoch,
                     check_budget=budget and budget.check,
-                    asked_to_stop=stop.asked,
+                    stop_request=preemption.request,
                 )
         finally:
             if run is not None and budget is not None:
@@ -201,7 +210,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
 
 
 def _overridden(params: Params, phase: PhaseName, options: TrainingOptions) -> Params:
-    """`params` with the command line's options in them, so that they are validated and recorded like the file's."""
+    """`params` changed by the command line's options, which are then validated and recorded like the file's values."""
     section, training, runtime = (
         params.phase_a if phase == "a" else params.phase_b,
         params.training,
@@ -212,7 +221,7 @@ def _overridden(params: Params, phase: PhaseName, options: TrainingOptions) -> P
         section = dataclasses.replace(section, epochs=epochs)
     if options.batch_size is not None:
         training = dataclasses.replace(training, batch_size=options.batch_size)
-    if options.dry_run:  # its few clips are sooner read from the PNGs
+    if options.dry_run:  # its few clips are read from the PNGs faster
         runtime = dataclasses.replace(runtime, face_cache="")
     return dataclasses.replace(
         params, **{f"phase_{phase}": section, "training": training, "runtime": runtime}
@@ -220,10 +229,10 @@ def _overridden(params: Params, phase: PhaseName, options: TrainingOptions) -> P
 
 
 def _dry_run_folder() -> Path:
-    """A new temporary folder in place of the repository's root, for all that a dry run writes."""
+    """A new temporary folder in place of the repository's root, for everything that a dry run writes."""
     root = Path(tempfile.mkdtemp(prefix="stf-dry-run-"))
     os.environ["DVC_ROOT"] = str(root)  # checkpoints and the MLflow store follow it
-    click.echo(f"dry run: all that it writes goes to {root}; no output of the pipeline is touched")
+    click.echo(f"dry run: everything it writes goes to {root}; the outputs of the pipeline stay as they are")
     return root
 
 
@@ -235,19 +244,20 @@ def _starting_point(
     options: TrainingOptions,
     seed: int,
 ) -> Progress:
-    """Where the run starts: at --resume's file, at epoch 1 (--fresh), else where it stopped, as rank 0's disk tells.
+    """Where the run starts: at --resume's file, at epoch 1 (--fresh), else at the state on rank 0's disk.
 
-    The same for every process, each with random numbers of its own.
+    The same for every process, except for the random numbers.
     """
     world, path, progress, note = train_state.world, None, Progress(), ""
-    if world.rank > 0:  # dropout of one process is not that of another
+    if world.rank > 0:  # each process draws its own dropout
         torch.manual_seed(seed + world.rank)
     if options.resume_path is not None:
+        world.require_same(f"{options.resume_path} (sha256)", sha256_of(options.resume_path))
         path, progress, note = folder.resume(options.resume_path, train_state, warn)
     elif options.fresh and world.is_main:
         click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
     elif not options.fresh:
-        state = world.from_main(folder.find)
+        state = world.broadcast(folder.find)
         for text in state.told:
             warn(text)
         if state.path is not None and state.payload is not None:
@@ -260,6 +270,4 @@ def _starting_point(
     else:
         finished = progress.epoch >= plan.epochs
         print_resumed(path, progress.place(steps_per_epoch), finished=finished, note=note)
-    world.require_same(f"the step that {options.resume_path} ends with", progress.global_step)
-    start_alike((train_state.model, train_state.loss, train_state.evaluation_model), world)
     return progress

@@ -34,7 +34,7 @@ class ValidationFigures:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A batch, or a process's share of one: N clips, in the batch's order."""
+    """A batch: N clips, in the batch's order."""
 
     loss_sum: float
     score_N: np.ndarray
@@ -46,17 +46,16 @@ class _Scored:
 def validate(train_state: TrainState, batches: Iterable[Batch], where: str) -> ValidationFigures:
     """Scores every clip with the evaluation model. Raises TrainingError when the loss is NaN or infinite.
 
-    With several processes `batches` are this one's shares, and all return the figures of all.
+    With several processes `batches` are this one's shard (World.shard), and each returns the figures of all clips.
     """
     network = train_state.evaluation_model.eval()
-    hands = train_state.world.exchange([_scored(train_state, network, batch, where) for batch in batches])
-    scored = [share for shares in zip(*hands, strict=True) for share in shares]
+    scored = train_state.world.unshard([_scored(train_state, network, batch, where) for batch in batches])
     losses, failures = 0.0, Counter[str]()
-    for share in scored:
-        losses += share.loss_sum
-        failures += share.failures
-    score_N = np.concatenate([share.score_N for share in scored])
-    label_N = np.concatenate([share.label_N for share in scored])
+    for batch in scored:
+        losses += batch.loss_sum
+        failures += batch.failures
+    score_N = np.concatenate([batch.score_N for batch in scored])
+    label_N = np.concatenate([batch.label_N for batch in scored])
     called_N = score_N > 0.5
     return ValidationFigures(
         loss=losses / len(label_N),
@@ -64,15 +63,13 @@ def validate(train_state: TrainState, batches: Iterable[Batch], where: str) -> V
         auc=float(roc_auc_score(label_N, score_N)),
         f1=float(f1_score(label_N, called_N)),
         failures=failures,
-        pairs_failed=sum(share.pairs_failed for share in scored),
+        pairs_failed=sum(batch.pairs_failed for batch in scored),
         pairs=len(label_N) // 2,
     )
 
 
 def _scored(train_state: TrainState, network: nn.Module, batch: Batch, where: str) -> _Scored:
     label_N = batch.label.numpy()
-    if not len(label_N):
-        return _Scored(0.0, np.empty(0, np.float32), label_N, Counter(), 0)
     video_BCTHW, labels_B = to_device(batch, train_state.device)
     with torch.no_grad(), train_state.autocast():
         out = network(video_BCTHW)

@@ -21,7 +21,7 @@ from stf.models.backbone_v8 import STFMambaV8
 from stf.models.weights import load_model, read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
 from stf.training.budget_tracker import BudgetTracker
-from stf.training.preemption import Leaving
+from stf.training.preemption import Preemption
 from tests.reference.training_commands import digest, query, run_training
 
 NOTICE = Interrupted("stopped by SIGTERM; the same command goes on", 143)
@@ -182,7 +182,7 @@ def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
     wanted = {name: digest(place / name) for name in OUTPUTS[:2]}
     rows = untimed(place / OUTPUTS[2])
     looks = itertools.count(1)
-    monkeypatch.setattr(Leaving, "asked", lambda self: NOTICE if next(looks) == look else None)
+    monkeypatch.setattr(Preemption, "request", lambda self: NOTICE if next(looks) == look else None)
     left_over = place / "weights/.phase_a.pt.x1y2.part"  # of a run that was killed while writing its outputs
     left_over.write_bytes(b"half")
     stopped = train("--fresh", **random)

@@ -1,6 +1,6 @@
-"""Several processes played by threads: everything of stf.io.distributed but torch's own transport.
+"""Several processes as threads: everything of stf.io.distributed but torch's own transport.
 
-Only one plays at a time, till it waits for the others: code that processes share nothing of need not be thread-safe.
+Only one runs at a time, until it waits for the others, so the code under test need not be thread-safe.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Table:
-    """Where the players lay down what they exchange."""
+class _Exchange:
+    """Where the threads leave their messages for each other."""
 
     size: int
     messages: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.laid, self.taken = threading.Barrier(self.size), threading.Barrier(self.size)
+        self.written, self.read = threading.Barrier(self.size), threading.Barrier(self.size)
         self.turn = threading.Lock()
 
 
-class PlayedWorld(World):
-    """One player."""
+class ThreadWorld(World):
+    """One thread, as a process."""
 
-    table: _Table
+    exchange: _Exchange
 
     def _gather(self, message: Any) -> list[Any]:
-        self.table.messages[self.rank] = message
-        self.table.turn.release()
+        self.exchange.messages[self.rank] = message
+        self.exchange.turn.release()
         try:
-            self.table.laid.wait(timeout=60)
-            gathered = [self.table.messages[rank] for rank in range(self.size)]
-            self.table.taken.wait(timeout=60)
+            self.exchange.written.wait(timeout=60)
+            gathered = [self.exchange.messages[rank] for rank in range(self.size)]
+            self.exchange.read.wait(timeout=60)
         finally:
-            self.table.turn.acquire()
+            self.exchange.turn.acquire()
         return gathered
 
 
 def play(size: int, part: Callable[[World], T]) -> list[T]:
-    """part(world) for each rank; results by rank. An exception of rank 0 comes before the others'."""
-    table, worlds = _Table(size), [PlayedWorld(rank, size, rank) for rank in range(size)]
+    """part(world) for each rank; results by rank. Raises the exception of the lowest rank that failed."""
+    exchange, worlds = _Exchange(size), [ThreadWorld(rank, size, rank) for rank in range(size)]
 
-    def played(world: PlayedWorld) -> T:
-        world.table = table
-        with table.turn:
+    def played(world: ThreadWorld) -> T:
+        world.exchange = exchange
+        with exchange.turn:
             return part(world)
 
     with ThreadPoolExecutor(size) as pool:

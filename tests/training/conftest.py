@@ -93,7 +93,7 @@ def make_batch() -> Callable[..., Batch]:
 
 
 class FakeBatches:
-    """The loader of a run: as many batches per epoch as asked for, other clips in every epoch."""
+    """The loader of a run: `n_batches` per epoch, other clips in every epoch."""
 
     def __init__(self, make_batch: Callable[..., Batch], n_batches: int) -> None:
         self.make_batch, self.n_batches, self.epochs = make_batch, n_batches, []
@@ -124,7 +124,7 @@ class TinyRun:
     steps: list[StepRecord]
     epochs: list[tuple[EpochRecord, EpochDetails]]
     spent_usd: float = 0.0
-    asked_to_leave: Callable[[], Interrupted | None] = lambda: None
+    stop_request: Callable[[], Interrupted | None] = lambda: None
 
     def check_budget(self) -> BudgetStatus:
         self.spent_usd += 1.0
@@ -145,7 +145,7 @@ class TinyRun:
             on_step=self.steps.append,
             on_epoch=on_epoch,
             check_budget=self.check_budget,
-            asked_to_stop=self.asked_to_leave,
+            stop_request=self.stop_request,
         )
         return progress
 

@@ -150,7 +150,7 @@ def run_in_pieces(make_run: MakeRun, leave_after: Sequence[int], **fields: Any) 
             progress, _ = run.folder.restore(found.path, found.payload, run.train_state)
         if last is None:
             return run, run.fit(progress)
-        run.asked_to_leave = leave_when(progress, last)
+        run.stop_request = leave_when(progress, last)
         with pytest.raises(Interrupted):
             run.fit(progress)
     raise AssertionError
@@ -211,7 +211,7 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 def test_the_state_is_kept_within_an_epoch_too(make_run: MakeRun) -> None:
     run = make_run(epochs=1, n_batches=3)
-    run.plan = replace(run.plan, keep_every_s=0.0)
+    run.plan = replace(run.plan, save_every_s=0.0)
     kept = []
     run.train.make_batch, make = (
         lambda *args, **named: (kept.append((run.folder.path / "last.pt").exists()), make(*args, **named))[1],

@@ -1,4 +1,4 @@
-"""The loaders of a run: which clips come in which epoch, and how a bad video is told."""
+"""The loaders of a run: which clips come in which epoch, and how a bad video is reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_training_clips_are_new_in_every_epoch_and_validation_clips_never(shared
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bytes_travel_and_arrive_as_the_data_sets_floats(shared_tree: Path, num_workers: int) -> None:
+def test_uint8_batches_become_the_data_sets_floats(shared_tree: Path, num_workers: int) -> None:
     config, params = settings(shared_tree, num_workers)
     train, val, _ = build_loaders(config, params)
     train.set_epoch(1)
@@ -69,15 +69,15 @@ def test_training_reads_through_the_reader_and_validation_does_not(shared_tree: 
 
 
 def test_a_dry_run_takes_a_few_pairs_of_each_split(shared_tree: Path) -> None:
-    train, val, dataset = build_loaders(*settings(shared_tree), max_pairs=1)
+    train, val, dataset = build_loaders(*settings(shared_tree), max_pairs=2)
     assert dataset.n_pairs == 4
     assert len(train) == 1
     for batches in (train, val):
-        assert [len(batch.label) for batch in batches] == [2]
+        assert [len(batch.label) for batch in batches] == [4]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_split_that_cannot_be_read_is_told_in_one_line(tiny_tree: Path, num_workers: int) -> None:
+def test_a_split_that_cannot_be_read_is_reported_in_one_line(tiny_tree: Path, num_workers: int) -> None:
     train, _, _ = build_loaders(*settings(tiny_tree, num_workers))
     for frame in tiny_tree.rglob("*.png"):
         frame.write_bytes(b"not a picture")

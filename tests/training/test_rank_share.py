@@ -1,4 +1,4 @@
-"""A process's share of the batches, and the buckets of gradients; whole steps are in test_torchrun.py."""
+"""How training's clips are divided among processes; whole steps are in test_torchrun.py."""
 
 from __future__ import annotations
 
@@ -10,96 +10,106 @@ import torch
 
 from stf.config import DataParams, Params, SbiParams, STFV8Config
 from stf.data.pairs import PairBatchSampler
+from stf.errors import ConfigError
 from stf.io.distributed import ALONE, World
-from stf.training.distributed import _buckets, sum_gradients
-from stf.training.loaders import RankShare, build_loaders, collate_share
+from stf.training.loaders import RankBatches, build_loaders, require_whole_pairs
 from stf.training.step import Batch
 from stf.training.train_state import TrainState
 from stf.training.validation import ValidationFigures, validate
 from tests.reference.worlds import play
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-@pytest.mark.parametrize(("n_pairs", "batch_size"), [(10, 8), (9, 4), (1, 4), (5, 2)])
-def test_shares_put_together_are_the_global_batches(size: int, n_pairs: int, batch_size: int) -> None:
-    sampler = PairBatchSampler(n_pairs, batch_size, seed=3, shuffle=True)
-    shares = [RankShare(sampler, World(rank, size)) for rank in range(size)]
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("n_pairs", [6, 14, 24])
+def test_the_parts_of_all_processes_together_are_the_global_batches(size: int, n_pairs: int) -> None:
+    """In the global order, in whole pairs, and equally many in each process."""
+    sampler = PairBatchSampler(n_pairs, batch_size=12, seed=3, shuffle=True, drop_last=True)
+    parts_by_rank = [RankBatches(sampler, World(rank, size)) for rank in range(size)]
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
-        wanted = list(sampler)
-        assert [len(share) for share in shares] == [
-            len(wanted)
-        ] * size  # nobody waits for a batch that never comes
-        dealt = zip(*shares, strict=True)
-        for batch, parts in zip(wanted, dealt, strict=True):
+        expected = list(sampler)
+        assert [len(parts) for parts in parts_by_rank] == [len(expected)] * size
+        for batch, *parts in zip(expected, *parts_by_rank, strict=True):
             assert [index for part in parts for index in part] == batch
-            for part in parts:  # whole pairs: a real, then its fake
-                assert [index % 2 for _, index in part] == [0, 1] * (len(part) // 2)
+            for part in parts:
+                assert [index % 2 for _, index in part] == [0, 1] * (6 // size)
 
 
-def test_no_items_are_a_batch_without_clips() -> None:
-    batch = collate_share([])
-    assert all(len(part) == 0 for part in batch)
+@pytest.mark.parametrize(
+    ("batch_size", "n_processes", "sizes"), [(6, 2, "4 or 8"), (2, 2, "4"), (16, 3, "12 or 18")]
+)
+def test_a_batch_that_cannot_be_divided_is_refused(batch_size: int, n_processes: int, sizes: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"batch_size is {batch_size} clips.*Set it to {sizes}, or start fewer"
+    ):
+        require_whole_pairs(batch_size, n_processes)
 
 
-def test_loaders_of_several_processes_yield_the_clips_of_one(shared_tree: Path) -> None:
+@pytest.mark.parametrize(("batch_size", "n_processes"), [(2, 1), (6, 1), (4, 2), (12, 3)])
+def test_a_batch_that_can_be_divided_is_accepted(batch_size: int, n_processes: int) -> None:
+    assert require_whole_pairs(batch_size, n_processes) is None
+
+
+def settings(root: Path, pairs_per_video: int = 2) -> tuple[STFV8Config, Params]:
+    """4 training videos and 2 validation videos; batches of 4 clips."""
     config = STFV8Config.debug()
-    config.data_root, config.num_workers = str(shared_tree), 0
-    data = DataParams(root=str(shared_tree), num_frames=8, img_size=32, val_pairs_per_video=2)
-    params = Params(data=data, sbi=SbiParams(tps_probability=0.0), seed=3)
+    config.data_root, config.num_workers = str(root), 0
+    data = DataParams(root=str(root), num_frames=8, img_size=32, val_pairs_per_video=pairs_per_video)
+    return config, Params(data=data, sbi=SbiParams(tps_probability=0.0), seed=3)
 
-    def batches_of(world: World) -> list[Batch]:
+
+def test_loaders_of_two_processes_yield_the_clips_of_one(shared_tree: Path) -> None:
+    config, params = settings(shared_tree, pairs_per_video=3)
+    assert config.batch_size == 4
+
+    def batches_of(world: World) -> tuple[list[Batch], list[Batch]]:
         train, val, _ = build_loaders(config, params, world=world)
         train.set_epoch(1)
-        return [*train, *val, *val]  # the second time from memory
+        assert [b.provenance for b in val] == [b.provenance for b in val]  # the second time from memory
+        return list(train), list(val)
 
-    one, (first, second) = batches_of(ALONE), play(2, batches_of)
-    assert len(one) == len(first) == len(second)
-    for whole, *parts in zip(one, first, second, strict=True):
-        clips = torch.cat([part.video for part in parts if len(part.label)])
-        assert torch.equal(clips, whole.video)
-        assert torch.equal(torch.cat([part.label for part in parts]), whole.label)
-        assert [p for part in parts for p in part.provenance] == whole.provenance
+    (train, val), (train_parts, val_parts) = batches_of(ALONE), zip(*play(2, batches_of), strict=True)
+    assert len(train) == 2
+    for whole, *parts in zip(train, *train_parts, strict=True):
+        assert [len(part.label) for part in parts] == [2, 2]
+        require_same_clips([whole], parts)
+    assert [len(batches) for batches in val_parts] == [3, 3]
+    require_same_clips(val, [batch for batches in zip(*val_parts, strict=True) for batch in batches])
+
+
+def require_same_clips(one: list[Batch], other: list[Batch]) -> None:
+    assert torch.equal(torch.cat([b.video for b in one]), torch.cat([b.video for b in other]))
+    assert torch.equal(torch.cat([b.label for b in one]), torch.cat([b.label for b in other]))
+    assert [p for b in one for p in b.provenance] == [p for b in other for p in b.provenance]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_training_drops_a_last_short_batch_and_validation_does_not(shared_tree: Path, size: int) -> None:
+    config, params = settings(shared_tree)
+    config.batch_size = 12  # 4 training pairs would be 8 clips
+    with pytest.raises(ConfigError, match=r"4 pairs, which do not fill one batch of 12 clips"):
+        build_loaders(config, params)
+    config.batch_size = 4
+    train, val, _ = build_loaders(config, params, max_pairs=3, world=World(0, size))
+    assert (len(train), train.dropped_clips) == (1, 2)
+    assert [len(batch.label) for batch in train] == [4 // size]
+    assert [len(batch.label) for batch in val] == ([4, 2] if size == 1 else [2, 2])
+    train, _, _ = build_loaders(config, params, world=World(0, size))
+    assert (len(train), train.dropped_clips) == (2, 0)
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_validate_to_the_figures_of_one(
     make_train_state: Callable[..., TrainState], make_batch: Callable[..., Batch], size: int
 ) -> None:
-    batches = [make_batch(3, seed=1, failures=("empty mask",)), make_batch(1, seed=2)]
+    """Also where they have different numbers of batches."""
+    batches = [make_batch(3, seed=1, failures=("empty mask",)), *(make_batch(1, seed=n) for n in range(2, 5))]
     train_states = [make_train_state() for _ in range(size)]
 
     def part(world: World) -> ValidationFigures:
         train_states[world.rank].world = world
-        return validate(train_states[world.rank], [cut(batch, world) for batch in batches], "epoch 1")
+        return validate(train_states[world.rank], world.shard(batches), "epoch 1")
 
-    wanted = validate(make_train_state(), batches, "epoch 1")
-    for figures in play(size, part):
-        assert figures.loss == pytest.approx(wanted.loss, abs=1e-6)
-        assert figures.auc == pytest.approx(wanted.auc)
-        assert (figures.accuracy, figures.f1) == (wanted.accuracy, wanted.f1)
-        assert figures.failures == wanted.failures == {"empty mask": 3}
-
-
-def cut(batch: Batch, world: World) -> Batch:
-    """The pairs of a batch that fall to this process."""
-    pairs = world.share(len(batch.label) // 2)
-    clips = slice(2 * pairs.start, 2 * pairs.stop)
-    return Batch(*(values[clips] for values in batch))
-
-
-def test_buckets_hold_every_tensor_once_and_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stf.training.distributed._BUCKET_ELEMENTS", 10)
-    tensors = [torch.zeros(n) for n in (3, 4, 30, 1, 9, 2)]
-    buckets = list(_buckets(tensors))
-    assert [len(tensor) for bucket in buckets for tensor in bucket] == [3, 4, 30, 1, 9, 2]
-    assert [len(bucket) for bucket in buckets] == [3, 2, 1]
-
-
-def test_one_process_sums_nothing_and_touches_no_gradient() -> None:
-    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    used.sum().backward()
-    gradient = used.grad
-    sum_gradients([used, unused], [[True, False]])
-    assert used.grad is gradient
-    assert unused.grad is None
+    expected = validate(make_train_state(), batches, "epoch 1")
+    assert expected.failures == {"empty mask": 3}
+    assert play(size, part) == [expected] * size

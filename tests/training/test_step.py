@@ -28,10 +28,10 @@ def joined(*batches: Batch) -> Batch:
     )
 
 
-def test_accumulation_over_ragged_batches_is_one_big_batch(
+def test_accumulation_over_two_batches_is_one_big_batch(
     make_train_state: MakeTrainState, make_batch: MakeBatch
 ) -> None:
-    parts = [make_batch(3, seed=1), make_batch(1, seed=2)]
+    parts = [make_batch(2, seed=1), make_batch(2, seed=2)]
     split, whole = make_train_state(), make_train_state()
     figures_split = train_step(split, parts, "here")
     figures_whole = train_step(whole, [joined(*parts)], "here")
@@ -68,13 +68,13 @@ def test_gradients_are_clipped_and_the_norm_before_is_reported(
 ) -> None:
     train_state = make_train_state(max_grad_norm=1e-3)
     figures = train_step(train_state, [make_batch(2)], "here")
-    norms = [p.grad.norm() for p in train_state.parameters() if p.grad is not None]
+    norms = [p.grad.norm() for p in train_state.objective.parameters() if p.grad is not None]
     assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
     assert figures.grad_norm > 1e-2
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_before_any_weight_changes(
+def test_a_non_finite_loss_stops_before_any_weight_changes(
     make_train_state: MakeTrainState, make_batch: MakeBatch, poison: float
 ) -> None:
     train_state = make_train_state(ema_decay=0.5)
@@ -94,9 +94,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_changes(
     )
 
 
-def test_a_gradient_that_is_no_number_stops_too(
-    make_train_state: MakeTrainState, make_batch: MakeBatch
-) -> None:
+def test_a_non_finite_gradient_stops_too(make_train_state: MakeTrainState, make_batch: MakeBatch) -> None:
     train_state = make_train_state()
     train_state.model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weights_of(train_state)
@@ -129,16 +127,16 @@ def test_a_scaled_step_equals_a_plain_one(make_train_state: MakeTrainState, make
         torch.testing.assert_close(scaled.model.state_dict()[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_the_moving_average_follows_by_its_decay(
+def test_the_moving_average_moves_by_its_decay(
     make_train_state: MakeTrainState, make_batch: MakeBatch
 ) -> None:
     train_state = make_train_state(ema_decay=0.9)
     start = weights_of(train_state)
     train_step(train_state, [make_batch(2)], "here")
     for name, now in train_state.model.state_dict().items():
-        wanted = 0.9 * start[name] + 0.1 * now
+        expected = 0.9 * start[name] + 0.1 * now
         torch.testing.assert_close(
-            train_state.evaluation_model.state_dict()[name], wanted, rtol=1e-5, atol=1e-6, msg=name
+            train_state.evaluation_model.state_dict()[name], expected, rtol=1e-5, atol=1e-6, msg=name
         )
     assert make_train_state(ema_decay=0.0).ema is None
 

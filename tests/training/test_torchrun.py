@@ -1,11 +1,14 @@
-"""Two processes under torchrun (gloo, CPU): the figures of one, one voice, one MLflow run, and an end for all."""
+"""Two processes under torchrun (gloo, CPU): the figures of one, one console, one MLflow run, and an end for both."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from pipeline.eval_a import main as eval_a
 from pipeline.train_phase_a import main as train_phase_a
 from stf.io.distributed import ALONE
 from tests.reference.training_commands import MODEL, PARAMS, query, run_training
-from tests.reference.training_ranks import CASES, STEPS, learn
+from tests.reference.training_ranks import CASES, MORE_CASES, STEPS, learn
 
 pytestmark = pytest.mark.xdist_group("two processes")
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,60 +43,89 @@ def in_two(module: str, *arguments: str, nproc: bool = False) -> subprocess.Comp
     return subprocess.run(**two_of(module, *arguments, nproc=nproc), capture_output=True, timeout=240)
 
 
-@pytest.fixture(scope="module")
-def in_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Two ranks on CASES, then on a clip that is no number: what they wrote and how they ended."""
-    folder = tmp_path_factory.mktemp("ranks")
-    return folder, in_two("tests.reference.training_ranks", str(folder), "--nan", "12")
+Results = dict[str, Any]  # of one rank, by case
 
 
 @pytest.fixture(scope="module")
-def ranks(in_ranks: tuple[Path, subprocess.CompletedProcess[str]]) -> list[dict[str, Any]]:
-    """What each of two ranks saw of CASES."""
-    folder, done = in_ranks
-    assert done.stdout == "rank 0 is through\n", done.stderr
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+def results_by_rank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Results]]:
+    """`results_by_rank(case)`: what each of two ranks saw of all cases that run together with this one."""
+
+    @functools.cache
+    def run(*options: str) -> list[Results]:
+        folder = tmp_path_factory.mktemp("ranks")
+        done = in_two("tests.reference.training_ranks", str(folder), *options)
+        assert (done.stdout, done.stderr) == ("rank 0 has finished\n", "")
+        return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+    return lambda case: run("--more") if case in MORE_CASES else run()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one(ranks: list[dict[str, Any]], case: str, tmp_path: Path) -> None:
-    """Uneven and empty shares, accumulation, moving average and a stop with resume after the first epoch included."""
-    one = json.loads(json.dumps(learn(case, tmp_path, ALONE)))
-    two = ranks[0][case]
-    assert len(one["steps"]) == len(two["steps"])
-    for wanted, got in zip(one["steps"], two["steps"], strict=True):
-        assert {name: got[name] for name in COUNTED} == {name: wanted[name] for name in COUNTED}
-        for name in MEASURED:
-            assert got[name] == pytest.approx(wanted[name], abs=1e-4, nan_ok=True), (
-                name,
-                wanted["global_step"],
-            )
-    for wanted, got in zip(one["epochs"], two["epochs"], strict=True):
-        for name in ("train_loss", "train_acc", "val_loss", "val_auc", "ce_loss", "hll_loss"):
-            assert got[name] == pytest.approx(wanted[name], abs=1e-4), name
+each_case = pytest.mark.parametrize(
+    "case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE_CASES)]
+)
 
 
-def test_that_is_shown_over_twenty_steps(ranks: list[dict[str, Any]]) -> None:
-    assert len(ranks[0]["contrastive"]["steps"]) >= STEPS
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_all_processes_end_with_the_same_bits(ranks: list[dict[str, Any]], case: str) -> None:
-    assert ranks[0][case]["weights"] == ranks[1][case]["weights"]
-    assert ranks[1][case]["steps"] == []  # rank 0 alone reports
-
-
-def test_a_loss_that_is_no_number_on_one_process_ends_both_with_one_line(
-    in_ranks: tuple[Path, subprocess.CompletedProcess[str]],
+@each_case
+def test_two_processes_train_as_one(
+    results_by_rank: Callable[[str], list[Results]], case: str, tmp_path: Path
 ) -> None:
-    folder, done = in_ranks
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "the loss became nan at epoch 1, step" in lines[0]
-    assert "012 from frame 0" in lines[0]
-    assert "TrainingError" not in done.stderr
-    assert not list(folder.glob("poisoned/**/*.pt"))
+    """Accumulation, moving average, other first weights, and a stop with resume after the first epoch included."""
+    one = json.loads(json.dumps(learn(case, tmp_path, ALONE)))
+    two = results_by_rank(case)[0][case]
+    assert len(one["steps"]) == len(two["steps"])
+    for expected, got in zip(one["steps"], two["steps"], strict=True):
+        assert {name: got[name] for name in COUNTED} == {name: expected[name] for name in COUNTED}
+        for name in MEASURED:
+            assert got[name] == pytest.approx(expected[name], abs=1e-4, nan_ok=True), (
+                name,
+                expected["global_step"],
+            )
+    for expected, got in zip(one["epochs"], two["epochs"], strict=True):
+        for name in ("train_loss", "train_acc", "val_loss", "val_auc", "ce_loss", "hll_loss"):
+            assert got[name] == pytest.approx(expected[name], abs=1e-4), name
+    assert one["names"] == two["names"]  # of the weights, in checkpoints too
+
+
+def test_they_are_compared_over_twenty_steps(results_by_rank: Callable[[str], list[Results]]) -> None:
+    assert len(results_by_rank("contrastive")[0]["contrastive"]["steps"]) >= STEPS
+
+
+@each_case
+def test_all_processes_end_with_the_same_bits(
+    results_by_rank: Callable[[str], list[Results]], case: str
+) -> None:
+    first, second = (results[case] for results in results_by_rank(case))
+    assert first["weights"] == second["weights"]
+    assert second["steps"] == []  # only rank 0 has the callbacks
+
+
+NAN = "the loss became nan at epoch 1, step 3; .* 004 from frame 0"
+
+
+@pytest.mark.parametrize(
+    ("failure", "rank", "message"),
+    [
+        ("nan", 1, NAN),
+        pytest.param("nan", 0, "the loss became nan", marks=pytest.mark.slow),
+        pytest.param("loader", 1, "a torn picture", marks=pytest.mark.slow),
+        pytest.param(
+            "forward", 1, "process 1 failed: RuntimeError: The size of tensor", marks=pytest.mark.slow
+        ),
+        ("backward", 1, "process 1 failed: ZeroDivisionError"),
+        pytest.param("backward", 0, "unexpected ZeroDivisionError", marks=pytest.mark.slow),
+        pytest.param("killed", 1, "another process of this run has ended", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_fails_ends_both_with_one_line(
+    failure: str, rank: int, message: str, tmp_path: Path
+) -> None:
+    """Also where the other one waits for its gradients."""
+    arguments = (str(tmp_path), "--failure", failure, "--rank", str(rank))
+    done = in_two("tests.reference.training_ranks", *arguments)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match(f"error: {message}", line)
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.fixture
@@ -109,12 +141,12 @@ def test_the_training_command_in_two_processes_writes_what_one_writes(
     training_place: Path, quiet_params: dict[str, Any]
 ) -> None:
     assert run_training(train_phase_a, model=quiet_params["model"]).exit_code == 0
-    wanted = pd.read_csv("metrics/phase_a_log.csv")
+    expected = pd.read_csv("metrics/phase_a_log.csv")
     done = in_two("pipeline.train_phase_a", "--fresh", nproc=True)
     assert done.returncode == 0, done.stderr
     got = pd.read_csv("metrics/phase_a_log.csv")
     same = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "val_auc", "lr", "ce_loss", "hll_loss"]
-    pd.testing.assert_frame_equal(got[same], wanted[same], atol=1e-4, rtol=0)
+    pd.testing.assert_frame_equal(got[same], expected[same], atol=1e-4, rtol=0)
     assert done.stdout.count("best epoch") == done.stdout.count("scan backend") == 1
     runs = "SELECT value FROM tags WHERE key = 'processes' ORDER BY value"
     assert query(training_place, runs) == [("1",), ("2",)]
@@ -135,15 +167,13 @@ def test_the_evaluation_command_in_two_processes_writes_what_one_writes(
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_told_to_leave_go_on_to_the_same_weights(
-    training_place: Path, quiet_params: Any
-) -> None:
-    """A SIGTERM to the starting process alone, once training runs: both keep one state, and both go on from it."""
+def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path, quiet_params: Any) -> None:
+    """A SIGTERM to the starting process only, in the middle of training: one state is saved, and both resume from it."""
     many = yaml.safe_load(Path("params.yaml").read_text()) | {"phase_a": {"epochs": 12, "warmup_epochs": 1}}
     many["model"] |= {"dropout": 0.3}
     Path("params.yaml").write_text(yaml.safe_dump(many))
     assert in_two("pipeline.train_phase_a", nproc=True).returncode == 0
-    wanted = Path("weights/phase_a.pt").read_bytes()
+    expected = Path("weights/phase_a.pt").read_bytes()
 
     again = subprocess.Popen(
         **two_of("pipeline.train_phase_a", "--fresh", nproc=True),
@@ -163,12 +193,16 @@ def test_two_processes_that_are_told_to_leave_go_on_to_the_same_weights(
     last = in_two("pipeline.train_phase_a", nproc=True)
     assert last.returncode == 0, last.stderr
     assert "going on from" in last.stdout
-    assert Path("weights/phase_a.pt").read_bytes() == wanted
+    assert Path("weights/phase_a.pt").read_bytes() == expected
 
 
 @pytest.mark.slow
 def test_an_error_keeps_its_exit_code_and_its_single_line(training_place: Path, quiet_params: Any) -> None:
-    done = in_two("pipeline.train_phase_a", "--batch-size", "3", nproc=True)
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
-    assert line.startswith("error: training.batch_size is 3")
+    for batch_size, message in (
+        ("3", "training.batch_size is 3"),
+        ("6", "training.batch_size is 6 clips for 2"),
+    ):
+        done = in_two("pipeline.train_phase_a", "--batch-size", batch_size, nproc=True)
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"error: {message}")
