@@ -168,7 +168,7 @@ def test_the_evaluation_command_in_two_processes_writes_what_one_writes(
 
 @pytest.mark.slow
 def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path, quiet_params: Any) -> None:
-    """A SIGTERM to the starting process only, in the middle of training: one state is saved, and both resume from it."""
+    """A SIGTERM to the starting process only, in the middle of training: one state is saved, both resume from it."""
     many = yaml.safe_load(Path("params.yaml").read_text()) | {"phase_a": {"epochs": 12, "warmup_epochs": 1}}
     many["model"] |= {"dropout": 0.3}
     Path("params.yaml").write_text(yaml.safe_dump(many))
