@@ -1,4 +1,4 @@
-"""Builds the cache of face crops that training reads from, beforehand: on a machine without a GPU, which costs less."""
+"""Builds the cache of face crops for training in advance, for instance on a cheaper machine without a GPU."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ USUAL_FOLDER = "cache/faces"  # what --estimate assumes where runtime.face_cache
 
 @command
 @params_option
-@click.option(
-    "--estimate", is_flag=True, help="Print size and time from a few measured frames; write nothing."
-)
+@click.option("--estimate", is_flag=True, help="Print the size and the estimated time; write nothing.")
 def main(params_path: str, estimate: bool) -> None:
     """Build the cache of face crops (runtime.face_cache) for the verified data.
 
-    Training builds what is missing itself; this does it beforehand. An interrupted build goes on where it was. The
-    files hold the exact pixels of the training videos' crops and belong to one state of the data, one quality and one
-    clip length: other data never meets them, and old folders can be deleted.
+    Training builds missing files itself; this command does it in advance. An interrupted build resumes. The files
+    contain the exact pixels of the training videos' crops. They belong to one state of the data, one quality and one
+    clip length; other data uses another folder, so old folders can be deleted.
     """
     import cv2
 
@@ -39,13 +37,13 @@ def main(params_path: str, estimate: bool) -> None:
         )
     if not params.runtime.face_cache:
         raise ConfigError("runtime.face_cache is empty, so there is no cache to build; set it to a folder")
-    cv2.setNumThreads(0)  # the work is spread over processes
+    cv2.setNumThreads(0)  # the work is distributed over processes
     fingerprint = require_fingerprint(params.data.root, DATA_JSON)
     cache, videos = face_cache(params, fingerprint), training_videos(params)
     if estimate:
         planned = measure(cache, cache.missing(videos), params.runtime.num_workers, console)
         console.print(
-            f"still to build in {cache.folder}: {cost_text(planned, params.runtime.num_workers)}",
+            f"to be built in {cache.folder}: {cost_text(planned, params.runtime.num_workers)}",
             soft_wrap=True,
         )
         return

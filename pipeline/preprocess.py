@@ -1,4 +1,4 @@
-"""Raw videos → the FF++ layout: consecutive frames, one face followed through them, 81 landmarks, boxes."""
+"""Converts raw videos to the FF++ layout: consecutive frames, one tracked face, 81 landmarks, boxes."""
 
 from __future__ import annotations
 
@@ -15,68 +15,81 @@ from stf.config import METHODS, QUALITIES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stf.preprocess.make import Made, Settings
-    from stf.preprocess.sources import Found
+    from stf.preprocess.sources import Sources
     from stf.preprocess.store import Job
+    from stf.preprocess.video import Settings, VideoEntry
 
 
-LOCK_S = 30.0  # a killed run's processes leave within a frame
+LOCK_S = 30.0  # the processes of a killed run exit within one frame
 
 
 @command
 @click.argument("videos", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--root", required=True, type=click.Path(file_okay=False, path_type=Path), help="Gets FaceForensics++/."
+    "--root",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder to write FaceForensics++/ into.",
 )
 @click.option(
     "--table", type=click.Path(dir_okay=False, path_type=Path), help="CSV: file, id, method, quality, split."
 )
 @click.option(
-    "--quality", type=click.Choice(QUALITIES), help="Of files outside FF++'s own layout (else raw)."
+    "--quality",
+    type=click.Choice(QUALITIES),
+    help="Quality of files outside FF++'s download layout (default: raw); filters files inside it.",
 )
 @click.option(
-    "--method", type=click.Choice(METHODS), help="The fakes' method outside it; without it they are real."
+    "--method",
+    type=click.Choice(METHODS),
+    help="Method of fakes outside FF++'s download layout (default: real videos); filters files inside it.",
 )
 @click.option(
-    "--max-frames", default=300, show_default=True, type=click.IntRange(min=0), help="Per video; 0: all."
+    "--max-frames",
+    default=300,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Frames per video; 0 for all.",
 )
 @click.option(
-    "--start", default=0, show_default=True, type=click.IntRange(min=0), help="The first frame to take."
+    "--start", default=0, show_default=True, type=click.IntRange(min=0), help="The first frame to use."
 )
 @click.option(
     "--num-frames",
     default=32,
     show_default=True,
     type=click.IntRange(min=1),
-    help="data.num_frames: shorter videos are told.",
+    help="The clip length (data.num_frames); shorter videos are reported.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Videos at a time; default: the cores here.")
-@click.option("--predictor", type=click.Path(dir_okay=False), help="An own dlib model of 81 (or 68) points.")
+@click.option("--workers", type=click.IntRange(min=1), help="Videos at a time; default: the number of cores.")
+@click.option("--predictor", type=click.Path(dir_okay=False), help="A dlib model with 81 or 68 points.")
 @click.option(
     "--detect-size",
     default=640,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Longer side of the picture searched for faces; 0: full size.",
+    help="Longer side in pixels at which faces are searched; 0 for full size.",
 )
 @click.option(
-    "--splits", is_flag=True, help="Write train, val and test.json: from the table, else 72/14/14 drawn."
+    "--splits",
+    is_flag=True,
+    help="Write train, val and test.json, from the table or drawn at random (72/14/14).",
 )
 @click.option(
     "--report",
     default=None,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Default: ROOT/preprocess.json.",
+    help="The report file; default: ROOT/preprocess.json.",
 )
 @click.option(
     "--time-limit", default=3600.0, show_default=True, type=click.FloatRange(min=1), help="Seconds per video."
 )
 def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
-    """Bring raw VIDEOS (files or folders) into the layout that training reads.
+    """Convert raw VIDEOS (files or folders) to the layout that training reads.
 
-    FF++'s own download is recognised by its folders; other files are real videos named ID.mp4, or with --method fakes
-    named TARGET_SOURCE.mp4. Videos that are complete are kept: the same command goes on where it was stopped. A broken
-    video is reported and never stops the others; the exit code is then 1. Needs the optional extra `preprocess`.
+    FF++'s own download is recognised by its folders; other files are real videos named ID.mp4 or, with --method, fakes
+    named TARGET_SOURCE.mp4. Complete videos are skipped, so the same command resumes an interrupted run. A broken video
+    is reported and does not stop the others; the exit code is then 1. Needs the optional extra `preprocess`.
     """
     from stf.console.preprocess import summary, videos_table
     from stf.console.tables import make_console
@@ -89,129 +102,140 @@ def main(videos: tuple[Path, ...], root: Path, **options: Any) -> None:
     if options["report"] is not None:
         require_own_json("--report", options["report"], "refused")
     console = make_console()
-    found = find_jobs(videos, options["table"], Defaults(options["quality"], options["method"]))
-    if not found.jobs and not found.refused:
-        raise UsageError("no video was found; give video files, folders of them, or a --table")
+    sources = find_jobs(videos, options["table"], Defaults(options["quality"], options["method"]))
+    if not sources.jobs and not sources.refused:
+        raise UsageError("no videos found; give video files, folders of them, or a --table")
     settings = _settings(options)
-    made = _make_all(root, settings, found.jobs, options, console)
-    console.print(videos_table(made))
+    entries = _preprocess_all(root, settings, sources.jobs, options, console)
+    console.print(videos_table(entries))
     report = options["report"] or root / "preprocess.json"
-    everything = _with_earlier(root, made)
-    write_json(report, report_json(everything, found.refused))
-    for line in found.refused:
-        console.print(f"not taken: {printable(line)}", style="red", markup=False, soft_wrap=True)
-    console.print(f"{summary(made, len(found.refused))}\nwritten to {report}", markup=False, soft_wrap=True)
-    _splits(root, found, everything, options["num_frames"] if options["splits"] else None, console)
-    wrong = [video for video in made if video.outcome == "failed"] + damaged(made)
-    if found.refused or wrong:
-        first = found.refused[0] if not wrong else f"{wrong[0].name}: {remarks(wrong[0])}"
-        n_wrong, n_all = len(found.refused) + len(wrong), len(made) + len(found.refused)
-        raise DataError(f"{n_wrong} of {n_all} videos were not made or not to their end, first {first}")
+    all_entries = _merge_earlier(root, entries)
+    write_json(report, report_json(all_entries, sources.refused))
+    for line in sources.refused:
+        console.print(f"refused: {printable(line)}", style="red", markup=False, soft_wrap=True)
+    console.print(f"{summary(entries, len(sources.refused))}\nreport: {report}", markup=False, soft_wrap=True)
+    _write_splits(root, sources, all_entries, options["num_frames"] if options["splits"] else None, console)
+    failed = [entry for entry in entries if entry.outcome == "failed"] + damaged(entries)
+    if sources.refused or failed:
+        first = sources.refused[0] if not failed else f"{failed[0].name}: {remarks(failed[0])}"
+        n_failed, n_total = len(sources.refused) + len(failed), len(entries) + len(sources.refused)
+        raise DataError(f"{n_failed} of {n_total} videos failed or are incomplete; the first: {first}")
 
 
-def _with_earlier(root: Path, made: Sequence[Made]) -> list[Made]:
-    """This command's videos, and what earlier ones made in the same tree."""
-    from stf.preprocess.make import Made
+def _merge_earlier(root: Path, entries: Sequence[VideoEntry]) -> list[VideoEntry]:
+    """Returns the entries of this command and of earlier ones in the same tree."""
     from stf.preprocess.store import complete_entries
+    from stf.preprocess.video import VideoEntry
 
-    earlier = (Made.read(entry | {"outcome": "kept"}) for entry in complete_entries(root))
-    return list(({video.name: video for video in earlier} | {video.name: video for video in made}).values())
+    earlier = (VideoEntry.from_dict(entry | {"outcome": "kept"}) for entry in complete_entries(root))
+    return list(
+        ({entry.name: entry for entry in earlier} | {entry.name: entry for entry in entries}).values()
+    )
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    """With the detector loaded, so that a missing extra is said at once and the processes share the model."""
+    """Builds the settings and loads the detector: a missing extra fails at once, and processes share the model."""
     from functools import partial
 
     from stf.preprocess.dlib_detector import dlib_detector
-    from stf.preprocess.make import Settings
+    from stf.preprocess.video import Settings
 
     detector = partial(dlib_detector, options["predictor"], options["detect_size"])
     detector()
     return Settings(detector, options["start"], options["max_frames"], options["num_frames"])
 
 
-def _make_all(
+def _preprocess_all(
     root: Path, settings: Settings, jobs: Sequence[Job], options: dict[str, Any], console: Console
-) -> list[Made]:
-    """The entries of all videos, made several at a time; one process at a time may work on a tree."""
+) -> list[VideoEntry]:
+    """Preprocesses all videos in parallel; only one command at a time may write to a tree."""
     from filelock import FileLock, Timeout
 
     from stf.console.progress import progress_bar
     from stf.errors import UsageError
     from stf.io.cores import usable_cores
-    from stf.preprocess.make import make_each
     from stf.preprocess.store import prepare_state
+    from stf.preprocess.video import preprocess_videos
 
-    made: list[Made] = []
+    entries: list[VideoEntry] = []
     n_workers, limit_s = options["workers"] or usable_cores(), options["time_limit"]
     try:
         with (
-            listening() as leave_if_asked,
+            catch_signals() as check_interrupt,
             FileLock(prepare_state(root) / "lock", timeout=LOCK_S),
             progress_bar(console, "videos") as advance,
-            closing(make_each(root, settings, jobs, n_workers, limit_s, leave_if_asked)) as entries,
+            closing(preprocess_videos(root, settings, jobs, n_workers, limit_s, check_interrupt)) as results,
         ):
-            for entry in entries:
-                made.append(entry)
-                advance(len(made), len(jobs))
+            for entry in results:
+                entries.append(entry)
+                advance(len(entries), len(jobs))
     except Timeout:
-        raise UsageError(f"another preprocess is at work on {root}; wait for it, or stop it") from None
-    return made
+        raise UsageError(f"another preprocess command is writing to {root}; wait for it or stop it") from None
+    return entries
 
 
 @contextmanager
-def listening() -> Iterator[Callable[[], None]]:
-    """A function that raises Interrupted once Ctrl-C or SIGTERM came; the next run makes the videos at work anew."""
+def catch_signals() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises Interrupted after Ctrl-C or SIGTERM; the next run restarts unfinished videos."""
     import signal
 
     from stf.errors import Interrupted
 
-    asked: list[int] = []
+    received: list[int] = []
 
-    def leave_if_asked() -> None:
-        if asked:
-            by = signal.Signals(asked[0]).name
-            what = f"stopped by {by}; the same command goes on after the videos that are complete"
-            raise Interrupted(what, 128 + asked[0])
+    def check_interrupt() -> None:
+        if received:
+            name = signal.Signals(received[0]).name
+            raise Interrupted(f"stopped by {name}; run the same command again to resume", 128 + received[0])
 
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = {signum: signal.signal(signum, lambda number, _: asked.append(number)) for signum in signals}
+    previous = {
+        signum: signal.signal(signum, lambda number, _: received.append(number)) for signum in signals
+    }
     try:
-        yield leave_if_asked
+        yield check_interrupt
     finally:
-        for signum, handler in before.items():
+        for signum, handler in previous.items():
             signal.signal(signum, handler)
 
 
-def _splits(root: Path, found: Found, made: Sequence[Made], num_frames: int | None, console: Console) -> None:
-    """Writes the split files of what holds a clip of `num_frames`; with None says which files are missing."""
+def _write_splits(
+    root: Path, sources: Sources, entries: Sequence[VideoEntry], num_frames: int | None, console: Console
+) -> None:
+    """Writes the split files for videos with a clip of `num_frames`; with None, only reports missing files."""
     from stf.data.ffpp import SPLITS
-    from stf.preprocess.write_splits import drawn_splits, missing_splits, write_splits
+    from stf.preprocess.write_splits import draw_splits, missing_splits, write_splits
 
     missing = missing_splits(root)
     if num_frames is None:
         if missing:
-            lacks = f"{root}/FaceForensics++ lacks {', '.join(f'{split}.json' for split in missing)}"
-            hint = "they come with FF++'s download; for own videos give --splits"
-            console.print(f"{lacks}: {hint}", markup=False, soft_wrap=True)
+            names = ", ".join(f"{split}.json" for split in missing)
+            hint = "copy them from FF++'s download, or use --splits for your own videos"
+            console.print(f"{root}/FaceForensics++ lacks {names}; {hint}", markup=False, soft_wrap=True)
         return
     if len(missing) < len(SPLITS):
-        console.print("the split files are left as they are; delete them to have them written anew")
+        console.print(
+            "the existing split files were not changed; delete them and use --splits to write new ones"
+        )
         return
-    fit = [
-        video.name.split("/")
-        for video in made
-        if video.outcome != "failed" and video.longest_run >= num_frames
+    usable = [
+        entry.name.split("/")
+        for entry in entries
+        if entry.outcome != "failed" and entry.longest_run >= num_frames
     ]
-    reals = sorted({video_id for group, _, video_id in fit if group == "real"})
-    fakes = sorted({video_id for group, _, video_id in fit if group != "real"})
+    reals = sorted({video_id for group, _, video_id in usable if group == "real"})
+    fakes = sorted({video_id for group, _, video_id in usable if group != "real"})
     people = {person for fake in fakes for person in fake.split("_")}
-    given = {i: split for i, split in found.splits.items() if i in people.union(reals)}
-    split_of = given or drawn_splits(reals, fakes)
+    from_table = {i: split for i, split in sources.splits.items() if i in people.union(reals)}
+    split_of = from_table or draw_splits(reals, fakes)
     write_splits(root, split_of, fakes)
-    how = "from the table" if given else "drawn: a person in several videos may now be in several splits"
-    told = f"{len(split_of)} identities with a clip of {num_frames} frames are in train, val and test.json"
-    console.print(f"{told}, {how}", soft_wrap=True)
+    origin = (
+        "from the table"
+        if from_table
+        else "drawn at random; a person in several videos may be in several splits"
+    )
+    written = f"wrote train, val and test.json: {len(split_of)} identities with a clip of {num_frames} frames"
+    console.print(f"{written}, {origin}", soft_wrap=True)
 
 
 if __name__ == "__main__":

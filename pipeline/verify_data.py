@@ -1,4 +1,4 @@
-"""Is the data fit to train on? Counts, defects, and an audit of what Video-SBI's pairs give away."""
+"""Checks whether the data are ready for training: counts, defects, and a leak audit of Video-SBI's pairs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ N_PICTURED_PAIRS = 4
 @command
 @params_option
 def main(params_path: str) -> None:
-    """Check the data set and audit the training pairs; generate the built-in sample where it is missing.
+    """Check the data set and audit the training pairs; generate the built-in sample if it is missing.
 
-    Prints what is on disk, every defect in one table and the leak audit, and writes metrics/data.json and
-    metrics/leak_audit.json. Exits with 1 when training or evaluation would meet a defect, or when a probe that
-    never sees a face tells Video-SBI's fakes from its reals.
+    Prints the videos on disk, a table of all defects and the leak audit; writes metrics/data.json and
+    metrics/leak_audit.json. Exits with 1 when a defect would make training or evaluation fail, or when a probe of the
+    background separates Video-SBI's fakes from its reals.
     """
     import cv2
 
@@ -39,12 +39,12 @@ def main(params_path: str) -> None:
     from stf.io.outputs import write_json
     from stf.tracking.run import track
 
-    cv2.setNumThreads(0)  # the work is spread over processes
+    cv2.setNumThreads(0)  # the work is distributed over processes
     params, console = load_params(params_path), make_console()
     root = params.data.root
     prepare_root(root, console)
     tree, fingerprint, ready = FFPPTree(root), fingerprint_of(root), False
-    Path(AUDIT_JSON).unlink(missing_ok=True)  # an audit of other data must not outlive them
+    Path(AUDIT_JSON).unlink(missing_ok=True)  # it may belong to other data
     with track("verify_data", params=params, fingerprint=fingerprint) as run:
         verification = check(tree, params, console, run)
         try:
@@ -54,20 +54,20 @@ def main(params_path: str) -> None:
         finally:
             write_json(DATA_JSON, data_json(verification, root, fingerprint, ready))
             run.artifact(DATA_JSON)
-            keep_text(console, run)
+            record_output(console, run)
     n_videos, n_frames = verification.n_videos, verification.n_frames
     console.print(f"[bold green]{n_videos:,} videos, {n_frames:,} total frames, ready to train[/]")
 
 
 def prepare_root(root: str, console: Console) -> None:
-    """Generates the sample where it is the root and missing; for another root an empty folder stands in for it."""
+    """Generates the sample if it is the root and missing; for another root, creates an empty folder in its place."""
     from stf.config import SAMPLE_ROOT
     from stf.console.progress import progress_bar
     from stf.data.ffpp import is_sample, tree_folder
     from stf.sample.build import generate_sample
 
     if not is_sample(root):
-        Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out, whatever data.root is
+        Path(SAMPLE_ROOT).mkdir(parents=True, exist_ok=True)  # the stage's out must exist for any data.root
     elif not tree_folder(root).is_dir():
         console.print(f"{root} is missing: generating the synthetic sample")
         with progress_bar(console, "generating") as advance:
@@ -75,7 +75,7 @@ def prepare_root(root: str, console: Console) -> None:
 
 
 def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> Verification:
-    """Everything short of the audit, printed and recorded."""
+    """Runs all checks except the audit; prints and records the result."""
     import dataclasses
 
     from stf.audit.sample_load import load_one_pair
@@ -101,7 +101,7 @@ def check(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
 
 
 def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> None:
-    """The leak audit and its pictures, printed and recorded; raises DataError when a probe tells the label."""
+    """Runs the leak audit; prints and records it with sample pairs. Raises DataError when a probe leaks the label."""
     from stf.audit.leak_audit import require_no_leak, run_audit
     from stf.audit.report import audit_json, audit_metrics
     from stf.audit.sample_load import sample_pairs
@@ -126,8 +126,8 @@ def audit(tree: FFPPTree, params: Params, console: Console, run: TrackedRun) -> 
     require_no_leak(report)
 
 
-def keep_text(console: Console, run: TrackedRun) -> None:
-    """Everything printed so far, as an artifact of the run."""
+def record_output(console: Console, run: TrackedRun) -> None:
+    """Logs everything printed so far as an artifact of the run."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What filling the face cache costs, and what stays outside it."""
+"""Texts about the face cache: its cost, and the clips it does not contain."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from stf.data.cache.build import BuiltVideo, Estimate
 
-MAX_NAMED = 10
+MAX_LISTED = 10
 
 
 def cost_text(planned: Estimate, n_workers: int) -> str:
-    """'720 videos, 367,200 frames: 190.2 GB (518 kB a frame), about 101 core-minutes, 13 minutes in 8 processes'."""
-    size = f"{planned.n_bytes / 1e9:,.1f} GB ({planned.n_bytes / max(1, planned.n_frames) / 1e3:,.0f} kB a frame)"
+    """'720 videos, 367,200 frames: 190.2 GB (518 kB per frame), about 101 core-minutes, 13 minutes in 8 processes'."""
+    size = f"{planned.n_bytes / 1e9:,.1f} GB ({planned.n_bytes / max(1, planned.n_frames) / 1e3:,.0f} kB per frame)"
     minutes, n_processes = planned.core_seconds / 60, max(1, n_workers)
     where = "one process" if n_processes == 1 else f"{n_processes} processes"
     time = f"about {minutes:,.1f} core-minutes, {minutes / n_processes:,.1f} minutes in {where}"
@@ -23,14 +23,14 @@ def cost_text(planned: Estimate, n_workers: int) -> str:
 
 
 def print_uncached(built: Sequence[BuiltVideo], console: Console) -> None:
-    """Names the videos of which some clips stay with the PNGs, and why."""
+    """Lists the videos of which some clips are still read from the PNGs, and why."""
     partial = [video for video in built if video.problem]
-    for video in partial[:MAX_NAMED]:
-        served = f"{video.n_cached} of {video.n_clips} clips are cached"
+    for video in partial[:MAX_LISTED]:
+        cached = f"{video.n_cached} of {video.n_clips} clips are cached"
         console.print(
-            f"{video.name}: {served}; {video.problem}", style="yellow", markup=False, soft_wrap=True
+            f"{video.name}: {cached}; {video.problem}", style="yellow", markup=False, soft_wrap=True
         )
-    if len(partial) > MAX_NAMED:
+    if len(partial) > MAX_LISTED:
         console.print(
-            f"and {len(partial) - MAX_NAMED} more such videos; `dvc repro verify_data` lists them all"
+            f"and {len(partial) - MAX_LISTED} more such videos; `dvc repro verify_data` lists all of them"
         )

@@ -1,7 +1,7 @@
-"""Raw videos from strangers → RGB frames. H, W pixels, C = RGB.
+"""Decodes untrusted raw videos to RGB frames. H, W pixels, C = RGB.
 
-The file is opened here and handed to FFmpeg as bytes: a name that looks like an address is a name, and a playlist that
-points to other files or hosts is not followed. Sizes are checked before a picture is decoded.
+The file is opened here and passed to FFmpeg as a stream: a file name that looks like a URL is never opened as one, and
+a playlist that points to other files or hosts is not followed. The picture's size is checked before decoding.
 """
 
 from __future__ import annotations
@@ -25,36 +25,34 @@ from stf.data.png import MAX_PIXELS
 from stf.errors import DataError
 from stf.io.files import open_regular
 
-# Containers that hold one file's own pictures; no playlist, list of files or picture sequence is among them.
+# Containers that store their own pictures; playlists, file lists and image sequences are excluded.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
-# A decoder would otherwise paint over what is damaged, and the smear would pass for a frame.
+# Otherwise a decoder conceals damage and returns smeared frames as if they were good.
 _DECODER = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
 
 
 @dataclass(frozen=True)
 class VideoHead:
-    """What a video says about itself; 0 where it does not say."""
+    """A video's own metadata; 0 where it is missing."""
 
     fps: float
     n_frames: int
 
 
 class RawVideo:
-    """An open video. `problem` says, once `frames` is exhausted, why it ended before the video's own end."""
+    """An open video. Once `frames` is exhausted, `problem` says why it stopped early; "" if it did not."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream, self.problem = container, stream, ""
         rate, n_frames = float(stream.average_rate or 0), stream.frames
-        if (
-            stream.duration and stream.time_base
-        ):  # shorter where an edit list trims the video without encoding it anew
+        if stream.duration and stream.time_base:  # an edit list may trim the video without re-encoding it
             n_frames = min(n_frames, int(float(stream.duration * stream.time_base) * rate + 0.01))
         self.head = VideoHead(rate, n_frames)
 
     def frames(self, start: int, limit: int) -> Iterator[NDArray[np.uint8]]:
-        """(H, W, 3), upright, in the order they are shown: at most `limit` (0: all) from frame `start` on.
+        """Yields upright frames (H, W, 3) in display order: at most `limit` (0: all) from frame `start` on.
 
-        A run without gaps: it ends where a frame cannot be decoded or is of another size than the first.
+        There are no gaps: it stops at the first frame that cannot be decoded or changes size.
         """
         number, size = 0, None
         try:
@@ -75,11 +73,11 @@ class RawVideo:
             self.problem = f"damaged from frame {number} on ({_reason(error)})"
             return
         if number < self.head.n_frames:
-            self.problem = f"cut short: {number} of {self.head.n_frames} frames are there"
+            self.problem = f"truncated: contains {number} of {self.head.n_frames} frames"
 
 
 def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """RGB as a player shows it; phones store their pictures lying and note the turn beside them."""
+    """Converts to RGB and rotates as a player does; phones store sideways pictures and a rotation."""
     picture = np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
     quarter_turns = round(frame.rotation / 90)  # anticlockwise, as numpy's
     return np.ascontiguousarray(np.rot90(picture, quarter_turns)) if quarter_turns % 4 else picture
@@ -95,13 +93,14 @@ def _refuse(url: str, flags: int, options: dict[str, Any]) -> Any:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[RawVideo]:
-    """Raises DataError, one line, for what is no video file, has no picture, a giant one or an unknown codec."""
+    """Opens a video; raises DataError for a file that is no video, or one with no, too large or unknown pictures."""
     with contextlib.ExitStack() as opened:
         try:
             container = _open(path, opened)
         except (FFmpegError, UnicodeDecodeError) as error:
-            what = f"cannot be opened as a video ({_reason(error)})"
-            raise DataError(f"{path} {what}; look at it in a player") from None
+            raise DataError(
+                f"{path} cannot be opened as a video ({_reason(error)}); check that it plays, or convert it to MP4"
+            ) from None
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
         yield RawVideo(container, _picture_stream(path, container))
@@ -117,14 +116,14 @@ def _open(path: Path, opened: contextlib.ExitStack) -> InputContainer:
 
 def _picture_stream(path: Path, container: InputContainer) -> VideoStream:
     if not container.streams.video:
-        raise DataError(f"{path} holds no pictures (sound alone?); give a video")
+        raise DataError(f"{path} has no video stream (audio only?); give a video file")
     stream = container.streams.video[0]
     decoder = stream.codec_context
     if decoder is None:
-        raise DataError(f"{path} is in a codec that PyAV does not know; convert it to H.264")
+        raise DataError(f"{path} uses a codec that PyAV does not support; convert it to H.264")
     if decoder.width * decoder.height > MAX_PIXELS:
         size, limit = f"{decoder.width}x{decoder.height}", MAX_PIXELS // 1_000_000
-        raise DataError(f"{path} says it is {size} pixels; more than {limit} megapixels are not decoded")
+        raise DataError(f"{path} has {size} pixels, more than the limit of {limit} megapixels; scale it down")
     decoder.thread_count = 1  # the videos are spread over processes
     decoder.options = _DECODER
     return stream

@@ -1,4 +1,4 @@
-"""What `preprocess` says of its videos, and the report that it writes."""
+"""The report of `preprocess`, and what it prints of its videos."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from stf.preprocess.make import Made
+from stf.preprocess.video import VideoEntry
 
 
-def remarks(made: Made) -> str:
-    """Everything worth a look, in one line."""
-    return "; ".join((made.problem, *made.notes) if made.problem else made.notes)
+def remarks(entry: VideoEntry) -> str:
+    """Returns the entry's problem and notes in one line."""
+    return "; ".join((entry.problem, *entry.notes) if entry.problem else entry.notes)
 
 
-def damaged(videos: Sequence[Made]) -> list[Made]:
-    """Those of which only the part before some damage could be made."""
-    return [made for made in videos if made.outcome != "failed" and made.problem]
+def damaged(entries: Sequence[VideoEntry]) -> list[VideoEntry]:
+    """Returns the videos of which only the part before some damage was written."""
+    return [entry for entry in entries if entry.outcome != "failed" and entry.problem]
 
 
-def report_json(videos: Sequence[Made], refused: Sequence[str]) -> dict[str, Any]:
-    """All entries by name, and the files that were not taken."""
-    ordered = sorted(videos, key=lambda made: made.name)
-    return {"videos": [dataclasses.asdict(made) for made in ordered], "refused": list(refused)}
+def report_json(entries: Sequence[VideoEntry], refused: Sequence[str]) -> dict[str, Any]:
+    """Builds preprocess.json: all entries by name, and the refused files."""
+    ordered = sorted(entries, key=lambda entry: entry.name)
+    return {"videos": [dataclasses.asdict(entry) for entry in ordered], "refused": list(refused)}

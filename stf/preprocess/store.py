@@ -1,7 +1,7 @@
-"""Where a video is made, how it comes into the tree in one step, and how it is known to be complete.
+"""The folders of `preprocess`: a video is written to a work folder, then moved into the tree and marked as complete.
 
-{root}/.preprocess/work/{group}/{quality}/{id}/{kind}/    a video in the making
-{root}/.preprocess/done/{group}/{quality}/{id}.json       its marker, written when its frames are in place
+{root}/.preprocess/work/{group}/{quality}/{id}/{kind}/    a video in progress
+{root}/.preprocess/done/{group}/{quality}/{id}.json       its marker, written after its files are in the tree
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Job:
-    """One video to be made: the raw file, and its place in the tree; `method` None is a real video."""
+    """One video to preprocess: the raw file, and its id, method (None for a real video) and quality in the tree."""
 
     source: Path
     video_id: str
@@ -41,13 +41,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """'real/c23/000', 'Deepfakes/c23/000_003'."""
+        """For example 'real/c23/000' or 'Deepfakes/c23/000_003'."""
         return f"{self.method or 'real'}/{self.quality}/{self.video_id}"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a finished video was made from; another one means it is made anew."""
+    """The source file and settings of a complete video; if they change, it is preprocessed again."""
 
     size: int
     mtime_ns: int
@@ -55,7 +55,7 @@ class Signature:
     settings: str
 
 
-class Place:
+class VideoFolders:
     """One job's folders and marker under `root`."""
 
     def __init__(self, root: Path, job: Job) -> None:
@@ -67,65 +67,66 @@ class Place:
             kind: video_folder(root, job.method, job.quality, kind, job.video_id) for kind in KINDS
         }
 
-    def finished(self, settings: str) -> dict[str, Any] | None:
-        """The report entry of a video that is complete and was made from this file with these settings."""
+    def complete_entry(self, settings: str) -> dict[str, Any] | None:
+        """Returns the report entry if the video is complete and was made from this file with these settings."""
         marker = self._read_marker()
-        if marker is None or not marker["complete"] or not self._is_whole(marker["entry"]):
+        if marker is None or not marker["complete"] or not self._has_all_files(marker["entry"]):
             return None
-        made = Signature(**marker["signature"])
+        signature = Signature(**marker["signature"])
         stat = _stat(self.job.source)
-        if made.settings != settings or made.size != stat.st_size:
+        if signature.settings != settings or signature.size != stat.st_size:
             return None
-        same = made.mtime_ns == stat.st_mtime_ns or made.sha256 == sha256_of(self.job.source)
-        return marker["entry"] if same else None
+        is_same = signature.mtime_ns == stat.st_mtime_ns or signature.sha256 == sha256_of(self.job.source)
+        return marker["entry"] if is_same else None
 
-    def _is_whole(self, entry: dict[str, Any]) -> bool:
-        """Whether all files are there that were made."""
+    def _has_all_files(self, entry: dict[str, Any]) -> bool:
+        """Tells whether the folders contain as many files as were written."""
         n_faces = entry["frames"] - entry["faceless"]
-        wanted = {"frames": entry["frames"], "landmarks": n_faces, "retina": n_faces}
+        expected = {"frames": entry["frames"], "landmarks": n_faces, "retina": n_faces}
         return all(
-            folder.is_dir() and sum(1 for _ in folder.iterdir()) == wanted[kind]
+            folder.is_dir() and sum(1 for _ in folder.iterdir()) == expected[kind]
             for kind, folder in self.folders.items()
         )
 
-    def foreign(self) -> bool:
-        """Whether something that this command did not write is in the video's place."""
+    def has_foreign_files(self) -> bool:
+        """Tells whether the video's folders exist but were not written by this command."""
         return self._read_marker() is None and any(folder.exists() for folder in self.folders.values())
 
-    def begin(self) -> None:
-        """An empty work folder."""
+    def prepare(self) -> None:
+        """Creates an empty work folder."""
         self.discard()
         for kind in KINDS:
             (self.work / kind).mkdir(parents=True)
 
     def discard(self) -> None:
-        """Removes the work folder of a video that came to nothing."""
+        """Removes the work folder."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def frame_path(self, t: int) -> Path:
-        """Frame t in the work folder."""
+        """Returns the path of frame t in the work folder."""
         return self.work / "frames" / frame_name(t, "frames")
 
     def write_frame(self, t: int, frame_HWC: NDArray[np.uint8]) -> None:
-        """Frame t as PNG in the work folder."""
+        """Writes frame t as PNG to the work folder."""
         encoded, data = cv2.imencode(".png", cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR), _PNG)
         if not encoded:
             raise DataError(f"{self.frame_path(t)} cannot be encoded as PNG")
         self.frame_path(t).write_bytes(data.tobytes())
 
     def write_faces(self, t: int, faces: Sequence[Face]) -> None:
-        """Frame t's landmarks and boxes in the work folder."""
+        """Writes frame t's landmarks and boxes to the work folder."""
         for kind, values in zip(("landmarks", "retina"), stored_arrays(faces), strict=True):
             np.save(self.work / kind / frame_name(t, kind), values)
 
-    def finish(self, entry: dict[str, Any], signature: Signature) -> None:
+    def publish(self, entry: dict[str, Any], signature: Signature) -> None:
         """Moves the work folder's contents into the tree, then writes the marker.
 
-        The marker first says that the move has begun: killed in between, the next run makes the video anew.
+        The marker is first written as incomplete: if the process is killed in between, the next run starts the video
+        again.
         """
         os.sync()  # the marker must not outlive the frames when the power fails
         self._write_marker(False, entry, signature)
-        for kind in ("landmarks", "retina", "frames"):  # a tree knows a video by its frames
+        for kind in ("landmarks", "retina", "frames"):  # frames last: they make a video visible in the tree
             target = self.folders[kind]
             if target.exists():
                 shutil.rmtree(target)
@@ -148,37 +149,36 @@ class Place:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(f"{self._marker} is damaged; delete it and the video's frames") from None
+            raise DataError(f"{self._marker} is damaged; delete it and the video's folders") from None
 
 
 def state_folder(root: Path) -> Path:
-    """Beside the tree, on the disk that holds it: moving a video in is then one step."""
+    """Returns the state folder, beside the tree and on the same disk, so that a video is moved in atomically."""
     return tree_folder(root).resolve().parent / ".preprocess"
 
 
 def complete_entries(root: Path) -> Iterator[dict[str, Any]]:
-    """The report entries of all complete videos of the tree, of this and of earlier commands."""
+    """Yields the report entries of all complete videos of the tree, of this and of earlier commands."""
     for path in sorted((state_folder(root) / "done").rglob("*.json")):
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError
-        ):  # a damaged one is told by its own video
+        # a damaged marker is reported when its video is preprocessed
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             marker = read_json(path)
             if marker["complete"] is True:
                 yield dict(marker["entry"])
 
 
 def prepare_state(root: Path) -> Path:
-    """The state folder, made with the tree where they are missing; raises DataError when it cannot be."""
+    """Creates the tree's folder and the state folder if missing; raises DataError when they cannot be written."""
     try:
         tree_folder(root).mkdir(parents=True, exist_ok=True)
         state_folder(root).mkdir(exist_ok=True)
     except OSError as error:
-        raise explain(error, root) from None
+        raise disk_error(error, root) from None
     return state_folder(root)
 
 
-def sign(source: Path, settings: str) -> Signature:
-    """The signature of what is there now; raises DataError when the file cannot be read."""
+def sign_source(source: Path, settings: str) -> Signature:
+    """Computes the signature of the file as it is now; raises DataError when it cannot be read."""
     stat = _stat(source)
     return Signature(stat.st_size, stat.st_mtime_ns, sha256_of(source), settings)
 
@@ -190,14 +190,14 @@ def _stat(source: Path) -> os.stat_result:
         raise DataError(f"{source} cannot be read: {error.strerror}") from None
 
 
-def explain(error: OSError, root: Path) -> DataError:
-    """A disk that cannot take the frames, as one line."""
+def disk_error(error: OSError, root: Path) -> DataError:
+    """Explains why the tree's disk cannot be written to, in one line."""
     if error.errno in _FULL:
         return DataError(
-            f"the disk of {root} is full; free some space, then the same command goes on from here"
+            f"the disk of {root} is full; free some space and run the same command again to resume"
         )
     if error.errno == errno.EXDEV:
         return DataError(
-            f"{tree_folder(root)} is a disk of its own; give --root as the folder above it on one disk"
+            f"parts of {tree_folder(root)} are on other disks; give a --root whose tree lies on one disk"
         )
     return DataError(f"{error.filename or root} cannot be written: {error.strerror}")

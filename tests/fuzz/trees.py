@@ -1,4 +1,4 @@
-"""A whole data set with something odd in it, and raw videos."""
+"""Fuzzes a whole data set with damaged or odd files, raw videos and video tables."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _read_tree(place: Place) -> None:
     verification = verify_tree(FFPPTree(root), data, 0)
     loads = load_one_pair(data, SbiParams())
     require_ready(verification)
-    assert not loads, f"verified, and yet it does not load: {loads[0].detail}"
+    assert not loads, f"verified, but it does not load: {loads[0].detail}"
 
 
 def _make_video(rng: Rng, place: Place) -> None:
@@ -131,7 +131,7 @@ _CELLS = (
 
 
 def _make_table(rng: Rng, place: Place) -> None:
-    """A table of videos for `pipeline.preprocess`."""
+    """Makes a table of videos for `pipeline.preprocess`."""
     (place.case / "a.mp4").write_bytes(b"")
     rows = [
         [pick(rng, (*_CELLS, "", '"', "\0", "a\nb", "é")) for _ in range(5)]
@@ -143,12 +143,12 @@ def _make_table(rng: Rng, place: Place) -> None:
 
 
 def _read_table(place: Place) -> None:
-    found = find_jobs((place.case,), place.case / "t.csv", Defaults(None, None))
-    for job in found.jobs:
+    sources = find_jobs((place.case,), place.case / "t.csv", Defaults(None, None))
+    for job in sources.jobs:
         assert "/" not in job.video_id
         assert job.name.count("/") == 2
-    if found.refused:
-        raise StfError(found.refused[0])
+    if sources.refused:
+        raise StfError(sources.refused[0])
 
 
 KINDS = (

@@ -1,4 +1,4 @@
-"""`python -m pipeline.build_cache`, and what training makes of runtime.face_cache."""
+"""`python -m pipeline.build_cache`, and training with runtime.face_cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline.build_cache import main
 from pipeline.train_phase_a import main as train
 from stf.config import Params
-from stf.console.face_cache import MAX_NAMED, print_uncached
+from stf.console.face_cache import MAX_LISTED, print_uncached
 from stf.data.cache.build import BuiltVideo
 from stf.data.face_clip import read_face_clip
 from stf.data.ffpp import FFPPTree, fingerprint_of
@@ -51,10 +51,10 @@ def files() -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path("cache").rglob("*.faces")}
 
 
-def test_it_estimates_then_builds_then_has_nothing_to_do(training_place: Path) -> None:
+def test_estimate_then_build_then_nothing_left_to_build(training_place: Path) -> None:
     estimated = run("--estimate")
     assert estimated.exit_code == 0, estimated.output
-    assert "still to build" in estimated.output
+    assert "to be built" in estimated.output
     assert "4 videos, 48 frames" in estimated.output
     assert not Path("cache").exists()
     built = run()
@@ -69,7 +69,7 @@ def test_it_estimates_then_builds_then_has_nothing_to_do(training_place: Path) -
     assert "0 videos, 0 frames" in run("--estimate").output
 
 
-def test_a_cut_file_is_made_again(training_place: Path) -> None:
+def test_a_truncated_file_is_built_again(training_place: Path) -> None:
     run()
     path = next(Path("cache").rglob("001.faces"))
     whole = path.read_bytes()
@@ -78,28 +78,28 @@ def test_a_cut_file_is_made_again(training_place: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_a_relative_folder_lies_in_the_real_repository(
+def test_a_relative_folder_is_in_the_real_repository(
     training_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under `dvc exp run --temp`, whose working folder is thrown away."""
+    """As under `dvc exp run --temp`, whose working folder is temporary."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
     assert run().exit_code == 0
     assert not Path("cache").exists()
     assert len([*(tmp_path / "repository/cache/faces").rglob("*.faces")]) == 4
 
 
-def test_what_it_cannot_do_is_one_line(training_place: Path) -> None:
+def test_an_empty_parameter_and_changed_data_are_one_line_errors(training_place: Path) -> None:
     refused = run(face_cache="")
     assert refused.exit_code == 2
     assert "runtime.face_cache is empty" in refused.output
     (training_place / "data/FaceForensics++/new.txt").write_text("data changed")
     changed = run()
     assert changed.exit_code == 1
-    assert "changed since it was verified" in changed.output
+    assert "has changed since it was verified" in changed.output
     assert not Path("cache").exists()
 
 
-def test_a_full_disk_is_one_line_with_the_way_out(
+def test_a_full_disk_is_a_one_line_error_with_a_way_out(
     training_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage(training_place)._replace(free=0)
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_line_with_the_way_out(
     assert files() == {}
 
 
-def test_training_fills_it_and_reads_the_same_clips(
+def test_training_fills_the_cache_and_reads_the_same_clips(
     training_place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fingerprint = fingerprint_of("data")
@@ -132,19 +132,20 @@ def test_training_fills_it_and_reads_the_same_clips(
         read_face_clip(video, 3, 8, True)
 
 
-def test_videos_that_are_not_served_are_named_up_to_ten() -> None:
+def test_at_most_ten_videos_with_uncached_clips_are_listed() -> None:
     console = Console(record=True, width=100)
     built = [
-        BuiltVideo(f"train/real/c23/{i:03d}", 5, i % 5, f"{i}.png is gone [x]") for i in range(MAX_NAMED + 2)
+        BuiltVideo(f"train/real/c23/{i:03d}", 5, i % 5, f"{i}.png is missing [x]")
+        for i in range(MAX_LISTED + 2)
     ]
     print_uncached([*built, BuiltVideo("train/real/c23/whole", 5, 5, "")], console)
     text = console.export_text()
-    assert "train/real/c23/003: 3 of 5 clips are cached; 3.png is gone [x]" in text
+    assert "train/real/c23/003: 3 of 5 clips are cached; 3.png is missing [x]" in text
     assert "and 2 more such videos" in text
     assert "whole" not in text
 
 
-def test_training_with_and_without_it_gives_the_same_weights(training_place: Path) -> None:
+def test_training_with_and_without_the_cache_gives_the_same_weights(training_place: Path) -> None:
     weights = {}
     for face_cache in ("", "cache/faces"):
         result = run_training(train, "--fresh", runtime={"face_cache": face_cache})

@@ -1,4 +1,4 @@
-"""`--help` answers at once: no command imports a heavy library before it has its arguments."""
+"""`--help` is fast: no command imports a heavy library before it has parsed its arguments."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ HEAVY = (
     "albumentations", "av", "cv2", "dvc", "matplotlib", "mlflow", "numpy", "pandas", "scipy", "sklearn", "timm", "torch"
 )  # fmt: skip
 
-# Asks every command for its help in one fresh Python, and prints which heavy libraries each brought in first.
-ASK = """
+# Runs every command with --help in one new Python process; prints the heavy libraries that each is first to import.
+RUN_HELP = """
 import contextlib, importlib, io, json, sys
 commands, heavy = json.loads(sys.argv[1])
-brought = {}
+imported = {}
 for command in commands:
-    with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
         importlib.import_module(f"pipeline.{command}").main(["--help"])
-    brought[command] = [name for name in heavy if name in sys.modules and name not in sum(brought.values(), [])]
-    if "Usage:" not in told.getvalue():
-        brought[command].append("no help")
-print(json.dumps(brought))
+    imported[command] = [name for name in heavy if name in sys.modules and name not in sum(imported.values(), [])]
+    if "Usage:" not in output.getvalue():
+        imported[command].append("no help")
+print(json.dumps(imported))
 """
 
 
 @pytest.fixture(scope="module")
-def brought() -> dict[str, list[str]]:
-    """Heavy libraries by command."""
-    done = subprocess.run(
-        (sys.executable, "-c", ASK, json.dumps([commands(), HEAVY])), cwd=ROOT, capture_output=True, text=True
+def imported() -> dict[str, list[str]]:
+    """The heavy libraries that each command imports for --help."""
+    completed = subprocess.run(
+        (sys.executable, "-c", RUN_HELP, json.dumps([commands(), HEAVY])),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr
+    return json.loads(completed.stdout)
 
 
 def test_every_stage_is_among_the_commands() -> None:
@@ -46,5 +49,5 @@ def test_every_stage_is_among_the_commands() -> None:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_help_imports_nothing_heavy(command: str, brought: dict[str, list[str]]) -> None:
-    assert brought[command] == []
+def test_help_imports_nothing_heavy(command: str, imported: dict[str, list[str]]) -> None:
+    assert imported[command] == []

@@ -1,4 +1,4 @@
-"""No command shows a traceback that was not asked for, whatever goes wrong in it."""
+"""No command shows a traceback without --debug, whatever error occurs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(error: BaseException, *options: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (
             ZeroDivisionError("division by zero"),
@@ -39,17 +39,17 @@ def run(error: BaseException, *options: str) -> Result:
         (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device; free some space"),
     ],
 )
-def test_an_unexpected_error_is_one_line_and_exit_1(error: Exception, says: str) -> None:
+def test_an_unexpected_error_is_one_line_with_exit_code_1(error: Exception, message: str) -> None:
     result = run(error)
     assert result.exit_code == 1
-    assert says in result.output
+    assert message in result.output
     assert len(result.output.splitlines()) == 1
     assert len(result.output) < 400
     assert result.exception is not None
-    assert result.exception.__cause__ is error  # pytest still shows where it came from
+    assert result.exception.__cause__ is error  # so that pytest shows the original traceback
 
 
-def test_debug_shows_where_it_came_from() -> None:
+def test_debug_shows_the_traceback() -> None:
     error = ZeroDivisionError("division by zero")
     assert run(error, "--debug").exception is error
 
@@ -82,6 +82,6 @@ def test_a_closed_pipe_ends_the_command_in_silence() -> None:
         assert process.wait(20) == 1
 
 
-def test_names_cannot_steer_the_terminal_or_take_a_second_line() -> None:
+def test_line_breaks_and_bidi_characters_of_a_file_name_are_escaped() -> None:
     result = run(DataError("no\nsuch\x1b[31m\u202e.pt"))
     assert result.output == "error: no\\nsuch\\x1b[31m\\u202e.pt\n"

@@ -1,4 +1,4 @@
-"""`python -m pipeline.preprocess`: raw files become a tree that verify_data accepts, through kills and broken files."""
+"""`python -m pipeline.preprocess`: raw files become a tree that verify_data accepts, despite kills and broken files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pipeline import preprocess
 from stf.audit.verify import require_ready, verify_tree
 from stf.config import Params
 from stf.data.ffpp import FFPPTree, fingerprint_of
-from stf.preprocess.make import Settings
+from stf.preprocess.video import Settings
 from tests.reference.preprocess_videos import HueDetector, draw, encode, playlist, sound
 
 ROOT = Path(__file__).resolve().parents[2]
-# The command with a detector that knows the drawn faces, and takes its time.
+# The command with a slow detector for the drawn faces.
 SLOW = """
 import sys, time
 from functools import partial
 from pathlib import Path
 import pipeline.preprocess as command
-from stf.preprocess.make import Settings
+from stf.preprocess.video import Settings
 from tests.reference.preprocess_videos import HueDetector
 class Slow(HueDetector):
     def find(self, image_HWC, near_4):
@@ -53,7 +53,7 @@ def run(*arguments: object) -> Result:
 
 
 def speaking(path: Path, number: int, n_frames: int = 20) -> Path:
-    """A face that moves a little, somewhere else in every video."""
+    """Writes a video of a face that moves a little, at another position for each number."""
     t = np.arange(n_frames)
     spots = zip(70 + number + 3 * np.sin(0.3 * t), 60 + 2 * np.cos(0.3 * t), strict=True)
     return encode(path, draw([[(x, y, 20, number % 3)] for x, y in spots]))
@@ -70,7 +70,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(tree)): p.read_bytes() for p in sorted(tree.rglob("*")) if p.is_file()}
 
 
-def test_own_videos_become_a_tree_that_is_fit_to_train_on(tmp_path: Path) -> None:
+def test_own_videos_become_a_tree_that_is_ready_for_training(tmp_path: Path) -> None:
     raw, root = recordings(tmp_path / "raw", 6), tmp_path / "data"
     speaking(raw / "p6.mp4", 6, 5)
     for a, b in ((0, 1), (1, 0)):
@@ -81,7 +81,7 @@ def test_own_videos_become_a_tree_that_is_fit_to_train_on(tmp_path: Path) -> Non
     made = run(raw, "--root", root, "--workers", 2, "--num-frames", 8, "--splits")
     assert made.exit_code == 0, made.output
     assert "too short" in made.output
-    assert "6 identities with a clip of 8 frames" in made.output
+    assert "6 identities with a clip of 8 frames, drawn at random" in made.output
     rows = [line for line in made.output.splitlines() if "│" in line]
     assert {len(row) for row in rows} == {100}
     assert all(row.endswith("│") for row in rows)
@@ -97,12 +97,12 @@ def test_own_videos_become_a_tree_that_is_fit_to_train_on(tmp_path: Path) -> Non
     before = fingerprint_of(root)
     again = run(raw, "--root", root, "--workers", 2, "--num-frames", 8, "--splits")
     assert again.exit_code == 0, again.output
-    assert "0 made, 7 complete before, 0 failed" in again.output
-    assert "split files are left as they are" in again.output
+    assert "0 made, 7 already complete, 0 failed" in again.output
+    assert "existing split files were not changed" in again.output
     assert fingerprint_of(root) == before
 
 
-def test_broken_and_hostile_files_cost_a_line_each_and_never_the_rest(tmp_path: Path) -> None:
+def test_broken_and_hostile_files_give_one_line_each_and_do_not_stop_the_rest(tmp_path: Path) -> None:
     raw, root = recordings(tmp_path / "raw", 3), tmp_path / "data"
     (raw / "a-empty.mp4").touch()
     (raw / "b-text.mp4").write_text("hello\n" * 100)
@@ -132,8 +132,8 @@ def test_broken_and_hostile_files_cost_a_line_each_and_never_the_rest(tmp_path: 
         "e-pipe",
     ]
     assert all(text and "\n" not in text for text in problems.values())
-    assert "'http:evil' is no id of a video" in report["refused"][0]
-    assert "3 made, 0 complete before, 11 failed" in result.output
+    assert "'http:evil' is not a video id" in report["refused"][0]
+    assert "3 made, 0 already complete, 11 failed" in result.output
     assert r"z\n\x1b[31mred.mp4" in result.output
     assert r"\udcff\udcfe.mp4" in result.output
 
@@ -155,41 +155,41 @@ def wait_for_first_video(tmp_path: Path, process: subprocess.Popen[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "how",
-    [signal.SIGTERM, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGKILL, signal.SIGINT))],
+    "signum",
+    [signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGKILL, signal.SIGINT))],
 )
-def test_stopped_in_the_middle_it_goes_on_after_what_is_complete(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_after_the_complete_videos(signum: signal.Signals, tmp_path: Path) -> None:
     recordings(tmp_path / "raw", 6, 10)
     process = start(tmp_path, 0.1)
     wait_for_first_video(tmp_path, process)
-    process.send_signal(how)
+    process.send_signal(signum)
     output = process.communicate(timeout=30)[0]
-    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
-    if how != signal.SIGKILL:
-        assert "the same command goes on" in output
+    assert process.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)
+    if signum != signal.SIGKILL:
+        assert "run the same command again to resume" in output
         assert "Traceback" not in output
     complete = snapshot(tmp_path / "data")
     n_complete = sum("/frames/" in name for name in complete) // 10
     assert 0 < n_complete < 6
     assert len(complete) >= 30 * n_complete
-    assert len(complete) % 30 == 0 or how == signal.SIGKILL
-    time.sleep(0.3)  # killed, it leaves processes that notice within a frame
+    assert len(complete) % 30 == 0 or signum == signal.SIGKILL
+    time.sleep(0.3)  # the processes of a killed run exit within one frame
     (tmp_path / "log").unlink()
     second = start(tmp_path, 0)
     output = second.communicate(timeout=60)[0]
     assert second.returncode == 0, output
-    kept = int(output.split(" complete before")[0].split()[-1])
-    assert n_complete - 1 <= kept <= n_complete + 1
-    assert (tmp_path / "log").stat().st_size == 10 * (6 - kept)
+    n_skipped = int(output.split(" already complete")[0].split()[-1])
+    assert n_complete - 1 <= n_skipped <= n_complete + 1
+    assert (tmp_path / "log").stat().st_size == 10 * (6 - n_skipped)
     whole = snapshot(tmp_path / "data")
     assert len(whole) == 6 * 30
     assert not any((tmp_path / "data/.preprocess/work").rglob("*.png"))
-    undisturbed = run(tmp_path / "raw", "--root", tmp_path / "fresh", "--workers", 1)
-    assert undisturbed.exit_code == 0
+    uninterrupted = run(tmp_path / "raw", "--root", tmp_path / "fresh", "--workers", 1)
+    assert uninterrupted.exit_code == 0
     assert snapshot(tmp_path / "fresh") == whole
 
 
-def test_two_at_once_on_one_tree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_command_on_one_tree_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
     recordings(tmp_path / "raw", 1)
@@ -198,28 +198,30 @@ def test_two_at_once_on_one_tree_are_refused(tmp_path: Path, monkeypatch: pytest
     with FileLock(tmp_path / "data/.preprocess/lock"):
         result = run(tmp_path / "raw", "--root", tmp_path / "data")
     assert result.exit_code == 2
-    assert "another preprocess is at work" in result.output
+    assert "another preprocess command is writing" in result.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["nowhere.mp4"], 2, "nowhere.mp4 does not exist"),
-        ([], 2, "no video was found"),
+        ([], 2, "no videos found"),
         (["--table", "none.csv"], 1, "none.csv cannot be read"),
         (["--quality", "c99"], 2, "c99"),
         (["--method", "../x"], 2, "../x"),
         (["--report", "own.mp4", "own.mp4"], 2, "ends in .json"),
     ],
 )
-def test_wrong_use_is_one_line(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+def test_wrong_arguments_give_a_one_line_error(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
     result = run(*arguments, "--root", tmp_path / "data")
     assert result.exit_code == code
-    assert said in result.output
+    assert message in result.output
     assert not (tmp_path / "data").exists()
 
 
-def test_a_file_in_the_trees_place_is_one_line(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_trees_folder_is_a_one_line_error(tmp_path: Path) -> None:
     recordings(tmp_path / "raw", 1)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/FaceForensics++").write_text("a file")
@@ -228,7 +230,7 @@ def test_a_file_in_the_trees_place_is_one_line(tmp_path: Path) -> None:
     assert "cannot be written" in result.output
 
 
-def test_what_is_damaged_half_way_is_made_that_far_and_an_error(tmp_path: Path) -> None:
+def test_a_video_damaged_half_way_is_written_up_to_there_and_is_an_error(tmp_path: Path) -> None:
     raw, root = recordings(tmp_path / "raw", 2, 40), tmp_path / "data"
     path = raw / "p0.mp4"
     data = bytearray(path.read_bytes())
@@ -244,7 +246,7 @@ def test_what_is_damaged_half_way_is_made_that_far_and_an_error(tmp_path: Path) 
     assert FFPPTree(root).video_ids(None, "raw") == ["p0", "p1"]
 
 
-def test_a_video_that_lost_files_is_made_anew_and_one_named_twice_once(tmp_path: Path) -> None:
+def test_a_video_that_lost_files_is_made_again_and_one_given_twice_is_made_once(tmp_path: Path) -> None:
     raw, root = recordings(tmp_path / "raw", 2), tmp_path / "data"
     assert run(raw, "--root", root, "--workers", 1, "--num-frames", 8).exit_code == 0
     before = snapshot(root)
@@ -253,11 +255,11 @@ def test_a_video_that_lost_files_is_made_anew_and_one_named_twice_once(tmp_path:
     next(tree.rglob("p1/*.png")).unlink()
     result = run(raw, raw / "p0.mp4", "--root", root, "--workers", 1, "--num-frames", 8)
     assert result.exit_code == 0, result.output
-    assert "2 made, 0 complete before" in result.output
+    assert "2 made, 0 already complete" in result.output
     assert snapshot(root) == before
 
 
-def test_splits_and_report_know_what_earlier_commands_made(tmp_path: Path) -> None:
+def test_splits_and_report_include_the_videos_of_earlier_commands(tmp_path: Path) -> None:
     root = tmp_path / "data"
     options = ("--root", root, "--workers", 2, "--num-frames", 8)
     assert run(recordings(tmp_path / "raw", 6), *options).exit_code == 0

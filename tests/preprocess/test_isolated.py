@@ -1,4 +1,4 @@
-"""One process per item: results, deaths, errors, and nobody left behind."""
+"""One process per item: results, deaths, errors, and no process left behind."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_every_item_has_a_result_or_a_death(n_workers: int, tmp_path: Path) -> N
         assert [r.item if isinstance(r, Died) else r for r in results] == ["A", "dies", "B", "C", "D"]
 
 
-def test_a_time_limit_is_one_items(tmp_path: Path) -> None:
+def test_a_time_limit_ends_only_its_own_item(tmp_path: Path) -> None:
     began = time.monotonic()
     results = list(run_isolated(functools.partial(act, tmp_path), ["sleeps", "a"], 1, 1))
     assert results == [Died("sleeps", "took longer than 1 s and was stopped"), "A"]
-    assert time.monotonic() - began < 50  # it would have slept for 60
+    assert time.monotonic() - began < 50  # the item sleeps for 60 s
 
 
-def test_an_error_that_concerns_all_ends_all(tmp_path: Path) -> None:
+def test_an_error_ends_all_processes(tmp_path: Path) -> None:
     running = run_isolated(functools.partial(act, tmp_path), ["sleeps1", "refused", "never"], 2, 60)
     with pytest.raises(DataError, match="this one is refused"):
         list(running)
@@ -63,22 +63,24 @@ def test_an_error_that_concerns_all_ends_all(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("never*"))
 
 
-def test_who_stops_asking_leaves_no_process(tmp_path: Path) -> None:
+def test_closing_the_generator_ends_all_processes(tmp_path: Path) -> None:
     running = run_isolated(functools.partial(act, tmp_path), ["a", "sleeps1", "sleeps2"], 2, 60)
     assert next(running) == "A"
     running.close()
     assert not any(alive(pid) for pid in processes(tmp_path))
 
 
-def test_a_wish_to_leave_is_heard_while_all_are_at_work(tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_running_processes(tmp_path: Path) -> None:
     began = time.monotonic()
 
-    def leave() -> None:
+    def interrupt() -> None:
         if time.monotonic() > began + 1:
-            raise DataError("enough")
+            raise DataError("interrupted")
 
-    with pytest.raises(DataError, match="enough"):
-        list(run_isolated(functools.partial(act, tmp_path), ["sleeps1", "sleeps2", "never"], 2, 60, leave))
+    with pytest.raises(DataError, match="interrupted"):
+        list(
+            run_isolated(functools.partial(act, tmp_path), ["sleeps1", "sleeps2", "never"], 2, 60, interrupt)
+        )
     assert time.monotonic() < began + 50
     assert len(processes(tmp_path)) == 2
     assert not any(alive(pid) for pid in processes(tmp_path))
@@ -88,6 +90,6 @@ def test_no_items_need_no_process(tmp_path: Path) -> None:
     assert list(run_isolated(functools.partial(act, tmp_path), [], 4, 60)) == []
 
 
-def test_an_orphan_knows() -> None:
+def test_a_process_detects_that_its_parent_is_gone() -> None:
     assert not orphaned(os.getppid())
     assert orphaned(os.getpid())

@@ -1,4 +1,4 @@
-"""Which file becomes which video, and the split files for own videos."""
+"""The mapping from files to videos, and the split files for the user's own videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from stf.data.splits import read_split
 from stf.errors import DataError, UsageError
 from stf.preprocess.sources import Defaults, find_jobs
-from stf.preprocess.write_splits import drawn_splits, missing_splits, pairs_of, write_splits
+from stf.preprocess.write_splits import draw_splits, missing_splits, pairs_of, write_splits
 
 ANY = Defaults(None, None)
 
@@ -61,21 +61,21 @@ def test_own_videos_are_mapped_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a..", "a b", "a_b", "a.b", "ä", "x" * 65, "-.-", "a\nb", "%2e%2e"])
-def test_a_name_that_is_no_id_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_a_valid_id_is_refused(name: str, tmp_path: Path) -> None:
     touch(tmp_path / "v" / f"{name}.mp4", tmp_path / "v/good.mp4")
-    found = find_jobs([tmp_path / "v"], None, ANY)
-    assert [job.video_id for job in found.jobs] == ["good"]
-    assert "is no id of a video" in found.refused[0]
+    sources = find_jobs([tmp_path / "v"], None, ANY)
+    assert [job.video_id for job in sources.jobs] == ["good"]
+    assert "is not a video id" in sources.refused[0]
     fakes = find_jobs([tmp_path / "v"], None, Defaults(None, "Deepfakes"))
     assert [job.video_id for job in fakes.jobs] == (["a_b"] if name == "a_b" else [])
     assert "TARGET_SOURCE" in fakes.refused[-1]
 
 
-def test_two_files_for_one_place_are_told_apart(tmp_path: Path) -> None:
+def test_the_second_file_with_one_id_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "a/000.mp4", tmp_path / "b/000.mov")
-    found = find_jobs([tmp_path], None, ANY)
-    assert len(found.jobs) == 1
-    assert "a/000.mp4 comes to the same place, real/raw/000" in found.refused[0]
+    sources = find_jobs([tmp_path], None, ANY)
+    assert len(sources.jobs) == 1
+    assert "a/000.mp4 maps to the same video, real/raw/000" in sources.refused[0]
 
 
 def table(tmp_path: Path, text: str) -> Path:
@@ -83,63 +83,63 @@ def table(tmp_path: Path, text: str) -> Path:
     return tmp_path / "videos.csv"
 
 
-def test_a_table_says_everything(tmp_path: Path) -> None:
+def test_a_table_sets_id_method_quality_and_split(tmp_path: Path) -> None:
     path = table(
         tmp_path,
         "file,id,method,quality,split\nmy clip_1.mp4,anna,,c40,train\nx/anna_bert.mp4,,FaceSwap,,\nbert.mp4,,,,train\n",
     )
-    found = find_jobs([], path, Defaults("c23", None))
-    assert {job.name: job.source for job in found.jobs} == {
+    sources = find_jobs([], path, Defaults("c23", None))
+    assert {job.name: job.source for job in sources.jobs} == {
         "real/c40/anna": tmp_path / "my clip_1.mp4",
         "FaceSwap/c23/anna_bert": tmp_path / "x/anna_bert.mp4",
         "real/c23/bert": tmp_path / "bert.mp4",
     }
-    assert found.splits == {"anna": "train", "bert": "train"}
+    assert sources.splits == {"anna": "train", "bert": "train"}
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "error", "message"),
     [
         ("", DataError, "'file' is missing"),
         ("path\na.mp4\n", DataError, "unknown: path"),
         ("file\na.mp4,b,c\n", DataError, "unknown: too many"),
         ('file\n"a.mp4\n', DataError, "cannot be read as a CSV table"),
-        ("file,method\na.mp4,Magic\n", UsageError, "line 2: method 'Magic' is none of"),
-        ("file,quality\na.mp4,c99\n", UsageError, "line 2: quality 'c99' is none of"),
-        ("file,split\na.mp4,dev\n", UsageError, "line 2: split 'dev' is none of"),
+        ("file,method\na.mp4,Magic\n", UsageError, "line 2: unknown method 'Magic'"),
+        ("file,quality\na.mp4,c99\n", UsageError, "line 2: unknown quality 'c99'"),
+        ("file,split\na.mp4,dev\n", UsageError, "line 2: unknown split 'dev'"),
         (
             "file,id,method,split\na.mp4,a,,train\nb.mp4,a_b,FaceSwap,test\n",
             UsageError,
-            "no one may be in two",
+            "put each identity into one split",
         ),
     ],
 )
-def test_a_table_that_makes_no_sense_is_one_line(
-    text: str, error: type[Exception], said: str, tmp_path: Path
+def test_an_invalid_table_gives_a_one_line_error(
+    text: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         find_jobs([], table(tmp_path, text), ANY)
 
 
 def test_a_hostile_table_cannot_leave_the_tree(tmp_path: Path) -> None:
-    found = find_jobs([], table(tmp_path, "file,id\na.mp4,../../etc/x\nb.mp4,/etc/x\n"), ANY)
-    assert found.jobs == []
-    assert len(found.refused) == 2
+    sources = find_jobs([], table(tmp_path, "file,id\na.mp4,../../etc/x\nb.mp4,/etc/x\n"), ANY)
+    assert sources.jobs == []
+    assert len(sources.refused) == 2
 
 
-def test_drawn_splits_are_fixed_disjoint_and_hold_two_each() -> None:
+def test_drawn_splits_are_deterministic_disjoint_and_have_at_least_two_each() -> None:
     ids = [f"{i:03d}" for i in range(100)]
-    drawn = drawn_splits(ids)
-    assert drawn == drawn_splits(ids[::-1])
+    drawn = draw_splits(ids)
+    assert drawn == draw_splits(ids[::-1])
     counts = [sum(split == own for own in drawn.values()) for split in ("train", "val", "test")]
     assert counts == [72, 14, 14]
-    assert sorted(drawn_splits(ids[:6]).values()) == ["test"] * 2 + ["train"] * 2 + ["val"] * 2
-    with pytest.raises(UsageError, match="5 videos cannot be split"):
-        drawn_splits(ids[:5])
+    assert sorted(draw_splits(ids[:6]).values()) == ["test"] * 2 + ["train"] * 2 + ["val"] * 2
+    with pytest.raises(UsageError, match="5 real videos cannot be split"):
+        draw_splits(ids[:5])
 
 
 @pytest.mark.parametrize("n", range(2, 9))
-def test_pairs_hold_everyone_and_no_one_alone(n: int) -> None:
+def test_pairs_contain_everyone_and_nobody_is_paired_with_themselves(n: int) -> None:
     ids = [f"p{i}" for i in range(n)]
     for fakes in ([], ["p1_p0", "p0_p1"], ["p0_other"]):
         pairs = pairs_of(ids, fakes)
@@ -149,7 +149,7 @@ def test_pairs_hold_everyone_and_no_one_alone(n: int) -> None:
         assert fakes != ["p1_p0", "p0_p1"] or ("p1", "p0") in pairs
 
 
-def test_splits_are_written_whole_and_readable(tmp_path: Path) -> None:
+def test_written_splits_can_be_read_and_invalid_ones_are_not_written(tmp_path: Path) -> None:
     split_of = {"a": "train", "b": "train", "c": "val", "d": "val", "e": "test", "f": "test", "g": "test"}
     assert missing_splits(tmp_path) == ["train", "val", "test"]
     write_splits(tmp_path, split_of, ["f_e"])
@@ -163,8 +163,8 @@ def test_splits_are_written_whole_and_readable(tmp_path: Path) -> None:
 def test_both_people_of_a_fake_are_in_one_split() -> None:
     ids = [f"p{i}" for i in range(20)]
     fakes = ["p0_p1", "p1_p2", "p5_p6", "p8_new", "p11_p12", "p13_p14"]
-    drawn = drawn_splits(ids, fakes)
-    assert drawn == drawn_splits(ids[::-1], fakes[::-1])
+    drawn = draw_splits(ids, fakes)
+    assert drawn == draw_splits(ids[::-1], fakes[::-1])
     for target, source in (fake.split("_") for fake in fakes):
         assert drawn[target] == drawn[source]
     assert drawn.keys() == {*ids, "new"}
@@ -173,4 +173,4 @@ def test_both_people_of_a_fake_are_in_one_split() -> None:
     assert {drawn[fake.split("_")[0]] for fake in fakes} == {"test", "train"}
     ring = [f"p{i}_p{(i + 1) % 20}" for i in range(20)]
     with pytest.raises(UsageError, match="link too many people"):
-        drawn_splits(ids, ring)
+        draw_splits(ids, ring)
