@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is advanced by calling it with (done, of how many); no thread, so that processes can fork."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+    hidden = not console.is_terminal  # a log file would get an empty line
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=None)
 
         def advance(done: int, total: int) -> None:

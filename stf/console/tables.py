@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -13,11 +14,11 @@ WIDTH = 100
 FEW_CLUSTERS = 10  # with fewer clusters of people a bootstrap's interval is too narrow
 
 
-def make_console() -> Console:
-    """A recording console of at most 100 columns; exactly 100 where the output is no terminal."""
-    console = Console()
+def make_console(file: IO[str] | None = None) -> Console:
+    """A recording console of at most 100 columns; exactly 100 where `file` (default: stdout) is no terminal."""
+    console = Console(file=file)
     width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    return Console(width=width, highlight=False, record=True)
+    return Console(file=file, width=width, highlight=False, record=True)
 
 
 def make_table(title: str, *columns: str) -> Table:

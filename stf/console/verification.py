@@ -13,6 +13,8 @@ from stf.console.tables import WIDTH
 from stf.io.values import printable
 
 if TYPE_CHECKING:  # the audit imports torch, which takes seconds
+    from rich.console import Console
+
     from stf.audit.leak_audit import AuditReport
     from stf.audit.test_set_baselines import Baseline
     from stf.audit.verify import Verification
@@ -21,6 +23,32 @@ if TYPE_CHECKING:  # the audit imports torch, which takes seconds
 
 MAX_ROWS_PER_KIND = 20
 _STYLES = {"error": "red", "warning": "yellow"}
+
+
+def print_counts(console: Console, verification: Verification) -> None:
+    """A line per quality: 'c23: train 20 real; val 6 real; test 16 real, 64 fake'."""
+    counts = verification.counts
+    for quality in dict.fromkeys(count.quality for count in counts):
+        by_split: dict[str, Counter[str]] = {}
+        for c in counts:
+            if c.quality == quality:
+                label = "real" if c.method == "real" else "fake"
+                by_split.setdefault(c.split, Counter())[label] += c.videos
+        splits = (
+            f"{split} {', '.join(f'{n:,} {label}' for label, n in by_label.items())}"
+            for split, by_label in by_split.items()
+        )
+        console.print(f"{quality}: {'; '.join(splits)}")
+
+
+def print_audit(console: Console, report: AuditReport) -> None:
+    """The verdict in a line, with the probe that is farthest from chance."""
+    farthest = max(report.verdicts, key=lambda verdict: abs(verdict.win_rate - 0.5))
+    verdict = f"[red]failed[/], {len(report.leaking)} of" if report.leaking else "passed:"
+    console.print(
+        f"leak audit {verdict} {len(report.verdicts)} probes on {report.n_pairs} pairs; farthest from chance: "
+        f"{farthest.probe}, {farthest.win_rate:.1%}"
+    )
 
 
 def counts_table(verification: Verification) -> Table:
@@ -53,7 +81,7 @@ def defects_table(defects: Sequence[Defect]) -> Table:
             cells = (d.severity, d.what, d.where, d.detail, str(d.n))
         elif per_kind[kind] == totals[kind]:
             rest = totals[kind] - MAX_ROWS_PER_KIND
-            cells = (d.severity, d.what, f"… {rest} more", "see metrics/data.json for all", "")
+            cells = (d.severity, d.what, f"… {rest} more", "see metrics/data_details.json for all", "")
         else:
             continue
         table.add_row(*(escape(printable(cell)) for cell in cells), style=_STYLES[d.severity])

@@ -34,8 +34,9 @@ def evaluation_options(phase: PhaseName) -> Callable[[Callable[..., Any]], Calla
         click.option(
             "--output",
             type=click.Path(dir_okay=False),
-            help=f"The JSON file; CSV and plots go beside it. [default: metrics/eval_{phase}.json, or "
-            f"tmp/eval_{phase}/eval_{phase}.json when another option differs from its default]",
+            help="The JSON file of the figures; details, scores and plots go beside it. "
+            f"[default: metrics/eval_{phase}.json, or tmp/eval_{phase}/eval_{phase}.json when another option differs "
+            "from its default]",
         ),
         click.option(
             "--sbi-test",

@@ -1,6 +1,7 @@
 """An evaluation as files: where they go, how they are written, and how a comparison reads them back.
 
-The JSON document and the CSV of scores hold no time and no run id: equal input, equal bytes.
+NAME.json holds the dozen figures that DVC's tables show, NAME_details.json everything, NAME_scores.csv a line per
+video. None of them holds a time or a run id: equal input, equal bytes.
 """
 
 from __future__ import annotations
@@ -27,26 +28,33 @@ from stf.io.files import read_bounded, read_json
 from stf.io.hashing import sha256_of
 from stf.io.outputs import require_own_json, write_text
 
-DOCUMENT_KEY = "qualities"  # what tells an evaluation's document from other JSON
+DETAILS_SUFFIX = "_details"
+DETAILS_KEY = "qualities"  # what tells an evaluation's details from other JSON
 
 
 @dataclass(frozen=True)
 class Outputs:
     """The files of one evaluation; `gate` is None unless it is phase A's plain one, which DVC runs."""
 
-    document: Path
+    metrics: Path
+    details: Path
     scores: Path
     roc_plot: Path
     scores_plot: Path
     gate: Path | None
 
     @classmethod
-    def beside(cls, document: Path, gate: Path | None = None) -> Outputs:
-        """`DIR/NAME.json`, `DIR/NAME_scores.csv`, `DIR/plots/NAME_roc.png`, `DIR/plots/NAME_scores.png`."""
-        folder, name = document.parent, document.stem
-        plots = folder / "plots"
-        scores = folder / f"{name}_scores.csv"
-        return cls(document, scores, plots / f"{name}_roc.png", plots / f"{name}_scores.png", gate)
+    def beside(cls, metrics: Path, gate: Path | None = None) -> Outputs:
+        """DIR/NAME.json, NAME_details.json and NAME_scores.csv beside it, plots/NAME_roc.png and NAME_scores.png."""
+        folder, name = metrics.parent, metrics.stem
+        return cls(
+            metrics,
+            details=folder / f"{name}{DETAILS_SUFFIX}.json",
+            scores=folder / f"{name}_scores.csv",
+            roc_plot=folder / f"plots/{name}_roc.png",
+            scores_plot=folder / f"plots/{name}_scores.png",
+            gate=gate,
+        )
 
 
 def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> Outputs:
@@ -63,9 +71,11 @@ def choose_outputs(phase: str, output: str | None, changed: tuple[str, ...]) -> 
         raise UsageError(f"--output {output}: {what}; give another path")
     if is_default and not changed:
         return Outputs.beside(default, gate=Path("metrics/gate_a.json") if phase == "a" else None)
-    aside = Path("tmp") / f"eval_{phase}" / default.name if output is None else Path(output)
-    require_own_json("--output", aside, DOCUMENT_KEY)
-    return Outputs.beside(aside)
+    own = Path("tmp") / f"eval_{phase}" / default.name if output is None else Path(output)
+    outputs = Outputs.beside(own)
+    require_own_json("--output", outputs.metrics, f"{phase}_auc_{OVERALL}")
+    require_own_json("--output", outputs.details, DETAILS_KEY)
+    return outputs
 
 
 DIGITS = 6
@@ -79,8 +89,25 @@ THRESHOLD_METHOD = (
 )
 
 
-def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict[str, Any]:
-    """Everything the evaluation found, as plain JSON values; not available is null."""
+def flat_metrics(evaluation: Evaluation, phase: str) -> dict[str, float | int | None]:
+    """NAME.json: the AUCs at the headline quality, and what they rest on; keys 'a_…' or 'b_…', not available is null.
+
+    No two metrics files of the pipeline share a key: DVC would put the file's path before it.
+    """
+    overall, interval = evaluation.headline.overall, evaluation.headline.overall.auc_interval
+    metrics = {f"auc_{name}": group.auc for name, group in evaluation.headline.groups.items()} | {
+        "auc_overall_low": interval.low if interval else None,
+        "auc_overall_high": interval.high if interval else None,
+        "acc_overall": overall.accuracy,
+        "threshold": evaluation.threshold.value,
+        "n_real": overall.n_real,
+        "n_fake": overall.n_fake,
+    }
+    return rounded({f"{phase}_{name}": value for name, value in metrics.items()})
+
+
+def all_details(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict[str, Any]:
+    """NAME_details.json: everything the evaluation found, as plain JSON values; not available is null."""
     e = evaluation
     document: dict[str, Any] = {
         "phase": phase,
@@ -115,7 +142,7 @@ def as_document(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
-    """Writes the JSON, keys in the document's order; makes the folder."""
+    """Writes JSON with the keys in the document's order; makes the folder."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -210,13 +237,13 @@ def rounded(value: Any) -> Any:
 def write_report(
     evaluation: Evaluation, outputs: Outputs, phase: str, checkpoint: str | Path
 ) -> tuple[Path, ...]:
-    """Writes the JSON document, the scores and both plots; returns their paths. The gate is `write_gate`'s."""
-    digest = sha256_of(checkpoint)
-    write_document(as_document(evaluation, phase, digest), outputs.document)
+    """Writes metrics, details, scores and both plots; returns their paths. The gate is `write_gate`'s."""
+    write_document(flat_metrics(evaluation, phase), outputs.metrics)
+    write_document(all_details(evaluation, phase, sha256_of(checkpoint)), outputs.details)
     write_scores(evaluation.table, outputs.scores)
     save_roc_plot(evaluation, outputs.roc_plot)
     save_scores_plot(evaluation, outputs.scores_plot)
-    return outputs.document, outputs.scores, outputs.roc_plot, outputs.scores_plot
+    return outputs.metrics, outputs.details, outputs.scores, outputs.roc_plot, outputs.scores_plot
 
 
 def write_gate(evaluation: Evaluation, outputs: Outputs) -> None:
@@ -249,25 +276,25 @@ class SavedEvaluation:
 
 
 def read_evaluation(path: str | Path) -> SavedEvaluation:
-    """Reads `DIR/NAME.json` and `DIR/NAME_scores.csv`; raises DataError naming the file that is none."""
-    document_path = Path(path)
-    document = _read_document(document_path)
-    scores_path = Outputs.beside(document_path).scores
+    """Reads an evaluation by its NAME.json or NAME_details.json; raises DataError naming the file that is none."""
+    given = Path(path)
+    outputs = Outputs.beside(given.with_name(given.stem.removesuffix(DETAILS_SUFFIX) + given.suffix))
+    details = _read_details(outputs.details)
     try:
-        checkpoint = document["checkpoint"]
+        checkpoint = details["checkpoint"]
         return SavedEvaluation(
             variant=_text(checkpoint["variant"]),
             epoch=_count(checkpoint["epoch"]),
-            quality=_text(document["quality"]),
-            clips={name: _count(value) for name, value in document["clips"].items()},
-            is_synthetic=document["note"] is not None,
+            quality=_text(details["quality"]),
+            clips={name: _count(value) for name, value in details["clips"].items()},
+            is_synthetic=details["note"] is not None,
             weights_sha256=_text(checkpoint["weights_sha256"]),
-            table=_read_scores(scores_path),
+            table=_read_scores(outputs.scores),
         )
     except KeyError as error:
-        raise DataError(f"{document_path} is no evaluation's document: it lacks {error}") from None
+        raise DataError(f"{outputs.details} holds no evaluation: it lacks {error}") from None
     except (TypeError, AttributeError) as error:
-        raise DataError(f"{document_path} is no evaluation's document: {error}") from None
+        raise DataError(f"{outputs.details} holds no evaluation: {error}") from None
 
 
 def _text(value: Any) -> str:
@@ -282,24 +309,24 @@ def _count(value: Any) -> int:
     return value
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_details(path: Path) -> dict[str, Any]:
     try:
-        document = read_json(path)
+        details = read_json(path)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(f"{path} does not exist; an evaluation writes it beside its NAME.json") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {str(error)[:200]}; evaluate again") from None
-    if not isinstance(document, dict):
-        raise DataError(f"{path} is no evaluation's document")
-    return document
+    if not isinstance(details, dict):
+        raise DataError(f"{path} holds no evaluation")
+    return details
 
 
 def _read_scores(path: Path) -> pd.DataFrame:
-    wanted = [*_TEXT_COLUMNS, "label", "score"]
+    columns = [*_TEXT_COLUMNS, "label", "score"]
     try:
         content = io.BytesIO(read_bounded(path, MAX_SCORES_BYTES))
         kinds: Any = dict.fromkeys(_TEXT_COLUMNS, str) | {"label": int, "score": float}
-        table = pd.read_csv(content, dtype=kinds, usecols=wanted)
+        table = pd.read_csv(content, dtype=kinds, usecols=columns)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; an evaluation's scores lie beside its JSON") from None
     except (OSError, ValueError, OverflowError) as error:

@@ -102,6 +102,7 @@ def _report(
     for path in written:
         run.artifact(path, "evaluation")
     console.print(
-        f"• Written: {outputs.document}, {outputs.scores}, {outputs.roc_plot.parent}/", markup=False
+        f"• Written: {outputs.metrics}, {outputs.details}, {outputs.scores}, {outputs.roc_plot.parent}/",
+        markup=False,
     )
     write_gate(evaluation, outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _DVC_FOLDER = Path("metrics")
 
 
-def write_json(path: str | Path, values: dict[str, Any]) -> None:
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """`values` as JSON under `path`, see `write_bytes`."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 

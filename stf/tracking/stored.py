@@ -99,21 +99,23 @@ def training_of(weights_sha256: str) -> StoredRun | None:
 
 
 def fetch_evaluation(run: StoredRun, folder: Path) -> Path:
-    """Copies the run's evaluation document and scores into `folder`; returns the document's path.
+    """Copies the run's evaluation details and scores into `folder`; returns the details' path.
 
     Raises TrackingError when the run does not hold exactly one of them.
     """
     store = open_store()
     with store_errors():
         names = [file.path for file in store.client.list_artifacts(run.run_id, EVALUATION_FOLDER)]
-    documents = [name for name in names if name.endswith(".json")]
-    scores = [f"{name.removesuffix('.json')}_scores.csv" for name in documents]
-    if len(documents) != 1 or scores[0] not in names:
-        raise TrackingError(f"{run.label} does not hold one evaluation's JSON and scores; evaluate it again")
+    details = [name for name in names if name.endswith("_details.json")]
+    scores = [f"{name.removesuffix('_details.json')}_scores.csv" for name in details]
+    if len(details) != 1 or scores[0] not in names:
+        raise TrackingError(
+            f"{run.label} does not hold one evaluation's details and scores; evaluate it again"
+        )
     try:
         with store_errors():
             download = store.client.download_artifacts
-            places = [download(run.run_id, name, str(folder)) for name in (scores[0], documents[0])]
+            places = [download(run.run_id, name, str(folder)) for name in (scores[0], details[0])]
     except OSError as error:
         raise TrackingError(f"{run.label}: {error}") from None
     return Path(places[-1])

@@ -25,7 +25,7 @@ def require_open_gate(
 ) -> None:
     """Returns when phase B may start; else raises TrainingError with the figures and what to do.
 
-    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` the evaluation whose verdict the gate is; the plan's
+    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` eval_a's metrics; the plan's
     dollars (see stf.training.budget.spent_and_left) are for the message. A gate that was judged by another threshold,
     or cannot be read, is refused too.
     """
@@ -49,11 +49,10 @@ def _read_gate(path: Path) -> tuple[bool, float]:
 
 
 def _overall_auc(report: Path) -> float | None:
-    """The headline AUC of eval_a's report; None when there is none to be had."""
+    """The overall AUC in eval_a's metrics; None when it is not available."""
     try:
-        document = _read_json(report, "")
-        auc = document["qualities"][document["quality"]]["groups"]["overall"]["auc"]
-    except (TrainingError, KeyError, TypeError):
+        auc = _read_json(report, "").get("a_auc_overall")
+    except TrainingError:
         return None
     return float(auc) if isinstance(auc, int | float) else None
 

@@ -1,22 +1,21 @@
-"""What a training leaves behind: weights, summary and log on disk; figures and pictures in its MLflow run."""
+"""What a training leaves behind: weights, metrics and log on disk; numbers and pictures in its MLflow run."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 from stf.config import Params, PhaseName, STFV8Config
-from stf.data.ffpp import is_sample
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.io.atomic import sweep
+from stf.io.outputs import write_json
 from stf.models.checkpoint_file import write_atomically
 from stf.models.load_report import LoadReport
 from stf.models.size import multiply_adds
@@ -28,29 +27,30 @@ from stf.training.step import Batch
 from stf.training.train_state import TrainState
 
 PICTURED_PAIRS = 4
-_AT_BEST = ("val_auc", "val_acc", "val_f1", "val_loss", "train_acc", "train_loss", "ce_loss", "hll_loss")
+_AT_BEST = ("val_auc", "val_acc", "val_f1", "val_loss", "train_acc", "train_loss")
 _DIGITS = 6
 
 
-def phase_summary(
-    progress: Progress, kept: Best, params: Params, config: STFV8Config, phase: PhaseName
-) -> dict[str, Any]:
-    """The kept epoch's figures and how far training went; no time and no cost, which differ from run to run."""
-    best = next(record for record in progress.history if record.epoch == kept.epoch)
+def phase_metrics(
+    progress: Progress, best: Best, params: Params, config: STFV8Config, phase: PhaseName
+) -> dict[str, str | int | float | bool]:
+    """metrics/phase_{phase}.json: the best epoch's figures and how far training went, keys 'a_…' or 'b_…'.
+
+    Validation is on self-blended clips of the val split, not on deepfakes. No time and no cost, which differ from run
+    to run; the losses' parts, epoch by epoch, are in the log.
+    """
+    record = next(record for record in progress.history if record.epoch == best.epoch)
     planned = params.phase_a.epochs if phase == "a" else params.phase_b.epochs
-    return {
-        "phase": phase,
+    metrics = {
         "variant": config.variant(),
-        "validation": "self-blended clips of the val split, not deepfakes",
-        "data": "built-in synthetic sample" if is_sample(params.data.root) else params.data.root,
         "best_epoch": best.epoch,
-        **{name: round(getattr(best, name), _DIGITS) for name in _AT_BEST},
+        **{name: round(getattr(record, name), _DIGITS) for name in _AT_BEST},
         "epochs": len(progress.history),
         "planned_epochs": planned,
         "optimizer_steps": progress.global_step,
-        "batch_size": config.batch_size,
         "stopped_by_budget": progress.stopped_by_budget,
     }
+    return {f"{phase}_{name}": value for name, value in metrics.items()}
 
 
 def write_outputs(
@@ -59,18 +59,18 @@ def write_outputs(
     train_state: TrainState,
     folder: CheckpointFolder,
     best: Best,
-    summary: dict[str, Any],
+    metrics: Mapping[str, object],
 ) -> tuple[Path, Path, Path]:
-    """Weights, summary and CSV log below `root`, each in one step; returns their paths."""
+    """Weights, metrics and CSV log below `root`, each in one step; returns their paths."""
     name = f"phase_{phase}"
-    weights, figures = root / f"weights/{name}.pt", root / f"metrics/{name}.json"
+    weights, metrics_json = root / f"weights/{name}.pt", root / f"metrics/{name}.json"
     log = root / f"metrics/{name}_log.csv"
     for directory in ("weights", "metrics"):
         sweep(root / directory, f"{name}*")
     folder.keep_best(train_state, best, weights)
-    write_atomically(figures, (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(metrics_json, metrics)
     write_atomically(log, (folder.path / "log.csv").read_bytes())
-    return weights, figures, log
+    return weights, metrics_json, log
 
 
 def log_setup(
@@ -101,10 +101,10 @@ def log_outputs(
     config: STFV8Config,
 ) -> None:
     """Ties the weights to the MLflow run, registers them, and pictures what they see."""
-    weights, figures, log = paths
+    weights, metrics_json, log = paths
     train_state.evaluation_model.load_state_dict(best.weights)
     run.figure(_flicker_figure(train_state, val_batches), "hll_maps.png")
-    run.artifact(figures)
+    run.artifact(metrics_json)
     run.artifact(log)
     run.tie_weights(weights)
     run.register(weights, config)
@@ -124,7 +124,7 @@ def _pictured(dataset: VideoSBIDataset) -> list[int]:
 
 
 def _flicker_figure(train_state: TrainState, val_batches: Iterable[Batch]) -> Figure:
-    """|HLL| of the first pair of some validation batches, as the kept weights see them."""
+    """|HLL| of the first pair of some validation batches, as the best epoch's weights see them."""
     network, videos, titles = train_state.evaluation_model.eval(), [], []
     for batch in itertools.islice(val_batches, PICTURED_PAIRS):
         videos.append(batch.video[:2])

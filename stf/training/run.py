@@ -37,7 +37,7 @@ from stf.training.identity import Origin, code_digest, config_hash
 from stf.training.loaders import build_loaders, require_whole_pairs
 from stf.training.loop import Plan, fit
 from stf.training.options import TrainingOptions
-from stf.training.outputs import log_outputs, log_setup, phase_summary, write_outputs
+from stf.training.outputs import log_outputs, log_setup, phase_metrics, write_outputs
 from stf.training.preemption import watch_for_preemption
 from stf.training.progress import Progress
 from stf.training.train_state import TrainState, build_train_state
@@ -198,10 +198,8 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
         best = progress.best
         if best is None:
             raise TrainingError("training ended without a validated epoch; start again without --resume")
-        summary = phase_summary(progress, best, params, config, phase)
-        if transfer is not None:
-            summary |= {"transfer": transfer.counts()}
-        paths = write_outputs(root, phase, train_state, folder, best, summary)
+        metrics = phase_metrics(progress, best, params, config, phase)
+        paths = write_outputs(root, phase, train_state, folder, best, metrics)
         log_outputs(run, paths, train_state, val_batches, best, config)
         run.tag("stopped_by_budget", str(progress.stopped_by_budget).lower())
         print_best(best.epoch, best.val_auc, *paths[:2])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stf.audit.report import data_json
+from stf.audit.report import data_details, data_metrics
 from stf.audit.sample_load import load_one_pair, sample_pairs
 from stf.audit.verify import Verification, require_ready, verify_tree
 from stf.audit.video_check import Defect
@@ -342,14 +342,14 @@ def test_many_defects_of_a_kind_are_summarised_and_markup_is_printed_literally()
 
 
 def test_the_json_is_deterministic_and_contains_no_fingerprint_of_bad_data(tree: Path) -> None:
-    first, second = (data_json(verify(tree), "data/x", "f" * 64, True) for _ in range(2))
+    first, second = (data_metrics(verify(tree), "data/x", "f" * 64, True) for _ in range(2))
     assert json.dumps(first) == json.dumps(second)
     assert first["fingerprint"] == "f" * 64
     assert (first["videos"], first["frames"], first["errors"]) == (10, 120, 0)
     truncate(tree)
-    bad = data_json(verify(tree), "data/x", "f" * 64, False)
-    assert bad["fingerprint"] is None
-    assert bad["defects"][0]["what"] == "broken frame"
+    bad = verify(tree)
+    assert data_metrics(bad, "data/x", "f" * 64, False)["fingerprint"] is None
+    assert data_details(bad)["defects"][0]["what"] == "broken frame"
 
 
 def test_require_ready_lists_the_kinds_of_defects(small_tree: Path) -> None:

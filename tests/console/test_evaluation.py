@@ -13,7 +13,7 @@ from stf.console.tables import WIDTH, make_console
 from stf.evaluation.baselines import ScalarAuc
 from stf.evaluation.intervals import Interval
 from stf.evaluation.metrics import GroupMetrics
-from stf.evaluation.outputs import Outputs, as_document, write_report
+from stf.evaluation.outputs import Outputs, all_details, write_report
 from stf.evaluation.results import OVERALL, SYNTHETIC_NOTE, TEST_DATA_USE, QualityResult
 
 
@@ -80,7 +80,7 @@ def test_a_row_without_figures_says_so(evaluated):
 def test_every_report_names_the_gate_as_the_one_use_of_test_data(evaluated, phase):
     said = TEST_DATA_USE[phase]
     assert said in flat(printed(evaluated, phase=phase))
-    assert as_document(evaluated, phase, "0")["test_data_use"] == said
+    assert all_details(evaluated, phase, "0")["test_data_use"] == said
     assert "the one declared use of test data" in said
 
 
@@ -88,8 +88,8 @@ def test_the_sample_is_called_synthetic_everywhere(evaluated, tmp_path):
     synthetic = dataclasses.replace(evaluated, synthetic=True)
     assert SYNTHETIC_NOTE in flat(printed(synthetic))
     assert SYNTHETIC_NOTE not in flat(printed(evaluated))
-    assert as_document(synthetic, "a", "0")["note"] == SYNTHETIC_NOTE
-    assert as_document(evaluated, "a", "0")["note"] is None
+    assert all_details(synthetic, "a", "0")["note"] == SYNTHETIC_NOTE
+    assert all_details(evaluated, "a", "0")["note"] is None
     (tmp_path / "w").write_bytes(b"w")
     plain, marked = Outputs.beside(tmp_path / "p.json"), Outputs.beside(tmp_path / "s.json")
     write_report(evaluated, plain, "a", tmp_path / "w")
@@ -109,7 +109,7 @@ def test_missing_videos_and_methods_are_named(evaluated):
     assert "Not on disk in c23: Face2Face, NeuralTextures." in text
     assert "c23/real: 1 of 6 videos not or not wholly readable: 006 (frames/006/003.png is truncated)" in text
     assert "c23/real: 1 test ids have no video: 099." in text
-    account = as_document(e, "a", "0")["qualities"]["c23"]["videos"]["real"]
+    account = all_details(e, "a", "0")["qualities"]["c23"]["videos"]["real"]
     assert account["unreadable"] == {"006": "frames/006/003.png is truncated"}
     assert (account["on_disk"], account["test_ids_without_video"]) == (6, ["099"])
 
@@ -126,7 +126,7 @@ def test_ignored_fakes_and_borrowed_geometry_are_named(evaluated):
     assert "c23/Deepfakes: 1 fakes use their target's landmarks or boxes: 006_007." in text
     assert "c23/Deepfakes: 10 fakes ignored, target in no split file: 900_006," in text
     assert "907_006 and 2 more." in text
-    account = as_document(e, "a", "0")["qualities"]["c23"]["videos"]["Deepfakes"]
+    account = all_details(e, "a", "0")["qualities"]["c23"]["videos"]["Deepfakes"]
     assert account["ignored_target_in_no_split"] == list(ids)
     assert account["with_geometry_of_their_target"] == ["006_007"]
 
@@ -136,7 +136,7 @@ def test_without_an_overall_auc_there_is_neither_change_nor_gate(evaluated):
     text = flat(printed(e))
     assert "points" not in text
     assert "Gate of phase B (overall" not in text
-    assert as_document(e, "a", "0")["gate"] is None
+    assert all_details(e, "a", "0")["gate"] is None
 
 
 def test_interpretation_grades_at_the_exact_bounds():

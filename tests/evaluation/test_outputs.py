@@ -13,8 +13,9 @@ from stf.errors import DataError, UsageError
 from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.outputs import (
     Outputs,
-    as_document,
+    all_details,
     choose_outputs,
+    flat_metrics,
     read_evaluation,
     tracked_metrics,
     write_gate,
@@ -23,18 +24,36 @@ from stf.evaluation.outputs import (
 from tests.reference.comparison_sets import score_table, write_files
 
 
-def test_the_document_holds_every_figure_and_only_json(evaluated):
-    document = as_document(evaluated, "a", "f00")
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
-    overall = document["qualities"]["c23"]["groups"]["overall"]
-    wanted = {f.name for f in dataclasses.fields(GroupMetrics)} - {"auc_interval"}
-    assert set(overall) == wanted | {"auc_low", "auc_high", "n_clusters"}
+def test_the_details_hold_every_figure_and_only_json(evaluated):
+    details = all_details(evaluated, "a", "f00")
+    assert json.loads(json.dumps(details, allow_nan=False)) == details
+    overall = details["qualities"]["c23"]["groups"]["overall"]
+    expected = {f.name for f in dataclasses.fields(GroupMetrics)} - {"auc_interval"}
+    assert set(overall) == expected | {"auc_low", "auc_high", "n_clusters"}
     assert overall["auc"] == pytest.approx(evaluated.headline.overall.auc, abs=1e-6)
     assert overall["tpr_at_fpr_1pct"] is None
-    assert document["threshold"]["value"] == pytest.approx(evaluated.threshold.value, abs=1e-6)
-    assert set(document["trivial_baselines"]["auc"]) == {"network", "bits_per_pixel", "sharpness", "face_px"}
-    assert set(document["self_blended_test"]) == {"V7.3 recipe", "V8.0 recipe"}
-    assert document["checkpoint"] == {"variant": "V7.3", "epoch": 7, "weights_sha256": "f00"}
+    assert details["threshold"]["value"] == pytest.approx(evaluated.threshold.value, abs=1e-6)
+    assert set(details["trivial_baselines"]["auc"]) == {"network", "bits_per_pixel", "sharpness", "face_px"}
+    assert set(details["self_blended_test"]) == {"V7.3 recipe", "V8.0 recipe"}
+    assert details["checkpoint"] == {"variant": "V7.3", "epoch": 7, "weights_sha256": "f00"}
+
+
+@pytest.mark.parametrize("phase", ["a", "b"])
+def test_the_metrics_are_flat_figures_under_the_phases_own_keys(evaluated, phase):
+    metrics = flat_metrics(evaluated, phase)
+    details = all_details(evaluated, phase, "f00")
+    groups = details["qualities"]["c23"]["groups"]
+    assert {name: metrics[f"{phase}_auc_{name}"] for name in groups} == {
+        name: group["auc"] for name, group in groups.items()
+    }
+    overall = groups["overall"]
+    assert (metrics[f"{phase}_auc_overall_low"], metrics[f"{phase}_auc_overall_high"]) == (
+        overall["auc_low"],
+        overall["auc_high"],
+    )
+    assert (metrics[f"{phase}_n_real"], metrics[f"{phase}_n_fake"]) == (6, 12)
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    assert all(name.startswith(f"{phase}_") for name in metrics)
 
 
 def test_tracked_metrics_are_named_by_measure_and_method(evaluated):
@@ -86,9 +105,10 @@ def test_the_gate_is_written_once_all_groups_have_figures(evaluated, tmp_path):
 
 def test_only_the_plain_command_writes_the_pipelines_outputs():
     plain = choose_outputs("a", None, ())
-    paths = [plain.document, plain.scores, plain.roc_plot, plain.scores_plot, plain.gate]
+    paths = [plain.metrics, plain.details, plain.scores, plain.roc_plot, plain.scores_plot, plain.gate]
     assert [path.as_posix() for path in paths] == [
         "metrics/eval_a.json",
+        "metrics/eval_a_details.json",
         "metrics/eval_a_scores.csv",
         "metrics/plots/eval_a_roc.png",
         "metrics/plots/eval_a_scores.png",
@@ -96,7 +116,7 @@ def test_only_the_plain_command_writes_the_pipelines_outputs():
     ]
     assert choose_outputs("a", "./metrics/eval_a.json", ()) == plain
     aside = choose_outputs("a", None, ("--methods",))
-    assert (aside.document.as_posix(), aside.gate) == ("tmp/eval_a/eval_a.json", None)
+    assert (aside.metrics.as_posix(), aside.gate) == ("tmp/eval_a/eval_a.json", None)
     own = choose_outputs("a", "x/mine.json", ())
     assert (own.scores.as_posix(), own.roc_plot.as_posix(), own.gate) == (
         "x/mine_scores.csv",
@@ -104,7 +124,7 @@ def test_only_the_plain_command_writes_the_pipelines_outputs():
         None,
     )
     later = choose_outputs("b", None, ())
-    assert (later.document.as_posix(), later.gate) == ("metrics/eval_b.json", None)
+    assert (later.metrics.as_posix(), later.gate) == ("metrics/eval_b.json", None)
     with pytest.raises(UsageError, match=r"--sbi-test would change it"):
         choose_outputs("a", "metrics/eval_a.json", ("--sbi-test",))
     with pytest.raises(UsageError, match=r"\.json"):
@@ -115,7 +135,8 @@ def test_what_an_evaluation_wrote_is_read_back(evaluated, tmp_path):
     (tmp_path / "some.pt").write_bytes(b"weights")
     outputs = Outputs.beside(tmp_path / "eval_a.json")
     write_report(evaluated, outputs, "a", tmp_path / "some.pt")
-    found = read_evaluation(outputs.document)
+    found = read_evaluation(outputs.metrics)
+    assert read_evaluation(outputs.details).table.equals(found.table)
     assert (found.variant, found.epoch) == (evaluated.variant, evaluated.epoch)
     assert found.quality == evaluated.headline.quality
     assert found.clips["num_frames"] == evaluated.num_frames
@@ -139,12 +160,12 @@ def test_the_csv_holds_the_digits_that_its_auc_needs(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "e.json does not exist"),
-        (lambda path: path.write_text("{"), "e.json cannot be read as JSON"),
-        (lambda path: path.write_bytes(b"\xff\xfe"), "e.json cannot be read as JSON"),
-        (lambda path: path.write_text("[1]"), "e.json is no evaluation's document"),
+        (lambda path: path.unlink(), "e_details.json does not exist"),
+        (lambda path: path.write_text("{"), "e_details.json cannot be read as JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "e_details.json cannot be read as JSON"),
+        (lambda path: path.write_text("[1]"), "e_details.json holds no evaluation"),
         (lambda path: path.write_text(json.dumps({"checkpoint": {}})), "it lacks 'variant'"),
-        (lambda path: path.write_text(json.dumps({"checkpoint": 3})), "e.json is no evaluation's document"),
+        (lambda path: path.write_text(json.dumps({"checkpoint": 3})), "e_details.json holds no evaluation"),
         (lambda path: path.with_name("e_scores.csv").unlink(), "e_scores.csv does not exist"),
         (lambda path: path.with_name("e_scores.csv").write_text(""), "e_scores.csv cannot be read"),
         (lambda path: path.with_name("e_scores.csv").write_text("a,b\n1,2\n"), "e_scores.csv cannot be read"),
@@ -159,8 +180,11 @@ def test_the_csv_holds_the_digits_that_its_auc_needs(tmp_path):
         (lambda path: _change(path, quality="\x1b[31m"), "stands where a short text belongs"),
         (lambda path: _change(path, clips={"per_video": "two"}), "'two' stands where a number"),
         (lambda path: _change(path, clips={"per_video": 1e999}), "inf stands where a number"),
-        (lambda path: _change(path, clips=None), "is no evaluation's document"),
-        (lambda path: path.write_text("[" * 99_999), "e.json cannot be read as JSON: it nests too deep"),
+        (lambda path: _change(path, clips=None), "holds no evaluation"),
+        (
+            lambda path: path.write_text("[" * 99_999),
+            "e_details.json cannot be read as JSON: it nests too deep",
+        ),
         (lambda path: path.write_text('{"quality": "raw", "quality": "c23"}'), "'quality' stands twice"),
     ],
 )

@@ -21,7 +21,7 @@ _INPUTS = [kind for kind in DOCUMENT_KINDS if kind.name in ("params.yaml", "eval
 
 def _make_command(rng: Rng, place: Place) -> None:
     """Two evaluations and a parameter file, one of them spoiled."""
-    for name in ("e.json", "e_scores.csv", "params.yaml"):
+    for name in ("e_details.json", "e_scores.csv", "params.yaml"):
         (place.case / name).write_bytes((place.good / name).read_bytes())
     pick(rng, _INPUTS).make(rng, place)
 

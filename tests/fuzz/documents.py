@@ -128,7 +128,7 @@ def _read_split(place: Place) -> None:
 _DOCUMENTS: dict[str, Any] = {
     "data.json": {"fingerprint": "f" * 64, "ready": True, "videos": 3},
     "gate_a.json": {"passed": True, "threshold": 0.7},
-    "eval_a.json": {"quality": "c23", "qualities": {"c23": {"groups": {"overall": {"auc": 0.6}}}}},
+    "eval_a.json": {"a_auc_overall": 0.6},
     "ledger/a.json": {"started": "2026-01-01T00:00:00", "pid": 7, "usd_per_hour": 1.39, "seconds": 60.0},
     "forecast.json": {
         "key": "k", "made": "2026-01-01T10:11:12",
@@ -175,11 +175,11 @@ _WORDS = (
 
 
 def _make_evaluation(rng: Rng, place: Place) -> None:
-    for name in ("e.json", "e_scores.csv"):
+    for name in ("e_details.json", "e_scores.csv"):
         (place.case / name).write_bytes((place.good / name).read_bytes())
     if rng.random() < 0.5:
-        document = json.loads((place.good / "e.json").read_text(encoding="utf-8"))
-        (place.case / "e.json").write_bytes(spoiled_json(rng, document))
+        document = json.loads((place.good / "e_details.json").read_text(encoding="utf-8"))
+        (place.case / "e_details.json").write_bytes(spoiled_json(rng, document))
         return
     scores = place.case / "e_scores.csv"
     lines = scores.read_text(encoding="utf-8").split("\n")

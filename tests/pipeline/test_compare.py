@@ -160,7 +160,7 @@ def delete(stage):
         (("--grid", "eval_a V7.3"), 2, "takes no RUN"),
         (("train_phase_a V7.3+hydra", "eval_a V7.3"), 1, "has no finished evaluation"),
         (("eval_a V7.3+wss", "eval_a V7.3"), 1, "the runs are of different data"),
-        (("none.json", "eval_a V7.3"), 1, "none.json does not exist"),
+        (("none.json", "eval_a V7.3"), 1, "none_details.json does not exist"),
         (("params.yaml", "eval_a V7.3"), 2, 'has "params.yaml"'),
         (("--output", "x.csv"), 2, "ends in .json"),
         (("--output", "metrics/eval_a.json"), 2, "which is DVC's"),

@@ -32,8 +32,8 @@ BOTH = pytest.mark.parametrize("phase", ["a", "b"])
 
 def plain_files(phase):
     """What the plain command writes, the gate aside."""
-    names = (".json", "_scores.csv", "_roc.png", "_scores.png")
-    folders = ("metrics", "metrics", "metrics/plots", "metrics/plots")
+    names = (".json", "_details.json", "_scores.csv", "_roc.png", "_scores.png")
+    folders = (*["metrics"] * 3, *["metrics/plots"] * 2)
     return [f"{folder}/eval_{phase}{name}" for folder, name in zip(folders, names, strict=True)]
 
 
@@ -100,7 +100,7 @@ def test_the_plain_command_writes_all_outputs_and_the_table(finished, phase):
     folder, text = finished[0], finished[1][phase]
     for name in plain_files(phase):
         assert (folder / name).stat().st_size > 0
-    document = json.loads((folder / f"metrics/eval_{phase}.json").read_text())
+    document = json.loads((folder / f"metrics/eval_{phase}_details.json").read_text())
     groups = document["qualities"]["c23"]["groups"]
     assert list(groups) == ["Deepfakes", "FaceSwap", "overall"]
     assert (groups["overall"]["n_real"], groups["overall"]["n_fake"]) == (6, 12)
@@ -115,7 +115,7 @@ def test_the_plain_command_writes_all_outputs_and_the_table(finished, phase):
 
 def test_the_gate_is_phase_as_alone(finished):
     folder, texts = finished
-    documents = {p: json.loads((folder / f"metrics/eval_{p}.json").read_text()) for p in COMMANDS}
+    documents = {p: json.loads((folder / f"metrics/eval_{p}_details.json").read_text()) for p in COMMANDS}
     overall = documents["a"]["qualities"]["c23"]["groups"]["overall"]["auc"]
     gate = json.loads((folder / GATE).read_text())
     assert gate == documents["a"]["gate"] == {"passed": overall > 0.70, "threshold": 0.70}
@@ -129,7 +129,7 @@ def test_the_run_is_tracked_with_figures_and_files_under_its_training(project, p
     store = open_store()
     stages = {run.data.tags["stage"]: run for run in store.client.search_runs([store.experiment_id])}
     run, training = stages[f"eval_{phase}"], stages[f"train_phase_{phase}"]
-    document = json.loads((project / f"metrics/eval_{phase}.json").read_text())
+    document = json.loads((project / f"metrics/eval_{phase}_details.json").read_text())
     overall = document["qualities"]["c23"]["groups"]["overall"]["auc"]
     assert run.data.metrics["auc/overall"] == pytest.approx(overall, abs=1e-6)
     assert run.info.status == "FINISHED"
@@ -158,7 +158,7 @@ def test_options_leave_the_pipelines_outputs_alone(project, phase):
     result = invoke(phase, "--methods", "FaceSwap", "--sbi-test")
     assert result.exit_code == 0, result.output
     assert {name: (project / name).read_bytes() for name in names} == before
-    document = json.loads((project / f"tmp/eval_{phase}/eval_{phase}.json").read_text())
+    document = json.loads((project / f"tmp/eval_{phase}/eval_{phase}_details.json").read_text())
     assert list(document["qualities"]["raw"]["groups"]) == ["FaceSwap", "overall"]
     assert set(document["self_blended_test"]) == {"V7.3 recipe", "V8.0 recipe"}
     assert "V7.3 recipe: fixed 2-px drift, no H.264" in result.output

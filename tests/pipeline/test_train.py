@@ -55,14 +55,14 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
         "model",
         "ssm_backend",
     }
-    assert summary["best_epoch"] == epoch
-    assert (summary["variant"], summary["epochs"], summary["planned_epochs"]) == ("A", 2, 2)
-    assert not {"epoch_time", "cost_usd", "timestamp"} & set(summary)
+    assert summary["a_best_epoch"] == epoch
+    assert (summary["a_variant"], summary["a_epochs"], summary["a_planned_epochs"]) == ("A", 2, 2)
+    assert not [name for name in summary if "time" in name or "cost" in name]
     with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert max(float(row["val_auc"]) for row in rows) == pytest.approx(summary["val_auc"], abs=1e-6)
+    assert max(float(row["val_auc"]) for row in rows) == pytest.approx(summary["a_val_auc"], abs=1e-6)
     assert f"best epoch {epoch}" in result.output
     assert config.num_frames == 8
     assert network.training is False
@@ -111,7 +111,7 @@ def test_options_take_the_place_of_the_file_and_are_recorded(
     result = train("--epochs", "1", "--batch-size", "2")
     assert result.exit_code == 0, result.output
     summary = json.loads((place / OUTPUTS[1]).read_text())
-    assert (summary["planned_epochs"], summary["batch_size"], summary["optimizer_steps"]) == (1, 2, 4)
+    assert (summary["a_planned_epochs"], summary["a_optimizer_steps"]) == (1, 4)
     recorded = dict(query(place, "SELECT key, value FROM params"))
     assert (recorded["phase_a.epochs"], recorded["training.batch_size"]) == ("1", "2")
 
@@ -219,7 +219,7 @@ def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], pla
     network, config, _ = load_model(place / OUTPUTS[0])
     assert config.use_wss
     assert isinstance(network, STFMambaV8)
-    assert json.loads((place / OUTPUTS[1]).read_text())["variant"] == "A+wss"
+    assert json.loads((place / OUTPUTS[1]).read_text())["a_variant"] == "A+wss"
 
 
 def test_a_scan_backend_that_cannot_run_here_is_refused_before_anything_is_touched(
@@ -270,16 +270,16 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     assert "the budget stopped training in epoch" in result.output
     assert "epochs left fit in" in result.output
     summary = json.loads((place / OUTPUTS[1]).read_text())
-    assert summary["stopped_by_budget"]
-    assert summary["epochs"] < summary["planned_epochs"] == 20
-    assert load_model(place / OUTPUTS[0])[2] == summary["best_epoch"]
+    assert summary["a_stopped_by_budget"]
+    assert summary["a_epochs"] < summary["a_planned_epochs"] == 20
+    assert load_model(place / OUTPUTS[0])[2] == summary["a_best_epoch"]
     before = outputs_of(place)
     (place / OUTPUTS[0]).unlink()
     again = train(**asked)  # no money for a further step, but for what is there already
     assert again.exit_code == 0, again.output
     assert "the budget stopped training in epoch" in again.output
     assert outputs_of(place).keys() == before.keys()
-    assert json.loads((place / OUTPUTS[1]).read_text())["stopped_by_budget"]
+    assert json.loads((place / OUTPUTS[1]).read_text())["a_stopped_by_budget"]
     dearer = train(**asked | {"phase_a": {"epochs": 20, "lr": 1e-4}})
     assert dearer.exit_code == 0, dearer.output  # another plan has its own money
     for path in (place / "checkpoints").glob("*/*.pt"):

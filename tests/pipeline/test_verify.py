@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from pipeline.verify_data import AUDIT_JSON, DATA_JSON, PAIRS_PNG, main
+from pipeline.verify_data import AUDIT_DETAILS, AUDIT_JSON, DATA_DETAILS, DATA_JSON, PAIRS_PNG, main
 from stf.audit.leak_audit import SETTINGS
 from stf.audit.probes import PROBES
 from stf.config import SAMPLE_ROOT, Params
@@ -19,15 +19,17 @@ from stf.data.ffpp import fingerprint_of, is_sample, require_fingerprint, split_
 from stf.data.png import read_header
 from stf.errors import DataError
 
+WRITTEN = (DATA_JSON, AUDIT_JSON, DATA_DETAILS, AUDIT_DETAILS)
 
-def run_with(root: Path | str, **audit: object) -> Result:
+
+def run_with(root: Path | str, *options: str, **audit: object) -> Result:
     values = dataclasses.asdict(Params())
     values["data"] |= {"root": str(root), "num_frames": 8, "img_size": 32}
     values["runtime"] |= {"num_workers": 2}
     values["audit"] |= {"pairs": 200} | audit
     plain = json.loads(json.dumps(values))
     Path("params.yaml").write_text(yaml.safe_dump(plain))
-    return CliRunner().invoke(main, [])
+    return CliRunner().invoke(main, list(options))
 
 
 def test_a_defect_exits_with_1_prints_the_table_and_records_no_fingerprint(
@@ -75,25 +77,34 @@ def test_good_data_pass_and_a_second_run_writes_the_same_files(
     assert "16 videos, 192 total frames, ready to train" in first.output
     assert "leaks the label" not in first.output
     assert max(map(len, first.output.splitlines())) <= 100
-    written = [Path(name).read_bytes() for name in (DATA_JSON, AUDIT_JSON)]
-    assert json.loads(written[0])["fingerprint"] == fingerprint_of(root)
+    assert len(first.output.splitlines()) == 4, "a line on the videos, on defects, on leaks, and the verdict"
+    written = [Path(name).read_bytes() for name in WRITTEN]
+    data, audit, _, audit_details = map(json.loads, written)
+    assert data["fingerprint"] == fingerprint_of(root)
+    assert all(isinstance(value, int | float | str) for value in (data | audit).values())
+    assert not {"passed", "threshold"} & set(data | audit)
+    assert len(data | audit) == len(data) + len(audit)
     assert require_fingerprint(root, DATA_JSON) == fingerprint_of(root)
-    audit = json.loads(written[1])
-    assert audit["passed"]
-    assert audit["pairs"] == 200
-    assert len(audit["probes"]) == len(PROBES)
-    for verdict in audit["probes"].values():
+    assert audit["audit_passed"]
+    assert audit["audit_pairs"] == 200
+    assert audit["audit_probes"] == len(audit_details["probes"]) == len(PROBES)
+    for verdict in audit_details["probes"].values():
         assert set(verdict["win_rate_by_group"]) == {setting.name for setting in SETTINGS}
         assert abs(verdict["auc"] - 0.5) < 0.02
         for setting in SETTINGS:
             if not setting.codec:  # bit-identical backgrounds: only ties
                 assert verdict["win_rate_by_group"][setting.name] == 0.5
-    assert audit["test_videos"]["bitrate"]["n_fake"] == 8
+    assert audit_details["test_videos"]["bitrate"]["n_fake"] == 8
     assert read_header(PAIRS_PNG).width > 500
     if times == 1:
         return
-    assert run_with(root).exit_code == 0
-    assert written == [Path(name).read_bytes() for name in (DATA_JSON, AUDIT_JSON)]
+    verbose = run_with(root, "--verbose")
+    assert verbose.exit_code == 0
+    assert "Videos on disk" in verbose.output
+    assert "Leak audit: 200 pairs" in verbose.output
+    assert "The same probes on the test videos" in verbose.output
+    assert max(map(len, verbose.output.splitlines())) <= 100
+    assert written == [Path(name).read_bytes() for name in WRITTEN]
 
 
 def test_a_missing_sample_is_generated(

@@ -46,25 +46,26 @@ def score_table(
 
 
 def write_files(
-    document_path: Path,
+    metrics_path: Path,
     table: pd.DataFrame,
     variant: str = "A",
     weights: bytes = b"",
     quality: str = "c23",
 ) -> Path:
-    """Writes the JSON (the fields that a comparison reads) and the CSV beside it."""
-    document = {
+    """Details (what a comparison reads of them) and scores beside empty metrics; returns the details' path."""
+    details = {
         "note": "Synthetic stand-in",
         "checkpoint": {"variant": variant, "epoch": 3, "weights_sha256": hashlib.sha256(weights).hexdigest()},
         "quality": quality,
         "clips": {"per_video": 2, "num_frames": 16, "img_size": 96},
     }
-    document_path.parent.mkdir(parents=True, exist_ok=True)
-    document_path.write_text(json.dumps(document), encoding="utf-8")
-    table.to_csv(
-        document_path.with_name(f"{document_path.stem}_scores.csv"), index=False, float_format="%.9g"
-    )
-    return document_path
+    metrics_path.parent.mkdir(parents=True, exist_ok=True)
+    metrics_path.write_text("{}", encoding="utf-8")
+    path = metrics_path.with_name(f"{metrics_path.stem}_details.json")
+    path.write_text(json.dumps(details), encoding="utf-8")
+    scores = metrics_path.with_name(f"{metrics_path.stem}_scores.csv")
+    table.to_csv(scores, index=False, float_format="%.9g")
+    return path
 
 
 def auc_metrics(table: pd.DataFrame) -> dict[str, float]:

@@ -50,7 +50,7 @@ def test_a_training_run_stands_for_the_newest_evaluation_of_its_weights(store: P
 def test_its_files_come_back(store: Path, tmp_path: Path) -> None:
     (tmp_path / "copy of it").mkdir()
     path = fetch_evaluation(find_evaluation("eval_a V7.3"), tmp_path / "copy of it")
-    assert path.name == "eval_a.json"
+    assert path.name == "eval_a_details.json"
     assert path.with_name("eval_a_scores.csv").read_text().startswith("video_id")
 
 
