@@ -22,10 +22,10 @@ def main(params_path: str, **options: Any) -> None:
     metrics/phase_b_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
     same command goes on from it.
     """
-    from stf.forecast.line import forecast_line
+    from stf.forecast.report import projected_line
     from stf.training.run import train_phase
 
-    train_phase("b", params_path, TrainingOptions(**options), forecast_line)
+    train_phase("b", params_path, TrainingOptions(**options), projected_line)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,6 @@ def plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training commands skip the estimate and write blank figures, which would take a third of their time here."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("stf.forecast.line.quick_line", lambda *_: "no estimate")
+    monkeypatch.setattr("stf.forecast.report.estimated_line", lambda *_: "no estimate")
     for name in ("pairs_figure", "hll_figure"):
         monkeypatch.setattr(f"stf.training.outputs.{name}", lambda *_: Figure(figsize=(1, 1)))

@@ -8,13 +8,12 @@ from typing import Any
 
 import yaml
 
-from stf.config import Params, STFV8Config
+from stf.config import BudgetParams, Params, STFV8Config
 from stf.data.ffpp import FFPPTree, recorded_fingerprint, split_file
 from stf.data.splits import ID_PATTERN, read_split
 from stf.evaluation.compare import Contestant, Costs, compare
 from stf.evaluation.outputs import read_evaluation
-from stf.forecast.forecast import Money
-from stf.forecast.line import stored_line
+from stf.forecast.report import stored_line
 from stf.training.gate import require_open_gate
 from stf.training.ledger import ledger_usd
 from tests.fuzz.kinds import Kind, Place, Rng
@@ -147,7 +146,7 @@ def _make_json(rng: Rng, place: Place) -> None:
 
 
 def _read_json(place: Place) -> None:
-    line = stored_line(place.case / "forecast.json", "k", "a", Money(1.39, 5.0, 0.1))
+    line = stored_line(place.case / "forecast.json", "k", "a", BudgetParams(1.39, 5.0, 0.1))
     assert line is None or len(line) < 300
     assert isinstance(recorded_fingerprint(place.case / "data.json"), str)
     assert ledger_usd(place.case / "ledger") >= 0

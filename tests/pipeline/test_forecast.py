@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from click.testing import Result
 
 from pipeline.build_cache import main as build_cache
 from pipeline.forecast import main
-from stf.forecast import data as forecast_data
+from pipeline.train_phase_a import main as train_phase_a
 from stf.io.cores import usable_cores
 from stf.sample import hd
-from tests.reference.training_commands import run_training
+from tests.reference.training_commands import MODEL, run_training
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def forecast(training_place: Path) -> Callable[..., Result]:
 def test_it_measures_prints_and_keeps(forecast: Callable[..., Result], training_place: Path) -> None:
     result = forecast("--require", runtime={"num_workers": 2})
     assert result.exit_code == 0, result.output
-    assert "the budget holds" in result.output
+    assert "the plan fits the budget: projected $" in result.output
     assert max(map(len, result.output.splitlines())) <= 100
     stored = json.loads((training_place / "checkpoints/forecast.json").read_text())
     sources = {figure["name"]: figure["source"] for figure in stored["inputs"]}
@@ -48,7 +50,7 @@ def test_a_plan_that_is_too_dear_says_what_helps_and_fails_on_request(
     assert forecast(budget=dear).exit_code == 0
     result = forecast("--require", budget=dear)
     assert result.exit_code == 1
-    assert "the budget does not hold" in result.output
+    assert "the plan does not fit the budget" in result.output
     assert "What helps: a GPU" in result.output
 
 
@@ -56,7 +58,7 @@ def test_without_data_it_says_so_and_assumes_the_official_counts(
     forecast: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = functools.partial(hd.write_tree, height=144, width=160, face=40.0)
-    monkeypatch.setattr(forecast_data, "write_tree", small)
+    monkeypatch.setattr("stf.sample.hd.write_tree", small)
     data = {"root": "nowhere"}
     result = forecast(
         "--assume-gpu", "A100", "--output", "f.json", data=data, runtime={"face_cache": "faces"}
@@ -81,18 +83,18 @@ def test_an_unknown_gpu_is_a_usage_error(forecast: Callable[..., Result]) -> Non
 def test_a_cache_that_is_built_costs_nothing_more(forecast: Callable[..., Result]) -> None:
     cached = {"face_cache": "faces"}
 
-    def told() -> tuple[float, float]:
+    def frames_and_hours() -> tuple[float, float]:
         result = forecast("--assume-gpu", "A100", runtime=cached)
         assert result.exit_code == 0, result.output
         stored = json.loads(Path("checkpoints/forecast_A100.json").read_text())
         figures = {figure["name"]: figure["value"] for figure in stored["inputs"]}
         return figures["frames to cache"], stored["forecasts"][0]["cache_hours"]
 
-    frames, hours = told()
+    frames, hours = frames_and_hours()
     assert frames > 0
     assert hours > 0
     assert run_training(build_cache, runtime=cached).exit_code == 0
-    assert told() == (0, 0)
+    assert frames_and_hours() == (0, 0)
 
 
 def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_place: Path) -> None:
@@ -102,3 +104,24 @@ def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_p
     assert result.exit_code == 2
     assert "ends in .json" in result.output
     assert own.read_text() == "seed: 1\n"
+
+
+def test_a_timm_backbone_with_local_weights_is_projected_and_trained(
+    forecast: Callable[..., Result], training_place: Path
+) -> None:
+    """The estimate times a second network: its random weights must do, as the trained one's come from the file."""
+    torch.save(timm.create_model("test_efficientnet").state_dict(), "stem.pth")
+    model = MODEL | {"spatial_backbone": "timm:test_efficientnet", "spatial_weights": "stem.pth"}
+    trained = run_training(train_phase_a, "--epochs", "1", model=model)
+    assert trained.exit_code == 0, trained.output
+    assert "tensors from stem.pth" in trained.output
+    assert trained.output.count("projected $") == 1
+    assert Path("weights/phase_a.pt").exists()
+    result = forecast(model=model)
+    assert result.exit_code == 0, result.output
+    assert "projected $" in result.output
+    assert forecast("--assume-gpu", "A100", model=model).exit_code == 0
+    notes = [
+        each["note"] for each in json.loads(Path("checkpoints/forecast_A100.json").read_text())["inputs"]
+    ]
+    assert any("without timm:test_efficientnet" in note for note in notes)
