@@ -15,6 +15,7 @@ def main(
     methods: tuple[str, ...],
     output: str | None,
     sbi_test: bool,
+    verbose: bool,
 ) -> None:
     """Score phase A on the test split's real videos against each method's fakes.
 
@@ -25,7 +26,7 @@ def main(
     from stf.evaluation.run import Request, run_evaluation
     from stf.io.processes import open_processes
 
-    request = Request("a", checkpoint, params_path, methods, output, sbi_test)
+    request = Request("a", checkpoint, params_path, methods, output, sbi_test, verbose)
     params = load_params(params_path)
     with open_processes() as world:
         run_evaluation(request, params, world, gate_threshold=params.phase_b.min_phase_a_auc)

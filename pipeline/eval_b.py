@@ -15,6 +15,7 @@ def main(
     methods: tuple[str, ...],
     output: str | None,
     sbi_test: bool,
+    verbose: bool,
 ) -> None:
     """Score phase B on the test split's real videos against each method's fakes.
 
@@ -25,7 +26,7 @@ def main(
     from stf.evaluation.run import Request, run_evaluation
     from stf.io.processes import open_processes
 
-    request = Request("b", checkpoint, params_path, methods, output, sbi_test)
+    request = Request("b", checkpoint, params_path, methods, output, sbi_test, verbose)
     with open_processes() as world:
         run_evaluation(request, load_params(params_path), world)
 

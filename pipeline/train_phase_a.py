@@ -16,7 +16,7 @@ def main(params_path: str, **options: Any) -> None:
 
     Writes weights/phase_a.pt (the epoch with the best validation AUC), metrics/phase_a.json and
     metrics/phase_a_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
-    same command goes on from it.
+    same command resumes from it.
     """
     from stf.forecast.report import projected_line
     from stf.training.run import train_phase

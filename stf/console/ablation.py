@@ -45,7 +45,6 @@ def grid_table(results: Sequence[RowResult]) -> Table:
         "Min",
         "Cost $",
     )
-    table.collapse_padding = True
     for result in results:
         figures = (
             percent(result.mean_cost("val_auc")),

@@ -36,6 +36,7 @@ def print_comparison(
     console.print(runs_table(contestants))
     for comparison in comparisons:
         for quality in comparison.qualities:
+            console.print()
             console.print(pair_table(comparison, quality))
     print_notes(console, [*methods, *notes(contestants, comparisons)])
 

@@ -21,29 +21,42 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 V73_AUC_ON_FFPP = 0.5155  # V7.3 on FF++'s test split, all four methods: the figure V8.0 has to move
 MAX_NAMES = 8
+SCALAR_TITLES = {"bits_per_pixel": "bits", "sharpness": "sharp", "face_px": "face"}
 GRADE_STYLE = {"Working": "green", "Moderate": "yellow", "Needs work": "red", "n/a": "dim"}
 
 
 def print_report(
-    console: Console, evaluation: Evaluation, phase: str, test_data_use: str, store_baseline: float | None
+    console: Console,
+    evaluation: Evaluation,
+    phase: str,
+    test_data_use: str,
+    store_baseline: float | None,
+    *,
+    verbose: bool = False,
 ) -> None:
-    """Prints everything on an evaluation of `phase`.
+    """Prints an evaluation of `phase`: the table and the notes; with `verbose` all tables.
 
-    `test_data_use` says what test data decided in that phase. `store_baseline` is the overall AUC of this store's V7.3
-    run, None when there is none.
+    `test_data_use` states what test data decided in that phase. `store_baseline` is the overall AUC of this store's
+    V7.3 run, None when there is none.
     """
     e = evaluation
     clips = f"≤ {e.clips_per_video} clips of {e.num_frames} frames at {e.img_size} px per video"
-    console.print(f"\n[bold]{escape(e.variant)}[/bold], epoch {e.epoch}, on the test split: {clips}")
+    console.print(f"[bold]{escape(e.variant)}[/bold], epoch {e.epoch}, on the test split: {clips}")
     if e.note:
         console.print(f"[bold yellow]{e.note}[/bold yellow]")
-    console.print(main_table(e, store_baseline))
-    console.print(detail_table(e))
-    for result in e.qualities[1:]:
-        console.print(quality_table(e, result.quality))
-    console.print(baseline_table(e))
+    tables = [main_table(e, store_baseline)]
+    if verbose:
+        tables += [
+            detail_table(e),
+            *(quality_table(e, r.quality) for r in e.qualities[1:]),
+            baseline_table(e),
+        ]
     if e.self_blended:
-        console.print(self_blended_table(e))
+        tables.append(self_blended_table(e))
+    for table in tables:
+        console.print(table)
+        if table is not tables[-1]:
+            console.print()
     print_notes(console, notes(e, phase, test_data_use, store_baseline))
 
 
@@ -62,31 +75,24 @@ def _titled(groups: Mapping[str, T]) -> Iterator[tuple[str, T, bool]]:
 
 
 def main_table(evaluation: Evaluation, store_baseline: float | None) -> Table:
-    """Method | N | AUC | Acc | Interpretation at the headline quality."""
+    """Method | N | AUC | Acc | Interpretation at the headline quality, and beside it the AUC of untrained scalars."""
     quality = evaluation.headline.quality
-    table = make_table(
-        f"Real test videos against each method's fakes, {quality}", "Method", "N", "AUC % [95 %]", "Acc %"
-    )
+    title = f"Real test videos against each method's fakes, {quality}; right: AUC % of untrained scalars"
+    table = make_table(title, "Method", "N", "AUC % [95 %]", "Acc %")
     table.add_column("Interpretation")
-    for title, metrics, is_overall in _titled(evaluation.headline.groups):
+    for scalar in evaluation.baselines:
+        table.add_column(SCALAR_TITLES.get(scalar, scalar), justify="right")
+    baseline = V73_AUC_ON_FFPP if store_baseline is None else store_baseline
+    for (title, metrics, is_overall), name in zip(
+        _titled(evaluation.headline.groups), evaluation.headline.groups, strict=True
+    ):
         grade = interpretation(metrics.auc)
         text = f"[{GRADE_STYLE[grade]}]{grade}[/]"
-        if is_overall:
-            table.add_section()
-            text += _change(metrics, store_baseline)
-        table.add_row(title, *_figures(metrics), text)
+        if is_overall and metrics.auc is not None:
+            text += f"\n{100 * (metrics.auc - baseline):+.1f} on V7.3"
+        scalars = (percent(groups[name].auc) for groups in evaluation.baselines.values())
+        table.add_row(title, *_figures(metrics), text, *scalars)
     return table
-
-
-def _change(metrics: GroupMetrics, store_baseline: float | None) -> str:
-    """The Overall row's further lines: points gained on V7.3, with the interval of this evaluation's AUC."""
-    if metrics.auc is None:
-        return ""
-    baseline = V73_AUC_ON_FFPP if store_baseline is None else store_baseline
-    spread, interval = "", metrics.auc_interval
-    if interval is not None:
-        spread = f" \\[{100 * (interval.low - baseline):+.1f}, {100 * (interval.high - baseline):+.1f}]"
-    return f"\n{100 * (metrics.auc - baseline):+.1f}{spread} points\non V7.3's {100 * baseline:.2f} %"
 
 
 def _figures(metrics: GroupMetrics) -> tuple[str, str, str]:
@@ -152,35 +158,62 @@ def self_blended_table(evaluation: Evaluation) -> Table:
 def notes(
     evaluation: Evaluation, phase: str, test_data_use: str, store_baseline: float | None
 ) -> Iterator[str]:
-    """What a reader must know beside the tables, one sentence or two each."""
+    """The notes below the table, one or two sentences each."""
     t = evaluation.threshold
     yield (
-        f"Threshold {t.value:.3f}: best balanced accuracy ({100 * t.balanced_accuracy:.1f} %, AUC "
-        f"{100 * t.auc:.1f} %) on {t.n_real} + {t.n_fake} self-blended validation clips."
+        f"Threshold {t.value:.3f}: balanced accuracy {percent(t.balanced_accuracy)} %, AUC {percent(t.auc)} % on "
+        f"{t.n_real} + {t.n_fake} self-blended validation clips."
     )
+    for result in evaluation.qualities[1:]:
+        aucs = (
+            f"{title.lower() if is_overall else title} {percent(m.auc)}"
+            + (_spread(m.auc_interval) if is_overall else "")
+            for title, m, is_overall in _titled(result.groups)
+        )
+        yield f"AUC % in {result.quality}: {', '.join(aucs)}."
     yield test_data_use
-    interval = evaluation.headline.overall.auc_interval
-    if interval is not None:
-        few = "; with so few an interval is too narrow" if interval.n_clusters < FEW_CLUSTERS else ""
-        yield f"Intervals: {interval.n_resamples} resamples of {interval.n_clusters} identity pairs{few}."
-    yield (
-        "V7.3's figure is its author's on FF++; `make baseline` adds a V7.3 run on this data."
-        if store_baseline is None
-        else "V7.3's figure is this store's newest V7.3 run on this data; its own spread is not in the interval."
-    )
+    overall = evaluation.headline.overall
+    if overall.auc_interval is not None:
+        few = (
+            "; with so few an interval is too narrow"
+            if overall.auc_interval.n_clusters < FEW_CLUSTERS
+            else ""
+        )
+        yield (
+            f"Intervals: {overall.auc_interval.n_resamples} resamples of {overall.auc_interval.n_clusters} identity "
+            f"pairs{few}."
+        )
+    yield _change(overall, store_baseline)
     if phase == "b":
-        yield "`python -m pipeline.compare` sets V7.3, phase A and phase B side by side, with paired intervals."
+        yield "`python -m pipeline.compare` compares V7.3, phase A and phase B, with paired intervals."
     if evaluation.open_shares:
         shares = ", ".join(
             f"QP {share.qp} {100 * share.mean:.1f} ± {100 * share.std:.1f} %"
             for share in evaluation.open_shares
         )
         n = evaluation.open_shares[0].n_clips
-        yield f"Share of the state that is read, on {n} real validation clips: {shares} (mean ± standard deviation)."
+        yield f"Share of the state that is read, on {n} real validation clips: {shares} (mean ± std)."
     yield from _defects(evaluation)
     if evaluation.gate is not None:
         verdict = "open" if evaluation.gate.passed else "closed"
         yield f"Gate of phase B (overall AUC > {evaluation.gate.threshold}): {verdict}."
+
+
+def _change(overall: GroupMetrics, store_baseline: float | None) -> str:
+    """Points gained on V7.3, with the interval of this evaluation's AUC, and where V7.3's figure is from."""
+    baseline = V73_AUC_ON_FFPP if store_baseline is None else store_baseline
+    change = ""
+    if overall.auc is not None:
+        change = f" Change: {100 * (overall.auc - baseline):+.1f}"
+        if (interval := overall.auc_interval) is not None:
+            change += f" [{100 * (interval.low - baseline):+.1f}, {100 * (interval.high - baseline):+.1f}]"
+        change += " points."
+    source = (
+        "its author's figure on FF++; `make baseline` adds a run on this data"
+        if store_baseline is None
+        else "this store's newest V7.3 run on this data, whose own spread is not in the interval"
+    )
+    return f"V7.3: {100 * baseline:.2f} %, {source}.{change}"
 
 
 def _defects(evaluation: Evaluation) -> Iterator[str]:
@@ -192,7 +225,7 @@ def _defects(evaluation: Evaluation) -> Iterator[str]:
         errors = evaluation.unreadable(group)
         if errors:
             reasons = _names([f"{video_id} ({error})" for video_id, error in errors.items()])
-            yield f"{where}: {len(errors)} of {len(group.videos)} videos not or not wholly readable: {reasons}."
+            yield f"{where}: {len(errors)} of {len(group.videos)} videos not fully readable: {reasons}."
         if group.missing:
             yield f"{where}: {len(group.missing)} test ids have no video: {_names(group.missing)}."
         if group.outside_splits:

@@ -1,4 +1,4 @@
-"""What ends a training from outside the network, said so that the user knows what to change."""
+"""Error hints: what the machine refused, in one line, with the parameters to change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stf.errors import StfError, TrainingError
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class _Refusal:
     """What an error's text looks like, what it means, and which of `_remedies` help."""
 
     pattern: str
@@ -25,42 +25,42 @@ class _Trouble:
     remedies: tuple[str, ...]
 
 
-# The first that fits: torch tells all of them as RuntimeError, in words of its own or of C++'s.
-_TROUBLES = (
-    _Trouble(
+# The first that matches: torch raises all of them as RuntimeError, in its own words or in C++'s.
+_REFUSALS = (
+    _Refusal(
         r"killed by signal: Bus error|/dev/shm|shared memory|torch_shm_manager|</?torch_\d+",
-        "a loader worker found no room in shared memory (/dev/shm)",
+        "a loader worker ran out of shared memory (/dev/shm)",
         ("shm", "workers", "batch"),
     ),
-    _Trouble(
+    _Refusal(
         r"Too many open files|ancdata",
         "too many files are open at once",
         ("files", "workers"),
     ),
-    _Trouble(
+    _Refusal(
         r"killed by signal: Killed",
-        "a loader worker was killed, as a machine or container that runs out of memory does",
+        "a loader worker was killed, as happens when a machine or container runs out of memory",
         ("workers", "batch"),
     ),
-    _Trouble(
+    _Refusal(
         r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
         "the GPU's memory is full",
         ("checkpointing", "batch"),
     ),
-    _Trouble(
+    _Refusal(
         r"DefaultCPUAllocator|not enough memory|bad_alloc|[Ii]nsufficient memory|Cannot allocate memory"
         r"|Unable to allocate|MemoryError|can't start new thread",
         "this machine's memory is full",
         ("workers", "checkpointing", "batch"),
     ),
-    _Trouble(
+    _Refusal(
         r"DataLoader worker .*killed",
         "a loader worker ended unexpectedly",
         ("workers",),
     ),
-    _Trouble(  # reaped by who waited for its batch, before torch's handler could ask what killed it
+    _Refusal(  # reaped by whoever waited for its batch, before torch's handler saw what killed it
         r"DataLoader worker .*exited",
-        "a loader worker ended, killed perhaps, as by a machine or container that runs out of memory",
+        "a loader worker ended, perhaps killed because the machine or container ran out of memory",
         ("workers", "batch"),
     ),
 )
@@ -72,52 +72,53 @@ _FROM_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.\n")
 def explained(params: Params, folder: Path, place: Callable[[], str]) -> Iterator[None]:
     """Around `fit`: what the machine refused becomes a TrainingError of one line, with the parameters to lower.
 
-    `place` tells how far training has come ('in epoch 2, after step 3 of 10'), `folder` is where its state is kept. A
-    loader worker's error loses the traceback that torch puts into its message. Any other error goes through.
+    `place` returns how far training has come ('in epoch 2, after step 3 of 10'), `folder` holds its state. A loader
+    worker's error loses the traceback that torch puts into its message. Any other error goes through.
     """
     try:
-        with _told_once():
+        with _raised_once():
             yield
     except (StfError, RuntimeError, MemoryError, OSError, EOFError, cv2.error) as error:
-        trouble = _trouble_of(error, params.runtime.num_workers)
-        if trouble is None and isinstance(error, StfError) and _FROM_WORKER.match(str(error)):
+        refusal = _refusal_of(error, params.runtime.num_workers)
+        if refusal is None and isinstance(error, StfError) and _FROM_WORKER.match(str(error)):
             raise type(error)(_last_line(error)) from error
-        if trouble is None:
+        if refusal is None:
             raise
-        can_help = [remedy for name in trouble.remedies for remedy in _remedies(params)[name]]
+        suggestions = [remedy for name in refusal.remedies for remedy in _remedies(params)[name]]
         raise TrainingError(
-            f"{trouble.what}, {place()} ({_last_line(error)}). What helps: {'; or '.join(can_help)}. {_left_in(folder)}"
+            f"{refusal.what}, {place()} ({_last_line(error)}). What helps: {'; or '.join(suggestions)}. "
+            f"{_left_in(folder)}"
         ) from error
 
 
 @contextlib.contextmanager
-def _told_once() -> Iterator[None]:
+def _raised_once() -> Iterator[None]:
     """torch raises a worker's death in whatever runs at that moment, and again with the next batch.
 
     Where Python has to ignore an exception, as in a callback of fork's, it prints a traceback: not of this one.
     """
-    tell = sys.unraisablehook
+    print_unraisable = sys.unraisablehook
 
-    def tell_others(unraisable: sys.UnraisableHookArgs) -> None:
+    def print_others(unraisable: sys.UnraisableHookArgs) -> None:
         if not re.match(r"DataLoader worker \(pid", str(unraisable.exc_value)):
-            tell(unraisable)
+            print_unraisable(unraisable)
 
-    sys.unraisablehook = tell_others
+    sys.unraisablehook = print_others
     try:
         yield
     finally:
-        sys.unraisablehook = tell
+        sys.unraisablehook = print_unraisable
 
 
-def _trouble_of(error: Exception, num_workers: int) -> _Trouble | None:
+def _refusal_of(error: Exception, num_workers: int) -> _Refusal | None:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, StfError) and not _BEHIND_DATA_ERROR.search(text):
         return None
     if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EMFILE:
-        return None  # a file of ours, which the error names
-    if isinstance(error, ConnectionError | EOFError) and num_workers:  # it was about to hand a batch over
-        return _TROUBLES[-1]
-    return next((each for each in _TROUBLES if re.search(each.pattern, text)), None)
+        return None  # one of our files, which the error names
+    if isinstance(error, ConnectionError | EOFError) and num_workers:  # it was about to deliver a batch
+        return _REFUSALS[-1]
+    return next((each for each in _REFUSALS if re.search(each.pattern, text)), None)
 
 
 def _remedies(params: Params) -> dict[str, list[str]]:
@@ -130,7 +131,7 @@ def _remedies(params: Params) -> dict[str, list[str]]:
         "workers": [f"lower runtime.num_workers (now {workers})"] * (workers > 0),
         "checkpointing": ["set runtime.activation_checkpointing: true"]
         * (not runtime.activation_checkpointing),
-        "batch": [f"{lower}, which begins at epoch 1"] * (smaller > 0),
+        "batch": [f"{lower}, which starts again at epoch 1"] * (smaller > 0),
         "shm": ["give the container more of it (docker run --shm-size=8g)"],
         "files": ["raise the limit (ulimit -n)"],
     }
@@ -139,8 +140,8 @@ def _remedies(params: Params) -> dict[str, list[str]]:
 def _left_in(folder: Path) -> str:
     last = folder / "last.pt"
     if not last.exists():
-        return "No state was kept yet: the same command starts at epoch 1"
-    return f"{last} is untouched: the same command goes on from it"
+        return "No state was saved yet: the same command starts at epoch 1"
+    return f"{last} is untouched: the same command resumes from it"
 
 
 def _last_line(error: BaseException) -> str:

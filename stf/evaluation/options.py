@@ -16,7 +16,7 @@ def weights_of(phase: PhaseName) -> str:
 
 
 def evaluation_options(phase: PhaseName) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds --checkpoint, --methods, --output and --sbi-test."""
+    """Adds --checkpoint, --methods, --output, --sbi-test and --verbose."""
     options = (
         click.option(
             "--checkpoint",
@@ -42,6 +42,12 @@ def evaluation_options(phase: PhaseName) -> Callable[[Callable[..., Any]], Calla
             "--sbi-test",
             is_flag=True,
             help="Also score two fixed self-blended sets, V7.3's recipe and V8.0's, made from the test split's reals.",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            help="Also print precision, recall, F1, EER and AP, the other qualities and the trivial baselines.",
         ),
     )
 

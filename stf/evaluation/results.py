@@ -26,19 +26,16 @@ from stf.io.outputs import write_text
 
 OVERALL = "overall"
 SYNTHETIC_NOTE = (
-    "Synthetic stand-in: the data is the built-in sample, made to run the line. "
-    "Its figures mean nothing for real deepfakes."
+    "Synthetic stand-in: the data is the built-in sample; its figures mean nothing for real deepfakes."
 )
 TEST_DATA_USE = {
     "a": (
-        "The decision threshold comes from self-blended validation clips alone. The gate of phase B is the one "
-        "declared use of test data: phase B starts only when the overall AUC on the test videos is above "
-        "phase_b.min_phase_a_auc."
+        "The threshold comes from validation alone. The gate of phase B is the one declared use of test data: phase B "
+        "starts only when the overall AUC on the test videos is above phase_b.min_phase_a_auc."
     ),
     "b": (
-        "The decision threshold comes from self-blended validation clips alone. The gate was the one declared use of "
-        "test data: phase B was trained because phase A's overall AUC on the test videos was above "
-        "phase_b.min_phase_a_auc. Nothing in phase B was chosen by test videos."
+        "The threshold comes from validation alone. The gate was the one declared use of test data: phase B was "
+        "trained because phase A's overall AUC was above phase_b.min_phase_a_auc. Test videos chose nothing else."
     ),
 }
 

@@ -38,6 +38,7 @@ class Request:
     methods: tuple[str, ...]
     output: str | None
     sbi_test: bool
+    verbose: bool = False
 
     def changed(self) -> tuple[str, ...]:
         """The options whose value is not the default: the result is then not the pipeline's own."""
@@ -97,7 +98,14 @@ def _report(
     """Files, console and MLflow; the gate last, because it can refuse."""
     written = write_report(evaluation, outputs, request.phase, request.checkpoint)
     test_data_use = TEST_DATA_USE[request.phase]
-    print_report(console, evaluation, request.phase, test_data_use, baseline_auc(fingerprint))
+    print_report(
+        console,
+        evaluation,
+        request.phase,
+        test_data_use,
+        baseline_auc(fingerprint),
+        verbose=request.verbose,
+    )
     run.log(tracked_metrics(evaluation))
     for path in written:
         run.artifact(path, "evaluation")

@@ -32,7 +32,19 @@ CSV_COLUMNS: tuple[str, ...] = (
     "hll_loss",
     "timestamp",
 )
-_PLAIN_LINES_PER_EPOCH = 4
+# heading → width; together 96 columns
+_EPOCH_COLUMNS = {
+    "epoch": 7,
+    "train loss": 11,
+    "val loss": 10,
+    "val AUC": 9,
+    "best AUC": 10,
+    "lr": 10,
+    "time": 9,
+    "spent $": 9,
+    "projected $": 13,
+    "ETA": 8,
+}
 
 
 class StepLike(Protocol):
@@ -97,7 +109,7 @@ class CSVLogger:
 
 
 class ConsoleLogger:
-    """Progress of a phase. On a terminal a live bar, elsewhere (CI, a log file) a few plain lines per epoch.
+    """Progress of a phase: a line per epoch, and a live bar within it where the output is a terminal.
 
     Epochs count from 1. Use it as a context manager, so that the bar is taken down when training stops.
     """
@@ -137,7 +149,7 @@ class ConsoleLogger:
         self._progress.stop()
 
     def step(self, record: StepLike) -> None:
-        """Moves the bar; off a terminal prints a line now and then."""
+        """Moves the bar."""
         self._epoch_clips += record.clips
         self._epoch_steps += 1  # not record.step: a run may resume in the middle of an epoch
         elapsed_s = max(time.monotonic() - self._epoch_started_s, 1e-6)
@@ -147,28 +159,14 @@ class ConsoleLogger:
             f"{self._epoch_clips / 2 / elapsed_s:.1f} pairs/s  ETA {_duration(remaining_s)}"
         )
         epoch = f"phase {self._phase}  epoch {record.epoch}/{self._epochs}"
-        if self._console.is_terminal:
-            self._progress.update(self._bar, completed=record.step, description=epoch, figures=figures)
-        elif record.step == self._steps or record.step % -(-self._steps // _PLAIN_LINES_PER_EPOCH) == 0:
-            self._console.print(f"{epoch}  step {record.step}/{self._steps}  {figures}", soft_wrap=True)
+        self._progress.update(self._bar, completed=record.step, description=epoch, figures=figures)
 
     def epoch(self, record: EpochLike) -> None:
         """Prints the epoch's line of the table, after the heading when it is the first."""
         self._start_epoch()
         if not self._epoch_times_s:
-            heading = (
-                "epoch",
-                "train loss",
-                "val loss",
-                "val AUC",
-                "best AUC",
-                "lr",
-                "time",
-                "cost $",
-                "total $",
-                "ETA",
-            )
-            self._console.print("".join(f"{name:>11}" for name in heading), style="bold", soft_wrap=True)
+            heading = "".join(f"{name:>{width}}" for name, width in _EPOCH_COLUMNS.items())
+            self._console.print(heading, style="bold", soft_wrap=True)
         self._epoch_times_s.append(record.epoch_time)
         self._epochs_left -= 1
         eta_s = self._epochs_left * sum(self._epoch_times_s) / len(self._epoch_times_s)
@@ -184,7 +182,8 @@ class ConsoleLogger:
             f"{record.cost_usd + eta_s / 3600 * self._cost_per_hour:.4f}",
             _duration(eta_s),
         )
-        self._console.print("".join(f"{cell:>11}" for cell in cells), soft_wrap=True, highlight=False)
+        line = "".join(f"{cell:>{width}}" for cell, width in zip(cells, _EPOCH_COLUMNS.values(), strict=True))
+        self._console.print(line, soft_wrap=True, highlight=False)
 
     def _start_epoch(self) -> None:
         self._epoch_started_s, self._epoch_clips, self._epoch_steps = time.monotonic(), 0, 0

@@ -6,6 +6,7 @@ Takes any dataclass with the fields of stf.training's records, and returns nothi
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,7 @@ class TrainingReport:
         self._epochs, self._budget = epochs, budget
         self._log_every_steps = max(log_every_steps, 1)
         self._warned: set[str] = set()
+        self._failures: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         self._console.__enter__()
@@ -43,6 +45,9 @@ class TrainingReport:
 
     def __exit__(self, *error: object) -> None:
         self._console.__exit__(*error)
+        if self._failures:
+            causes = ", ".join(f"{count} × {cause}" for cause, count in sorted(self._failures.items()))
+            click.echo(f"draws repeated or degraded: {causes}")
 
     def step(self, record: Any) -> None:
         """One optimizer step (StepRecord)."""
@@ -56,9 +61,7 @@ class TrainingReport:
         self._console.epoch(record)
         # an epoch that the budget cut short is logged again when a larger budget lets it end
         self._run.log(epoch_metrics(record, details), step=record.epoch, provisional=not details.complete)
-        if details.failures:
-            causes = ", ".join(f"{count} × {cause}" for cause, count in sorted(details.failures.items()))
-            click.echo(f"  draws repeated or degraded: {causes}")
+        self._failures.update(details.failures)
         if self._budget is not None:
             fitting = self._budget.estimate_remaining_epochs(record.epoch_time)
             self.budget(self._budget.check(), fitting, self._epochs - record.epoch)

@@ -24,7 +24,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if self.resume_path is not None and self.fresh:
-            raise UsageError("--resume goes on from a file and --fresh starts at epoch 1; give one of them")
+            raise UsageError("--resume resumes from a file and --fresh starts at epoch 1; give one of them")
 
 
 def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -34,8 +34,8 @@ def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..
             "--resume",
             "resume_path",
             type=click.Path(exists=True, dir_okay=False),
-            help="Go on from this last.pt of the same configuration and data, or start from the weights of any "
-            "checkpoint. Without it a run that was stopped goes on by itself.",
+            help="Resume from this last.pt of the same configuration and data, or start from the weights of any "
+            "checkpoint. Without it a stopped run resumes by itself.",
         ),
         click.option("--fresh", is_flag=True, help="Start at epoch 1, whatever checkpoints/ holds."),
         click.option("--epochs", type=click.IntRange(min=1), help=f"Instead of {section}.epochs."),

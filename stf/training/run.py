@@ -14,7 +14,7 @@ import torch
 
 from stf.config import Params, PhaseName, STFV8Config
 from stf.console.hints import explained
-from stf.console.training import print_best, print_network, print_resumed, warn
+from stf.console.training import print_best, print_network, print_resumed, print_transfer, warn
 from stf.data.ffpp import require_fingerprint
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
@@ -126,7 +126,7 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
                 click.echo(forecast(params, phase, train_set, device, world.size))
             print_network(config, network.ssm_backend, unusable_because(device))
             if transfer is not None:
-                click.echo(f"starting from {PHASE_A_WEIGHTS}, epoch {transfer.epoch}:\n{transfer.table()}")
+                print_transfer(PHASE_A_WEIGHTS, transfer.epoch, transfer.counts())
             stack.enter_context(folder.locked(click.echo))
             budget = stack.enter_context(open_budget(params, phase, plan_id, dry_run=dry_run))
             preemption.check()  # dvc may have ended during the imports or the wait for the lock

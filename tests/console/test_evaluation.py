@@ -17,9 +17,9 @@ from stf.evaluation.outputs import Outputs, all_details, write_report
 from stf.evaluation.results import OVERALL, SYNTHETIC_NOTE, TEST_DATA_USE, QualityResult
 
 
-def printed(evaluation, baseline=None, phase="a", width=WIDTH):
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_report(console, evaluation, phase, TEST_DATA_USE[phase], baseline)
+def printed(evaluation, baseline=None, phase="a", verbose=False):
+    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    print_report(console, evaluation, phase, TEST_DATA_USE[phase], baseline, verbose=verbose)
     return console.file.getvalue()
 
 
@@ -47,27 +47,43 @@ def widest(evaluated):
     return dataclasses.replace(evaluated, qualities=qualities, baselines=baselines, synthetic=True)
 
 
-def test_every_line_fits_100_columns_and_no_row_is_torn(widest):
-    text = printed(widest, baseline=0.0)
+@pytest.mark.parametrize("verbose", [False, True])
+def test_every_line_fits_100_columns_and_no_row_is_torn(widest, verbose):
+    text = printed(widest, baseline=0.0, verbose=verbose)
     assert max(len(line) for line in text.splitlines()) <= 100
     for method in METHODS:
         row = next(line for line in text.splitlines() if line.strip().startswith(method))
-        assert re.search(r"140 \+ 560 +100\.0 \[100\.0, 100\.0\] +100\.0 +Working", row)
-    assert "+100.0 [+100.0, +100.0] points on V7.3's 0.00 %" in flat(text)
+        assert re.search(
+            r"140 \+ 560 +100\.0 \[100\.0, 100\.0\] +100\.0 +Working +100\.0 +100\.0 +100\.0", row
+        )
+    assert "+100.0 on V7.3" in text
+    assert "Change: +100.0 [+100.0, +100.0] points." in flat(text)
     assert make_console().width <= 100
 
 
 def test_the_main_tables_columns_stand_in_this_order(evaluated):
-    assert re.search(r"Method +N +AUC % \[95 %\] +Acc % +Interpretation", printed(evaluated))
+    assert re.search(
+        r"Method +N +AUC % \[95 %\] +Acc % +Interpretation +bits +sharp +face", printed(evaluated)
+    )
+
+
+def test_further_tables_are_printed_on_request(evaluated):
+    text, verbose = printed(evaluated), printed(evaluated, verbose=True)
+    assert "AUC % in raw: Deepfakes" in text
+    for title in ("At the validation threshold", "The same in raw", "Trivial baselines"):
+        assert title not in text
+        assert title in verbose
 
 
 def test_overall_states_the_change_against_the_store_or_against_ffpp(evaluated):
     e = with_overall_auc(evaluated, 0.8155, Interval(0.7155, 0.9155, 8, 2000))
-    assert "Working +30.0 [+20.0, +40.0] points on V7.3's 51.55 %" in flat(printed(e))
-    assert "`make baseline`" in printed(e)
-    text = printed(e, baseline=0.8655)
-    assert "-5.0 [-15.0, +5.0] points on V7.3's 86.55 %" in flat(text)
-    assert "this store's newest V7.3 run" in flat(text)
+    text = flat(printed(e))
+    assert "+30.0 on V7.3" in text
+    assert "V7.3: 51.55 %, its author's figure on FF++; `make baseline` adds a run on this data." in text
+    assert "Change: +30.0 [+20.0, +40.0] points." in text
+    text = flat(printed(e, baseline=0.8655))
+    assert "V7.3: 86.55 %, this store's newest V7.3 run" in text
+    assert "Change: -5.0 [-15.0, +5.0] points." in text
 
 
 def test_a_row_without_figures_says_so(evaluated):
@@ -98,7 +114,7 @@ def test_the_sample_is_called_synthetic_everywhere(evaluated, tmp_path):
         assert one.read_bytes() != other.read_bytes()  # the title has a second line
 
 
-def test_missing_videos_and_methods_are_named(evaluated):
+def test_missing_videos_and_methods_are_listed(evaluated):
     table = evaluated.table.copy()
     table.loc[0, "error"] = "frames/006/003.png is truncated"
     real, *fakes = evaluated.videos.groups
@@ -107,7 +123,7 @@ def test_missing_videos_and_methods_are_named(evaluated):
     e = dataclasses.replace(evaluated, table=table, videos=videos)
     text = flat(printed(e))
     assert "Not on disk in c23: Face2Face, NeuralTextures." in text
-    assert "c23/real: 1 of 6 videos not or not wholly readable: 006 (frames/006/003.png is truncated)" in text
+    assert "c23/real: 1 of 6 videos not fully readable: 006 (frames/006/003.png is truncated)" in text
     assert "c23/real: 1 test ids have no video: 099." in text
     account = all_details(e, "a", "0")["qualities"]["c23"]["videos"]["real"]
     assert account["unreadable"] == {"006": "frames/006/003.png is truncated"}

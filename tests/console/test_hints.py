@@ -60,7 +60,7 @@ def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
         ),
         (
             RuntimeError("DataLoader worker (pid(s) 77, 78) exited unexpectedly"),
-            "ended, killed perhaps",
+            "ended, perhaps killed",
             (WORKERS, BATCH),
         ),
         (
@@ -70,7 +70,7 @@ def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
         ),
         (
             ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
-            "ended, killed perhaps",
+            "ended, perhaps killed",
             (WORKERS, BATCH),
         ),
         (
@@ -127,15 +127,15 @@ def test_nothing_that_is_as_low_as_it_can_be_is_to_be_lowered(tmp_path: Path) ->
     assert BATCH in text
 
 
-def test_the_state_to_go_on_from_is_named_where_there_is_one(tmp_path: Path) -> None:
+def test_the_state_to_resume_from_is_named_where_there_is_one(tmp_path: Path) -> None:
     assert "starts at epoch 1" in said_of(MemoryError(), tmp_path)
     (tmp_path / "last.pt").write_bytes(b"state")
-    assert f"{tmp_path / 'last.pt'} is untouched: the same command goes on" in said_of(
+    assert f"{tmp_path / 'last.pt'} is untouched: the same command resumes" in said_of(
         MemoryError(), tmp_path
     )
 
 
-def test_a_workers_own_error_is_told_without_its_traceback(tmp_path: Path) -> None:
+def test_a_workers_own_error_loses_its_traceback(tmp_path: Path) -> None:
     text = (
         IN_WORKER.format("DataError")
         + "stf.errors.DataError: train pair 3 (000) failed 11 times: run verify_data"
@@ -176,13 +176,13 @@ class _Dying:
 def test_a_workers_death_in_a_callback_prints_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    printed: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
     with explained(params_with(), tmp_path, str):
         _Dying("DataLoader worker (pid 77) is killed by signal: Killed. ")
         _Dying("another")
     _Dying("DataLoader worker (pid 78) is killed by signal: Killed. ")
-    assert told == ["another", "DataLoader worker (pid 78) is killed by signal: Killed. "]
+    assert printed == ["another", "DataLoader worker (pid 78) is killed by signal: Killed. "]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def test_the_plain_command_writes_all_outputs_and_the_table(finished, phase):
     assert document["phase"] == phase
     assert document["test_data_use"] == TEST_DATA_USE[phase]
     assert f"{document['checkpoint']['variant']}, epoch 4" in text
-    assert "on V7.3's 51.55 %" in text
+    assert "V7.3: 51.55 %" in text
+    assert len(text.splitlines()) <= 25
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
@@ -235,5 +236,5 @@ def test_changed_data_is_refused_before_anything_is_scored(project):
 def test_help_names_every_option(phase):
     result = invoke(phase, "--help")
     assert result.exit_code == 0
-    for option in ("--checkpoint", "--params", "--methods", "--output", "--sbi-test"):
+    for option in ("--checkpoint", "--params", "--methods", "--output", "--sbi-test", "--verbose"):
         assert option in result.output

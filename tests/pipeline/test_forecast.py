@@ -120,8 +120,3 @@ def test_a_timm_backbone_with_local_weights_is_projected_and_trained(
     result = forecast(model=model)
     assert result.exit_code == 0, result.output
     assert "projected $" in result.output
-    assert forecast("--assume-gpu", "A100", model=model).exit_code == 0
-    notes = [
-        each["note"] for each in json.loads(Path("checkpoints/forecast_A100.json").read_text())["inputs"]
-    ]
-    assert any("without timm:test_efficientnet" in note for note in notes)

@@ -24,7 +24,7 @@ from stf.training.budget_tracker import BudgetTracker
 from stf.training.preemption import Preemption
 from tests.reference.training_commands import digest, query, run_training
 
-NOTICE = Interrupted("stopped by SIGTERM; the same command goes on", 143)
+NOTICE = Interrupted("stopped by SIGTERM; the same command resumes", 143)
 OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
 
 
@@ -187,11 +187,11 @@ def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
     left_over.write_bytes(b"half")
     stopped = train("--fresh", **random)
     assert stopped.exit_code == 143, stopped.output
-    assert "the same command goes on" in stopped.output
+    assert "the same command resumes" in stopped.output
     (place / OUTPUTS[0]).unlink()
     result = train(**random)
     assert result.exit_code == 0, result.output
-    assert re.search(r"going on from .*last\.pt (after|in) epoch", result.output)
+    assert re.search(r"resuming from .*last\.pt (after|in) epoch", result.output)
     assert {name: digest(place / name) for name in OUTPUTS[:2]} == wanted
     assert untimed(place / OUTPUTS[2]) == rows
     assert not left_over.exists()

@@ -192,7 +192,7 @@ def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path
     Path("weights/phase_a.pt").unlink()
     last = in_two("pipeline.train_phase_a", nproc=True)
     assert last.returncode == 0, last.stderr
-    assert "going on from" in last.stdout
+    assert "resuming from" in last.stdout
     assert Path("weights/phase_a.pt").read_bytes() == expected
 
 
