@@ -57,7 +57,7 @@ def test_the_weights_are_those_of_a_mixture_over_sizes(d_state):
     torch.testing.assert_close(gate.open_share(bands), open_BN.mean(1))
 
 
-def test_starts_nearly_open_and_alike_for_all_clips():
+def test_starts_nearly_open_and_the_same_for_all_clips():
     open_BN = AdaptiveStateGate(16)(random_bands())
     assert open_BN.amin() > 0.94
     assert torch.equal(open_BN, open_BN[:1].expand_as(open_BN))
@@ -92,14 +92,14 @@ def test_finite_for_a_clip_without_change(value):
     assert all(band.grad.isfinite().all() for band in bands.values())
 
 
-def test_shares_and_spreads_know_no_scale_and_the_energy_does():
+def test_shares_and_spreads_ignore_the_scale_and_the_energy_does_not():
     one, ten = hll_statistics(random_bands()), hll_statistics(random_bands(scale=10.0))
     same = [SHARE_OF_HIGH, SHARE_OF_ALL, SPREAD_IN_TIME, SPREAD_IN_SPACE]
     torch.testing.assert_close(one[:, same], ten[:, same], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ten[:, ENERGY] - one[:, ENERGY], torch.full((3,), 100.0).log())
 
 
-def test_shares_and_spreads_are_what_they_are_called():
+def test_shares_and_spreads_measure_what_their_names_say():
     ones = {name: torch.ones(1, 8, 6, 6, 4) for name in BANDS}
     statistics = hll_statistics(ones)[0]
     torch.testing.assert_close(statistics, torch.tensor([1 / 4, 1 / 8, 1, 1, 1]).log(), rtol=0, atol=1e-5)
@@ -145,12 +145,12 @@ def test_statistics_see_compression():
     """
     clips = camera_clips(4, 16, 128, seed=2, noise=4 / 255)
     torch.manual_seed(0)
-    module, found = STF3DDWTModule(3, 8, gain=7.0), []
+    module, statistics = STF3DDWTModule(3, 8, gain=7.0), []
     for qp in (23, 30, 40):
         x_BTHWC = compressed(clips, qp)
         with torch.no_grad():
-            found.append(hll_statistics(module((x_BTHWC - x_BTHWC.mean()) / x_BTHWC.std())))
+            statistics.append(hll_statistics(module((x_BTHWC - x_BTHWC.mean()) / x_BTHWC.std())))
     for statistic, rise in ((SHARE_OF_HIGH, 0.1), (SPREAD_IN_SPACE, 0.2)):
-        at_qp = torch.stack(found)[..., statistic]
+        at_qp = torch.stack(statistics)[..., statistic]
         assert (at_qp.diff(dim=0) > 0).all()
         assert (at_qp[-1] - at_qp[0] > rise).all()

@@ -70,9 +70,9 @@ def test_only_the_mixers_are_new_or_dropped_on_the_way_from_a_to_b(tmp_path):
 @pytest.mark.parametrize("flags", [f for n in range(5) for f in itertools.combinations(PHASE_B_FLAGS, n)])
 def test_every_part_is_where_its_flag_puts_it(flags):
     model = built(config_with(*flags, stage3_blocks=3))
-    wanted = HydraQuasiseparableMixer if "use_hydra" in flags else MambaVisionMixer
+    expected = HydraQuasiseparableMixer if "use_hydra" in flags else MambaVisionMixer
     mixers = [m for m in model.modules() if isinstance(m, HydraQuasiseparableMixer | MambaVisionMixer)]
-    assert [type(m) for m in mixers] == [wanted] * 3
+    assert [type(m) for m in mixers] == [expected] * 3
     assert [isinstance(block, MamerBlock) for block in model.stage3] == [False, False, "use_mamer" in flags]
     assert (sum(p.numel() for p in model.frequency.parameters()) > 0) == ("use_wss" in flags)
     assert (sum(p.numel() for p in model.state_gate.parameters()) > 0) == ("use_adaptive_sdim" in flags)
@@ -89,8 +89,8 @@ def test_the_total_loss_reaches_every_parameter_after_a_step():
         optimizer.zero_grad()
         loss(model(video), labels)["total"].backward()
         optimizer.step()
-    named = [*model.named_parameters(), *loss.named_parameters()]
-    assert [n for n, p in named if p.grad is None or not (p.grad != 0).any()] == []
+    parameters = [*model.named_parameters(), *loss.named_parameters()]
+    assert [n for n, p in parameters if p.grad is None or not (p.grad != 0).any()] == []
 
 
 def test_energies_do_not_depend_on_the_upgrades_of_later_stages():
@@ -132,8 +132,8 @@ def test_the_network_follows_the_flags(tmp_path):
     model = build_network(config)
     assert type(model) is STFMambaV8
     save_checkpoint(tmp_path / "b.pt", model, config=config, epoch=3)
-    loaded, found, epoch = load_model(tmp_path / "b.pt")
-    assert (type(loaded), found, epoch) == (STFMambaV8, replace(config, num_workers=found.num_workers), 3)
+    loaded, stored, epoch = load_model(tmp_path / "b.pt")
+    assert (type(loaded), stored, epoch) == (STFMambaV8, replace(config, num_workers=stored.num_workers), 3)
     for name, value in outputs(model.eval(), config).items():
         assert torch.equal(outputs(loaded, config)[name], value)
 

@@ -1,4 +1,4 @@
-"""Compiled blocks compute what they did, keep the weights' names, and a machine that cannot compile is told so."""
+"""Compiled blocks compute what they did, keep the weights' names, and a machine that cannot compile is refused."""
 
 import copy
 import shutil

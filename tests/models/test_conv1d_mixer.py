@@ -69,19 +69,19 @@ def test_sequences_do_not_mix(mixer):
 
 
 @pytest.mark.parametrize(("dim", "d_conv", "expand"), [(6, 1, 2), (16, 4, 2), (8, 3, 1)])
-def test_its_size_in_closed_form(dim, d_conv, expand):
+def test_its_number_of_parameters(dim, d_conv, expand):
     inner, taps = expand * dim, 8 * d_conv - 1
     count = sum(p.numel() for p in Conv1DSequenceMixer(dim, d_conv, expand).parameters())
     assert count == 3 * dim * inner + (taps + 1) * inner
 
 
-def test_it_is_smaller_than_the_mixer_it_stands_for():
+def test_it_is_smaller_than_the_mixer_it_replaces():
     conv, mamba = Conv1DSequenceMixer(384), MambaVisionMixer(384)
     counts = [sum(p.numel() for p in m.parameters()) for m in (conv, mamba)]
     assert counts[0] < 0.6 * counts[1]
 
 
-def test_stands_in_a_block():
+def test_works_in_a_block():
     torch.manual_seed(0)
     block = MambaBlock(6, Conv1DSequenceMixer(6), mlp_ratio=2.0)
     assert block(torch.randn(2, 3, 2, 8, 6)).shape == (2, 3, 2, 8, 6)

@@ -167,7 +167,7 @@ def test_scatter_is_the_adjoint_of_sample_and_slopes_its_derivative():
         torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_what_is_no_number_stays_none():
+def test_nan_stays_nan():
     """A diverged network must reach the loss, where it is reported."""
     module, (x, context) = bent(), features()
     context[0] = torch.nan

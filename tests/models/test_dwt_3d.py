@@ -116,7 +116,7 @@ def test_energies_stay_float32_under_autocast():
     torch.testing.assert_close((hll, total), expected, rtol=0, atol=0)
 
 
-def test_rows_first_made_under_inference_mode_serve_training():
+def test_rows_first_made_under_inference_mode_work_in_training():
     module = STF3DDWTModule(2, 2)
     x = clip((1, 22, 26, 30, 2), torch.float32)  # sizes no other test has cached
     with torch.inference_mode():

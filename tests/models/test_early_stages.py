@@ -38,12 +38,12 @@ def test_residual_energies_are_those_of_the_definition():
     padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1, 0, 0), mode="replicate")
     shifted = [padded[..., y : y + 16, x : x + 24] for y in range(3) for x in range(3)]
     fine = pixels - torch.stack(shifted).mean(0)
-    wanted = []
+    expected = []
     for residual in (fine, pixels.diff(dim=2), fine.diff(dim=2)):
         whole = torch.cat((residual, residual[:, :, -1:]), 2)[:, :, :6]
         blocks = whole.square().unflatten(4, (6, 4)).unflatten(3, (4, 4))
-        wanted.append(blocks.mean((4, 6)).movedim(1, -1))
-    torch.testing.assert_close(energies_of(video).double(), torch.stack(wanted), rtol=1e-3, atol=1e-5)
+        expected.append(blocks.mean((4, 6)).movedim(1, -1))
+    torch.testing.assert_close(energies_of(video).double(), torch.stack(expected), rtol=1e-3, atol=1e-5)
 
 
 def test_a_still_clip_has_fine_detail_but_no_change():
@@ -55,7 +55,7 @@ def test_a_still_clip_has_fine_detail_but_no_change():
     assert residual_energies(torch.zeros(1, 3, 8, 16, 16)).isfinite().all()
 
 
-def test_the_stem_sees_the_strength_of_a_texture_that_its_norms_take_off():
+def test_the_stem_sees_the_strength_of_a_texture_that_its_norms_remove():
     torch.manual_seed(0)
     stem = Stem(3, 8)
     texture = torch.rand(1, 3, 8, 32, 32) - 0.5

@@ -1,6 +1,6 @@
 """All 256 combinations of the eight flags, in either phase: each builds and takes one finite training step, and each
 flag alone changes parameters, loss or clips. `make test` takes no flag, each alone, all but one and all, among which
-any two flags are seen off, on, and one without the other; `make test-all` takes the others."""
+any two flags are tried off, on, and one without the other; `make test-all` tries the rest."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_w
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
 
-def test_any_two_flags_are_seen_in_every_state_by_make_test():
+def test_make_test_tries_any_two_flags_in_every_state():
     for first, second in itertools.combinations(FLAGS, 2):
         assert {(first in flags, second in flags) for flags in FEW_OR_MANY} == {
             (False, False), (False, True), (True, False), (True, True)

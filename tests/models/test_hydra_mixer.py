@@ -210,8 +210,8 @@ def test_state_space_parameters_are_marked_against_weight_decay(mixer):
 
 
 @pytest.mark.parametrize("T", [1, 7, 70])
-def test_mamba_ssms_kernel_is_asked_for_the_same(monkeypatch, mixer, T):
-    """A stand-in in the package's place checks what it is given; the parameters are the torch backend's."""
+def test_mamba_ssms_kernel_gets_the_same_inputs(monkeypatch, mixer, T):
+    """A fake of the package checks what it is given; the parameters are the torch backend's."""
     calls = []
 
     def recorded(x, dt, A, B, C, chunk_size, **settings):
@@ -242,7 +242,7 @@ def test_under_autocast_the_matrix_stays_in_float32(mixer):
     assert (y - mixer(x)).norm() < 0.02 * mixer(x).norm()
 
 
-def test_two_square_tensors_per_head_are_kept_for_backward():
+def test_two_square_tensors_per_head_are_stored_for_backward():
     M, T, H, P = 4, 32, 6, 40
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(

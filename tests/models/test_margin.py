@@ -18,7 +18,7 @@ def train_margin(active_share, weight: float = 0.1, margin: float = 1.0) -> list
     config = STFV8Config()
     loss = ContrastiveHLLLoss(margin)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=config.lr, weight_decay=0.0)
-    labels, seen = torch.tensor([0, 1] * 4), []
+    labels, margins = torch.tensor([0, 1] * 4), []
     for step in range(EPOCHS * STEPS_PER_EPOCH):
         progress = step / (EPOCHS * STEPS_PER_EPOCH)
         warm = min(1.0, step / (config.warmup_epochs * STEPS_PER_EPOCH))
@@ -30,8 +30,8 @@ def train_margin(active_share, weight: float = 0.1, margin: float = 1.0) -> list
         (weight * loss(energy, torch.ones(8), labels)[0]).backward()
         optimizer.step()
         if step % STEPS_PER_EPOCH == 0:
-            seen.append(loss.margin.item())
-    return [*seen, loss.margin.item()]
+            margins.append(loss.margin.item())
+    return [*margins, loss.margin.item()]
 
 
 def test_margin_stays_alive_when_nothing_can_be_separated():
@@ -82,11 +82,11 @@ def test_the_hinge_can_be_reached(normalise):
     video, labels = pairs(4, config.num_frames, config.img_size, strength=0.02)
     for _ in range(30):
         out = model(video)
-        value, seen = loss.hll(out["hll_energy"], out["all_band_energy"], labels)
+        value, diagnostics = loss.hll(out["hll_energy"], out["all_band_energy"], labels)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        shares.append(seen["active_share"].item())
+        shares.append(diagnostics["active_share"].item())
     assert shares[0] == 1.0
     assert shares[-1] == 0.0
     assert 0.9 < loss.hll.margin <= 1.0

@@ -16,7 +16,7 @@ A, B = STFV8Config.phase_a(), STFV8Config.phase_b()
 
 @pytest.fixture(autouse=True)
 def one_block(monkeypatch):
-    """Blocks and chunks do not change what is kept, but take time here."""
+    """Blocks and chunks do not change what is stored for backward, but take time here."""
     monkeypatch.setitem(scan.BLOCK_ELEMENTS, "cpu", 1 << 40)
     monkeypatch.setattr(snake_cpu, "CHUNK_POSITIONS", 1 << 40)
 

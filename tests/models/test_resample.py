@@ -1,4 +1,4 @@
-"""Linear interpolation by a matrix equals torch's, keeps constants and ramps, and stands where the docstring says."""
+"""Linear interpolation by a matrix equals torch's, keeps constants and ramps, and aligns samples as documented."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_every_axis_alike_and_equal_length_is_the_same_tensor():
 
 
 @pytest.mark.parametrize("skipped", [0, 1, 2])
-def test_half_band_coefficient_i_stands_at_sample_2i_and_a_half(skipped):
+def test_half_band_coefficient_i_is_at_sample_2i_and_a_half(skipped):
     """A ramp sampled there returns as the ramp between the outermost kept coefficients, as their values beyond."""
     n = 10
     centres = 2 * torch.arange(n, dtype=torch.float64) + 0.5
@@ -33,7 +33,7 @@ def test_half_band_coefficient_i_stands_at_sample_2i_and_a_half(skipped):
     torch.testing.assert_close(resized[0, :, 0], frames.clamp(kept[0], kept[-1]))
 
 
-def test_precision_is_kept_under_autocast_and_rows_made_without_gradients_serve_training():
+def test_precision_is_kept_under_autocast_and_rows_made_without_gradients_work_in_training():
     x = torch.randn(1, 11, 3)
     with torch.inference_mode():
         expected = resize_axis(x, 23, 1)

@@ -47,7 +47,7 @@ def inputs(T=9, M=7, G=2, D=5, N=3, device="cpu"):
 
 
 def compare_backends(leaves, tolerance):
-    """Outputs and all five gradients of both backends, for a loss that tells every output apart."""
+    """Outputs and all five gradients of both backends, for a loss with another weight for every output."""
     weight = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(leaves[0].device)
     results = []
     for backend in ("torch", "mamba_ssm"):
@@ -109,11 +109,11 @@ def test_auto_takes_mamba_ssm_on_cuda_only(package):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ["torch", "conv1d"])
-def test_torch_and_conv1d_are_what_they_are_called(package, name, device):
+def test_torch_and_conv1d_are_taken_by_name_on_any_device(package, name, device):
     assert resolve_backend(name, device) == name
 
 
-def test_without_the_package_auto_is_torch_and_its_name_an_error_that_tells_how_to_install_it(no_package):
+def test_without_the_package_auto_is_torch_and_its_name_an_error_with_the_install_command(no_package):
     assert resolve_backend("auto", "cuda") == "torch"
     with pytest.raises(ConfigError) as error:
         resolve_backend("mamba_ssm", "cuda")
@@ -130,7 +130,7 @@ def test_on_a_cpu_the_reason_is_the_device(package):
 
 
 @pytest.mark.parametrize(("code", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_package_that_does_not_import_is_told_with_its_reason_and_never_stops_auto(
+def test_a_package_that_does_not_import_is_reported_with_its_reason_and_never_stops_auto(
     monkeypatch, tmp_path, code, reason
 ):
     fake.remove(monkeypatch)

@@ -126,11 +126,11 @@ def test_a_vits_patch_grid_is_resized_to_even_sides(make_model) -> None:
     [("convnextv2_atto", 96, None, 8), (VIT, 96, 96, 16), ("vit_small_patch14_dinov2", 96, 98, 14)],
 )
 def test_the_map_nearest_to_stride_8_and_frames_of_a_size_the_network_takes(name, size, side, stride) -> None:
-    network, index, wanted = build_timm_network(name, size)
-    assert (wanted, network.feature_info[index]["reduction"]) == (side, stride)
+    network, index, expected_side = build_timm_network(name, size)
+    assert (expected_side, network.feature_info[index]["reduction"]) == (side, stride)
 
 
-def test_each_frame_is_looked_at_by_itself(make_model) -> None:
+def test_frames_do_not_influence_each_other(make_model) -> None:
     model, _ = make_model(CONV)
     video, other = clips(1), clips(1)
     other[:, :, 3] += 0.1
@@ -153,8 +153,8 @@ def test_frozen_stays_in_eval_mode_without_gradients_and_projection_learns(make_
     assert all(torch.equal(before[key], value) for key, value in model.early.network.state_dict().items())
 
 
-def test_frozen_keeps_nothing_of_the_network_for_backward(make_model) -> None:
-    """What is kept belongs to norm, projection and resizing: a few numbers per cell and channel, not twelve blocks."""
+def test_frozen_stores_nothing_of_the_network_for_backward(make_model) -> None:
+    """What is stored is of norm, projection and resizing: a few numbers per cell and channel, not twelve blocks."""
     early, kept = make_model(VIT, spatial_frozen=True)[0].early, []
 
     def pack(x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def test_frozen_keeps_nothing_of_the_network_for_backward(make_model) -> None:
 
 @pytest.mark.parametrize("name", [CONV, VIT, "resnet10t"])
 def test_trained_gradients_reach_the_whole_network(name: str) -> None:
-    """Also where blocks are computed again in backward. Noise stands for pretrained weights: some start at zero."""
+    """Also where blocks are computed again in backward. Noise in place of pretrained weights: some start at zero."""
     torch.manual_seed(0)
     model = build_network(config_of(name, spatial_frozen=False))
     with torch.no_grad():
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_ours_needs_neither_file_nor_hub(make_model, monkeypatch
         torch.testing.assert_close(loaded(clips()), model.eval()(clips()))
 
 
-def test_weights_of_another_backbone_do_not_pass_for_its_own(make_model, tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_not_taken(make_model, tmp_path: Path) -> None:
     model, config = make_model(CONV)
     save_checkpoint(tmp_path / "trained.pt", model, config=config, epoch=1)
     other = build_network(config_of(VIT))
@@ -246,9 +246,9 @@ def test_weights_of_another_backbone_do_not_pass_for_its_own(make_model, tmp_pat
 def test_a_pth_file_gives_the_same_weights(make_model, files) -> None:
     expected, config = make_model(CONV)
     model, file = build_network(config), files[CONV].with_suffix(".pth")
-    told = load_spatial_weights(model, replace(config, spatial_weights=str(file)))
+    report = load_spatial_weights(model, replace(config, spatial_weights=str(file)))
     n_tensors = len(expected.early.network.state_dict())
-    assert told == f"{CONV}: {n_tensors} tensors from {file}"
+    assert report == f"{CONV}: {n_tensors} tensors from {file}"
     for name, value in expected.early.network.state_dict().items():
         assert torch.equal(model.early.network.state_dict()[name], value), name
 
@@ -276,7 +276,7 @@ def test_a_file_of_another_network_is_refused(files) -> None:
     refused("convnextv2_femto", files[CONV], r"does not fit convnextv2_femto.*size mismatch")
 
 
-def test_one_missing_tensor_is_named(files, tmp_path: Path) -> None:
+def test_one_missing_tensor_is_reported_by_name(files, tmp_path: Path) -> None:
     """timm by itself would leave it random and say nothing."""
     state = torch.load(files[CONV].with_suffix(".pth"))["state_dict"]
     gone = "stages.1.blocks.0.mlp.fc1.weight"
@@ -326,13 +326,13 @@ def test_offline_without_a_file_is_a_clear_error_within_seconds(tmp_path: Path, 
     )  # the hub alone takes minutes
 
 
-def test_the_hubs_cache_serves_without_a_network(files, monkeypatch) -> None:
-    asked = []
+def test_the_hubs_cache_works_offline(files, monkeypatch) -> None:
+    requested = []
 
     def cached(repository: str, file: str, local_files_only: bool = False) -> str:
-        asked.append((repository, file))
+        requested.append((repository, file))
         if not local_files_only:
-            raise AssertionError("the network was asked")
+            raise AssertionError("the hub was called")
         if file != "pytorch_model.bin":
             raise LocalEntryNotFoundError("not there")
         return str(files[CONV].with_suffix(".pth"))
@@ -340,7 +340,7 @@ def test_the_hubs_cache_serves_without_a_network(files, monkeypatch) -> None:
     monkeypatch.setattr(spatial_weights, "hf_hub_download", cached)
     model, config = build_network(config_of(CONV)), config_of(CONV)
     assert "tensors from" in load_spatial_weights(model, config)
-    assert asked[0][0].startswith("timm/convnextv2_atto.")
+    assert requested[0][0].startswith("timm/convnextv2_atto.")
     assert model(clips())["logits"].isfinite().all()
 
 
@@ -351,7 +351,7 @@ def test_the_hubs_cache_serves_without_a_network(files, monkeypatch) -> None:
         ("vit_small_patch14_dinov2.lvd142n", "vit_small_patch14_dinov2.lvd142m"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=rf'names "{name}".*did you mean "{nearest}"'):
         build_network(config_of(name))
 

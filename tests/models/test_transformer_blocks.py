@@ -1,4 +1,4 @@
-"""TransformerBlock attends as the formula says; the position code tells every token from every other."""
+"""TransformerBlock attends as the formula says; the position code differs from token to token."""
 
 import torch
 

@@ -53,7 +53,7 @@ def test_off_is_the_identity_and_has_no_parameters() -> None:
     assert not off.state_dict()
 
 
-def test_a_new_module_changes_nothing() -> None:
+def test_a_new_module_does_not_change_the_features() -> None:
     x = features()
     assert torch.equal(WaveletSelectiveScan(D, C, K)(x, bands_of(x)), x)
 
@@ -121,7 +121,7 @@ def test_a_gate_closed_at_some_times_silences_those_times(
 
 
 def test_the_gate_opens_and_closes_with_flicker_in_time() -> None:
-    """A GRU in which only the first half of the clip flickers tells its times apart; both directions are read."""
+    """A GRU in which only the first half of the clip flickers separates its times; both directions are read."""
     torch.manual_seed(0)
     stream = TemporalFlickerStream(C, K)
     hll = torch.zeros(1, 12, 4, 4, C)
@@ -136,7 +136,7 @@ def test_the_gate_opens_and_closes_with_flicker_in_time() -> None:
         )
 
 
-def test_the_flicker_stream_hears_energy_not_sign_nor_place() -> None:
+def test_the_flicker_stream_reads_energy_not_sign_nor_place() -> None:
     stream, hll = TemporalFlickerStream(C, K), torch.randn(2, 6, 4, 4, C)
     signs = torch.randint(0, 2, hll.shape) * 2 - 1
     shuffled = (hll * signs).flatten(2, 3)[:, :, torch.randperm(16)].unflatten(2, (4, 4))
@@ -208,8 +208,8 @@ def test_deterministic_on_cuda_too(open_module: WaveletSelectiveScan) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_closed_form_of_the_parameter_count() -> None:
-    """The count that stf.model_size has to state."""
+def test_parameter_count_by_hand() -> None:
+    """Layer by layer."""
     gru = 2 * (3 * K * C + 3 * K * K + 6 * K)
     gate = 2 * K * K + K
     texture, channel_gate = 2 * C * K + K, 2 * 8 * C + 8 * C * K + K + K * K + K
