@@ -106,7 +106,7 @@ def _report(
         baseline_auc(fingerprint),
         verbose=request.verbose,
     )
-    run.log(tracked_metrics(evaluation))
+    run.log_evaluation(tracked_metrics(evaluation), request.checkpoint)
     for path in written:
         run.artifact(path, "evaluation")
     console.print(

@@ -107,12 +107,11 @@ def _missing(entries: list[Entry]) -> tuple[MlflowRun, list[Entry]]:
     run.log(params={k: v for k, v in params.items() if k not in stored.data.params}, tags=changed)
     history = {key: store.client.get_metric_history(run.run_id, key) for key in stored.data.metrics}
     has = {(key, point.step, point.timestamp) for key, points in history.items() for point in points}
-    return run, [
-        dataclasses.replace(
-            e, metrics={k: value for k, value in e.metrics.items() if (k, e.step, e.ms) not in has}
-        )
-        for e in entries
-    ]
+    missing = []
+    for e in entries:
+        new = {k: v for k, v in e.metrics.items() if (k, e.step, e.ms) not in has or e.linked_weights}
+        missing.append(dataclasses.replace(e, metrics=new))
+    return run, missing
 
 
 def _send(run: MlflowRun, entries: list[Entry], files: Path) -> None:
@@ -122,8 +121,10 @@ def _send(run: MlflowRun, entries: list[Entry], files: Path) -> None:
             tags.pop("error", None)
         tags |= entry.tags
     run.log([Metric(k, value, e.ms, e.step) for e in entries for k, value in e.metrics.items()], tags=tags)
-    for tag, weights_sha256 in {k: v for e in entries for k, v in e.links.items()}.items():
-        run.link(tag, weights_sha256)
+    for entry in entries:
+        training = run.link(entry.links, entry.linked_weights) if entry.linked_weights else None
+        if training is not None:  # MLflow ignores a point that it has
+            training.log([Metric(k, value, entry.ms, entry.step) for k, value in entry.metrics.items()])
     if files.is_dir():
         run.keep(files)
         shutil.rmtree(files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,17 @@ class MlflowRun:
         """Makes what is in `folder` artifacts, at the same paths."""
         self.store.client.log_artifacts(self.run_id, str(folder))
 
-    def link(self, tag: str, weights_sha256: str) -> None:
-        """Sets a tag to the id of the newest training run that made these weights, if there is one."""
+    def link(self, tags: Iterable[str], weights_sha256: str) -> MlflowRun | None:
+        """Sets tags to the id of the newest training run that made these weights; returns it, None if there is none."""
         query = f"tags.weights_sha256 = '{weights_sha256}' AND tags.stage LIKE 'train%'"
         newest = ["attributes.start_time DESC"]
-        for run in self.store.client.search_runs([self.store.experiment_id], query, order_by=newest)[:1]:
-            self.store.client.set_tag(self.run_id, tag, run.info.run_id)
+        runs = self.store.client.search_runs(
+            [self.store.experiment_id], query, order_by=newest, max_results=1
+        )
+        if not runs:
+            return None
+        self.log(tags=dict.fromkeys(tags, runs[0].info.run_id))
+        return MlflowRun(self.store, runs[0].info.run_id)
 
     def register(self, tags: Mapping[str, str]) -> None:
         """Makes the artifacts in model/ (weights file and JSON, no pickle) the model's next version.
@@ -60,7 +65,7 @@ class MlflowRun:
                 client.create_registered_model(MODEL_NAME, description=about)
             source, about = f"{client.get_run(self.run_id).info.artifact_uri}/model", tags["variant"]
             version = client.create_model_version(
-                MODEL_NAME, source, self.run_id, tags=dict(tags), description=about
+                MODEL_NAME, source, self.run_id, dict(tags), description=about, await_creation_for=0
             )
             same = [version]
         client.set_tag(self.run_id, "registered_model", f"{MODEL_NAME} v{same[0].version}")

@@ -57,7 +57,8 @@ class Entry:
     metrics: Mapping[str, float] = field(default_factory=dict)
     provisional: bool = False  # a later value of the same step replaces these metrics
     tags: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, _Sha256] = field(default_factory=dict)  # tag → the weights whose training it names
+    links: tuple[str, ...] = ()  # tags that get the id of the training run that made the weights …
+    linked_weights: _Sha256 | None = None  # … with this hash; metrics beside them are logged there too
     start: Start | None = None
     model: Mapping[str, str] | None = None  # tags of a model version, whose files are artifacts
     status: Literal["FINISHED", "FAILED", "KILLED"] | None = None  # the run is over

@@ -29,6 +29,7 @@ from stf.tracking.record import Entry, Start, open_record
 from stf.tracking.store import shown_address, store_uri
 
 _MAX_TAG_CHARS = 4000
+_LINKS = ("training_run_id", "mlflow.parentRunId")
 
 
 class TrackedRun:
@@ -61,6 +62,13 @@ class TrackedRun:
         for at, fresh in by_step.items():
             self._delivery.report(Entry(_now_ms(), at, fresh, provisional))
 
+    def log_evaluation(self, metrics: Mapping[str, float], weights_path: str | Path) -> None:
+        """Logs an evaluation's numbers; its AUCs stand on the training run that made the weights too."""
+        self.log({key: value for key, value in metrics.items() if not key.startswith("auc")})
+        aucs = {key: float(value) for key, value in metrics.items() if key.startswith("auc")}
+        digest = sha256_of(weights_path)
+        self._delivery.report(Entry(_now_ms(), metrics=aucs, links=_LINKS, linked_weights=digest))
+
     def tag(self, key: str, value: object) -> None:
         """Sets one tag of the run; later values replace earlier ones."""
         self._delivery.report(Entry(_now_ms(), tags={key: _text(value)}))
@@ -86,14 +94,15 @@ class TrackedRun:
     def tie_weights(self, path: str | Path) -> None:
         """Identifies the weights by their sha256; an evaluation is nested under the training run that made them."""
         digest = sha256_of(path)
-        tags = () if self._stage.startswith("train") else ("training_run_id", "mlflow.parentRunId")
-        links: dict[str, str] = dict.fromkeys(tags, digest)
-        self._delivery.report(Entry(_now_ms(), tags={"weights_sha256": digest}, links=links))
+        is_training = self._stage.startswith("train")
+        links, linked = ((), None) if is_training else (_LINKS, digest)
+        entry = Entry(_now_ms(), tags={"weights_sha256": digest}, links=links, linked_weights=linked)
+        self._delivery.report(entry)
 
     def starts_from(self, weights_sha256: str) -> None:
         """Identifies the weights that this run starts from, and the training run that made them if it is known."""
-        tags, links = {"starting_weights_sha256": weights_sha256}, {"starting_run_id": weights_sha256}
-        self._delivery.report(Entry(_now_ms(), tags=tags, links=links))
+        tags, links = {"starting_weights_sha256": weights_sha256}, ("starting_run_id",)
+        self._delivery.report(Entry(_now_ms(), tags=tags, links=links, linked_weights=weights_sha256))
 
     def register(self, weights_path: str | Path, config: STFV8Config) -> None:
         """Registers weights file + configuration (JSON) as the next version of the model; never a pickle.

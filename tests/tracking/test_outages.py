@@ -375,11 +375,13 @@ def test_an_evaluation_is_nested_under_a_training_that_is_sent_with_it(
             run.tie_weights(tmp_path / "phase_a.pt")
         with track("eval_a", params=PARAMS) as run:
             run.tie_weights(tmp_path / "phase_a.pt")
+            run.log_evaluation({"auc/overall": 0.75}, tmp_path / "phase_a.pt")
     send_unsent()
     by_stage = {run.data.tags["stage"]: run for run in runs()}
     parent = by_stage["eval_a"].data.tags["mlflow.parentRunId"]
     assert parent == by_stage["train_phase_a"].info.run_id
     assert "mlflow.parentRunId" not in by_stage["train_phase_a"].data.tags
+    assert [run.data.metrics["auc/overall"] for run in by_stage.values()] == [0.75, 0.75]
 
 
 def test_a_running_run_is_left_alone(root: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

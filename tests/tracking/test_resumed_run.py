@@ -181,7 +181,7 @@ def test_a_moved_repository_resumes_its_run(
         b'{"ms": 1%s}\n' % (b"0" * 30),
         b'{"ms": true}\n',
         b'{"ms": 1, "metrics": {"a": "1.0"}}\n',
-        b'{"ms": 1, "links": {"a": "\' OR 1=1"}}\n',
+        b'{"ms": 1, "links": ["a"], "linked_weights": "\' OR 1=1"}\n',
         b'{"ms": 1, "status": "RUNNING"}\n',
     ],
     ids=range(13),

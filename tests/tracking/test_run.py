@@ -184,6 +184,20 @@ def test_evaluation_is_nested_under_the_newest_training_of_the_same_weights(
     assert tags["training_run_id"] == tags["mlflow.parentRunId"] == training.info.run_id
 
 
+def test_the_training_run_carries_the_aucs_of_its_evaluation(runs: Runs, tmp_path: Path) -> None:
+    weights = tmp_path / "phase_a.pt"
+    weights.write_bytes(b"weights")
+    with track("train_phase_a", params=PARAMS) as run:
+        run.tie_weights(weights)
+    with track("eval_a", params=PARAMS) as run:
+        run.tie_weights(weights)
+        run.log_evaluation({"auc/overall": 0.5, "auc_raw/FaceSwap": 0.75, "f1/overall": 0.25}, weights)
+    evaluation, training = runs()
+    assert evaluation.data.metrics.keys() >= {"auc/overall", "auc_raw/FaceSwap", "f1/overall"}
+    assert training.data.metrics.keys() - {"cost_usd"} == {"auc/overall", "auc_raw/FaceSwap"}
+    assert training.data.metrics["auc/overall"] == 0.5
+
+
 def test_evaluation_of_foreign_weights_has_no_parent(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "found.pt").write_bytes(b"from elsewhere")
     with track("eval_a", params=PARAMS) as run:
