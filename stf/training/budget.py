@@ -1,8 +1,8 @@
-"""A plan's money: its ledgers, and whether there is enough left to start.
+"""The budget of a plan: its ledgers, and whether enough is left to start.
 
-A plan is one phase A and the phase B's from it. Phase A's cost counts for every phase B from it; each configuration of
-phase B has a ledger of its own, so that ablations of it can be trained, at the same time too. To phase A counts the
-dearest of them.
+A plan is one phase A and the runs of phase B that start from it. Phase A's cost counts for each of them. Each
+configuration of phase B has its own ledger, so that ablations can be trained, also at the same time. For phase A the
+most expensive of them counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stf.training.progress import Progress
 
 
 def open_budget(params: Params, phase: PhaseName, plan_id: str, *, dry_run: bool) -> BudgetTracker:
-    """The budget of the plan `plan_id` (phase A's config_hash), from this process's first moment."""
+    """The budget of the plan `plan_id` (phase A's config_hash), counted from this process's start."""
     ledger, other_usd = None, 0.0
     if params.runtime.billing and not dry_run:
         ledger, other_usd = _ledgers(params, phase, plan_id)
@@ -40,10 +40,11 @@ def open_budget(params: Params, phase: PhaseName, plan_id: str, *, dry_run: bool
 def ends_without_money(
     params: Params, plan_id: str, progress: Progress, planned_epochs: int, spent: BudgetStatus
 ) -> bool:
-    """Whether the budget ends the run where it starts, because it has a best epoch to show already.
+    """Whether the budget ends the run where it starts, because it already has a best epoch.
 
-    A finished run needs no money. One that has no validated epoch yet takes another step and gets one from the safety
-    margin. Raises TrainingError when there is nothing to show and the margin is used up, or nothing was trained.
+    A finished run needs no budget. A run without a validated epoch takes one more step, and its validation, from the
+    safety margin. Raises TrainingError when there is no validated epoch and the margin is used up, or nothing was
+    trained.
     """
     if not spent.should_stop or progress.epoch >= planned_epochs:
         return False
@@ -53,7 +54,7 @@ def ends_without_money(
 
 
 def spent_and_left(params: Params, phase: PhaseName, plan_id: str) -> tuple[float, float] | None:
-    """(dollars that the plan has spent, dollars left before training stops); None when no money is counted."""
+    """(dollars that the plan has spent, dollars left before training stops); None without billing."""
     if not params.runtime.billing:
         return None
     own, other_usd = _ledgers(params, phase, plan_id)
@@ -66,7 +67,7 @@ def _ledger_folder(plan_id: str) -> Path:
 
 
 def _ledgers(params: Params, phase: PhaseName, plan_id: str) -> tuple[Path, float]:
-    """(ledger of this phase, what the plan's other phase has cost); stf.training.ledger says what a ledger is."""
+    """(ledger of this phase, what the plan's other phase has cost); see stf.training.ledger."""
     folder = _ledger_folder(plan_id)
     if phase == "a":
         return folder / "a", max(map(ledger_usd, folder.glob("b_*")), default=0.0)

@@ -1,4 +1,4 @@
-"""What a plan has cost so far, and whether it may go on (SPEC section 7). Money is US dollars."""
+"""What a plan has cost so far, and whether its training may continue. Money is US dollars."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ class BudgetTracker:
     """Wall time × price, added up over every run of one plan.
 
     The clock starts at construction, or before it by `backdate`. With the folder `ledger_path` the plan's earlier runs
-    are counted in, and this one is written down: at once, by every `check` that is half a second after the last, by
-    `close`, and in a `with` block every half second whatever training does. `other_usd` is what else the plan has cost,
-    as another ledger tells it.
-    Training should stop at (1 − safety_margin) of `max_budget`, and is warned at 80 %. With billing=False the cost is
-    told, but `warn` and `should_stop` stay False.
+    count too, and this run is recorded: at once, by every `check` half a second or more after the last record, by
+    `close`, and in a `with` block every half second whatever training does. `other_usd` is the plan's cost according to
+    another ledger. Training should stop at (1 − safety_margin) of `max_budget`; `warn` is set at 80 %. With
+    billing=False the cost is reported, but `warn` and `should_stop` stay False.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class BudgetTracker:
         self._written_s = self._synced_s = self._began_s
 
     def backdate(self, seconds: float) -> None:
-        """Counts the `seconds` before construction too, such as those that this process had run."""
+        """Counts `seconds` before construction too, such as the time that this process had already run."""
         self._began_s -= seconds
         self._write(self._clock())
 
@@ -74,7 +73,7 @@ class BudgetTracker:
         self.close()
 
     def check(self) -> BudgetStatus:
-        """The plan's cost at this moment. Raises TrainingError when it cannot be written down."""
+        """The plan's cost at this moment. Raises TrainingError when it cannot be recorded."""
         now_s = self._clock()
         if now_s - self._written_s >= BEAT_S:
             self._write(now_s)
@@ -94,7 +93,7 @@ class BudgetTracker:
         return int(self.check().safe_hours_left * 3600 // avg_epoch_time)
 
     def close(self) -> None:
-        """Writes the ledger's last word on this run; a `check` after it tells, and writes nothing."""
+        """Writes this run's final record; a `check` after it still reports, and writes nothing."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
         record, self._record, self._heartbeat = self._record, None, None

@@ -1,4 +1,4 @@
-"""The face cache as the commands use it: where it lies, what it costs, and how it is built."""
+"""The face cache as the commands use it: where it is, what it costs, and how it is built."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def training_reader(params: Params, fingerprint: str) -> Reader:
-    """How training reads its clips: from runtime.face_cache, to be filled before the first one, or from the PNGs."""
+    """How training reads its clips: from runtime.face_cache, which must be filled first, or from the PNGs."""
     from stf.data.face_clip import read_face_clip
 
     return face_cache(params, fingerprint).read if params.runtime.face_cache else read_face_clip
 
 
 def prepare_face_cache(params: Params, fingerprint: str) -> None:
-    """Builds what runtime.face_cache lacks; nothing when it is empty.
+    """Builds what is missing in runtime.face_cache; does nothing when that parameter is empty.
 
-    Of several processes on one disk one builds, the others wait. Raises DataError when the disk has no room.
+    Of several processes on one disk, one builds and the others wait. Raises DataError when the disk is too small.
     """
     if not params.runtime.face_cache:
         return
@@ -41,7 +41,7 @@ def prepare_face_cache(params: Params, fingerprint: str) -> None:
 
 
 def face_cache(params: Params, fingerprint: str) -> FaceCache:
-    """In the real repository when relative: under `dvc exp run --temp` the working folder is thrown away."""
+    """Relative to the real repository: `dvc exp run --temp` deletes its working folder."""
     from stf.data.cache.face_cache import FaceCache
 
     root = repository_root() / params.runtime.face_cache
@@ -49,14 +49,14 @@ def face_cache(params: Params, fingerprint: str) -> FaceCache:
 
 
 def training_videos(params: Params) -> list[Video]:
-    """The videos whose clips change from epoch to epoch; validation's are made once and remembered."""
+    """The videos whose clips change from epoch to epoch; validation's are made once and kept in memory."""
     from stf.data.ffpp import FFPPTree
 
     return FFPPTree(params.data.root).real_videos("train", params.data.quality)
 
 
 def fill(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> None:
-    """Builds what is missing, after a look at the disk; says what it costs and which clips stay outside."""
+    """Builds what is missing, if the disk has the space; prints what it costs and which clips are left out."""
     from stf.data.cache.build import build, require_space
 
     missing = cache.missing(videos)
@@ -71,7 +71,7 @@ def fill(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Con
 
 
 def measure(cache: FaceCache, videos: Sequence[Video], n_workers: int, console: Console) -> Estimate:
-    """The size to the byte and the time from a few frames; writes nothing."""
+    """The exact size, and the time, estimated from a few frames; writes nothing."""
     from stf.data.cache.build import estimate
 
     with progress_bar(console, "measuring faces") as advance:

@@ -1,7 +1,7 @@
-"""Whether phase B may start: what eval_a left of phase A's test figures (SPEC section 7).
+"""Whether phase B may start: the verdict that eval_a wrote on phase A's test figures.
 
-The gate file is all that training takes from evaluation. The AUC itself is read for the words of a refusal alone: a
-run that starts never looks at it.
+The gate file is the only thing that training reads from evaluation. The AUC itself is read only for the message of a
+closed gate: a run that starts never reads it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from stf.console.training import closed_gate
 from stf.errors import TrainingError
 from stf.io.files import read_json
 
-RENEW = "`dvc repro eval_a` writes it"
+RENEW = "run `dvc repro eval_a` to write it"
 
 
 def require_open_gate(
     gate_path: str | Path,
-    wanted_threshold: float,
+    min_auc: float,
     report_path: str | Path,
     spent_and_left: tuple[float, float] | None,
     max_budget: float,
 ) -> None:
     """Returns when phase B may start; else raises TrainingError with the figures and what to do.
 
-    `wanted_threshold` is phase_b.min_phase_a_auc, `report_path` eval_a's metrics; the plan's
-    dollars (see stf.training.budget.spent_and_left) are for the message. A gate that was judged by another threshold,
-    or cannot be read, is refused too.
+    `min_auc` is phase_b.min_phase_a_auc, `report_path` the report of the evaluation that wrote the gate; the plan's
+    dollars (see stf.training.budget.spent_and_left) are for the message. A gate with another threshold, or one that
+    cannot be read, is refused too.
     """
     passed, threshold = _read_gate(Path(gate_path))
-    if threshold != wanted_threshold:
+    if threshold != min_auc:
         raise TrainingError(
-            f"{gate_path} is a verdict on phase_b.min_phase_a_auc = {threshold:g}, which is {wanted_threshold:g} "
-            f"now; {RENEW}"
+            f"{gate_path} was written for phase_b.min_phase_a_auc = {threshold:g}, which is now {min_auc:g}; {RENEW}"
         )
     if not passed:
         auc = _overall_auc(Path(report_path))
@@ -41,10 +40,10 @@ def require_open_gate(
 
 
 def _read_gate(path: Path) -> tuple[bool, float]:
-    values = _read_json(path, f"{path} does not exist, so nobody has judged phase A; {RENEW}")
+    values = _read_json(path, f"{path} does not exist: phase A has not been evaluated; {RENEW}")
     passed, threshold = values.get("passed"), values.get("threshold")
     if not isinstance(passed, bool) or isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise TrainingError(f"{path} holds no verdict (passed, threshold); {RENEW}")
+        raise TrainingError(f"{path} has no verdict (passed, threshold); {RENEW}")
     return passed, float(threshold)
 
 
@@ -65,5 +64,5 @@ def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); {RENEW}") from None
     if not isinstance(values, dict):
-        raise TrainingError(f"{path} holds no figures; {RENEW}")
+        raise TrainingError(f"{path} is not a JSON object; {RENEW}")
     return values

@@ -1,4 +1,4 @@
-"""What makes a run the same run: a state on disk is resumed by the same configuration, data and code only."""
+"""What identifies a run: a state on disk is resumed only with the same configuration, data and code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import yaml
 from stf.config import Params, PhaseName
 
 _ROOT = Path(__file__).resolve().parents[2]
-# The phase's own section comes on top; budget and runtime change no step.
+# The phase's own section is added; budget and runtime do not change a step.
 _SECTIONS = ("seed", "data", "sbi", "model", "training")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What must agree for a run to resume where another stopped."""
+    """What must be equal for a run to resume another one."""
 
     config_hash: str
     fingerprint: str  # of the data
@@ -28,14 +28,13 @@ class Origin:
 
 
 def config_hash(params: Params, phase: PhaseName, starting_weights: str | None = None) -> str:
-    """16 hex digits over all that changes the phase's training; phase A's hash names a budget's plan.
+    """16 hex digits over everything that changes the phase's training; phase A's hash is a budget's plan id.
 
-    `starting_weights` is the sha256 of the checkpoint that phase B starts from: the state of a phase B from other
-    weights is another run's.
+    `starting_weights` is the sha256 of the checkpoint that phase B starts from: from other weights it is another run.
     """
     values = dataclasses.asdict(params)
     seen = {name: values[name] for name in (*_SECTIONS, f"phase_{phase}")}
-    seen["data"].pop("max_failure_share")  # whether training goes on, not how it goes
+    seen["data"].pop("max_failure_share")  # whether training continues, not how
     seen[f"phase_{phase}"].pop("min_phase_a_auc", None)  # whether phase B starts
     if starting_weights is not None:
         seen["starting_weights"] = starting_weights

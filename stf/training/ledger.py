@@ -1,9 +1,9 @@
-"""What was spent, on disk: a folder with one small record per process that trained.
+"""The ledger: what was spent, on disk, as a folder with one small record per process that trained.
 
-A record is rewritten in place, 512 bytes at once, which no disk and no file system tears. Nobody but its own process
-writes it, so two that train at the same time cannot lose each other's money, and what a folder's records add up to was
-spent, however the processes ended. An fsync every FSYNC_S guards against a power failure; against kill -9 the write
-alone does, as what was written belongs to the kernel then.
+A record is rewritten in place, 512 bytes at once, which disks and file systems write completely or not at all. Only its
+own process writes it, so two that train at the same time cannot overwrite each other's cost, and the sum of a folder's
+records was spent, however the processes ended. An fsync every FSYNC_S guards against a power failure; against kill -9
+the write is enough, because the kernel then has the data.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ BEAT_S = 0.5
 FSYNC_S = 30.0
 _RECORD_BYTES = 512
 _MAX_BYTES = 4096
-_OLDEST_S = 600.0
+_MAX_AGE_S = 600.0
 _log = logging.getLogger(__name__)
 
 
 def process_age_s() -> float:
     """Seconds since this process began: its imports ran on a rented machine too.
 
-    Some sandboxes' kernels give the machine's start for the process's: what is older than any import takes is not
-    believed, and 0.
+    Some sandboxes' kernels report the machine's start time as the process's: an age above any import time counts as 0.
     """
     age_s = time.time() - psutil.Process().create_time()
-    return age_s if 0 <= age_s <= _OLDEST_S else 0.0
+    return age_s if 0 <= age_s <= _MAX_AGE_S else 0.0
 
 
 class Record:
-    """This process's line in the ledger `folder`; made, and on disk, when constructed. Raises TrainingError."""
+    """This process's record in the ledger `folder`, on disk once constructed. Raises TrainingError."""
 
     def __init__(self, folder: Path, cost_per_hour: float) -> None:
         now = datetime.now(UTC)
@@ -66,7 +65,7 @@ class Record:
         sync_folder(folder)
 
     def write(self, seconds: float, *, sync: bool) -> None:
-        """Replaces what the record says; with `sync` it is on the disk when this returns. Raises TrainingError."""
+        """Replaces the record's content; with `sync` it is on disk when this returns. Raises TrainingError."""
         content = json.dumps(self._values | {"seconds": round(seconds, 3)}).encode()
         try:
             os.pwrite(self._descriptor, content.ljust(_RECORD_BYTES - 1) + b"\n", 0)
@@ -76,21 +75,21 @@ class Record:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
-        """Lets the file go."""
+        """Closes the file."""
         os.close(self._descriptor)
 
     def _unwritable(self, error: OSError) -> TrainingError:
         return TrainingError(
-            f"the budget's ledger {self.path} cannot be written ({error.strerror or error}); make room or give the "
-            "right to write, and run this again: without it money would be spent twice"
+            f"the budget's ledger {self.path} cannot be written ({error.strerror or error}); free some space or fix "
+            "its permissions, and run this again: without the ledger the same money would be spent twice"
         )
 
 
 class Heartbeat:
     """Calls `beat` every `period_s` seconds in a thread, until `stop`: while training is busy elsewhere too.
 
-    The thread holds no lock that a loader's worker, forked at that moment, would wait for. A beat that fails with
-    TrainingError is left out: the next one says all that it would have said, and training looks for itself.
+    The thread holds no lock that a loader worker forked at that moment would wait for. A beat that fails with
+    TrainingError is skipped: the next one writes the same total, and training meets the error in its own `check`.
     """
 
     def __init__(self, beat: Callable[[], None], period_s: float) -> None:
@@ -106,7 +105,7 @@ class Heartbeat:
                 _log.debug("%s", error)
 
     def stop(self) -> None:
-        """Returns when the last beat is over."""
+        """Returns when the last beat has ended."""
         self._over.set()
         self._thread.join()
 
@@ -114,8 +113,8 @@ class Heartbeat:
 def ledger_usd(folder: str | Path) -> float:
     """What the processes recorded in `folder` have cost; 0 when there is none.
 
-    A record that was never filled, of a process that died at that moment, is told as a warning and costs nothing.
-    Raises TrainingError, naming the file, when one is damaged: forgotten money is spent twice.
+    An empty record, of a process that died while creating it, is logged as a warning and costs nothing. Raises
+    TrainingError, naming the file, when one is damaged: what is forgotten would be spent twice.
     """
     return math.fsum(map(_usd, sorted(Path(folder).glob("*.json"))))
 
@@ -123,7 +122,7 @@ def ledger_usd(folder: str | Path) -> float:
 def _usd(path: Path) -> float:
     try:
         if not read_bounded(path, _MAX_BYTES).strip(b"\0"):  # NULs: after a power failure
-            _log.warning("%s is empty: its run ended while making it, and counts as $0", path)
+            _log.warning("%s is empty: its run ended while creating it, and counts as $0", path)
             return 0.0
         record = read_json(path, _MAX_BYTES)
         seconds, usd_per_hour = _figure(record, "seconds"), _figure(record, "usd_per_hour")
@@ -132,7 +131,7 @@ def _usd(path: Path) -> float:
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
             f"the budget's ledger {path} cannot be read ({error}); write "
-            '{"seconds": S, "usd_per_hour": P} into it, as your bill has them, or delete it to forget that run'
+            '{"seconds": S, "usd_per_hour": P} into it, as on your bill, or delete it to forget that run'
         ) from None
     return seconds / 3600 * usd_per_hour
 
@@ -140,7 +139,7 @@ def _usd(path: Path) -> float:
 def _figure(record: Any, name: str) -> float:
     value = record.get(name) if isinstance(record, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is no number")
+        raise TypeError(f"{name} is not a number")
     if not 0 <= value < 1e9:
         raise ValueError(f"{name} is {value}")
     return float(value)

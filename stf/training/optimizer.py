@@ -1,4 +1,4 @@
-"""AdamW with SPEC section 7's parameter groups, and its learning rate over optimizer steps."""
+"""AdamW's parameter groups, and its learning rate over optimizer steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from stf.config import STFV8Config
 from stf.models.backbone_v73 import STFMambaV73
 
-# Some biases are matrices (a row per scan direction) or named conv_bias: timm's own rule misses these.
+# Some biases are matrices (a row per scan direction) or are called conv_bias: timm's own rule misses these.
 _BIASES = "*bias"
 
 

@@ -1,4 +1,4 @@
-"""The options that both training commands have, without importing anything heavy."""
+"""The options of both training commands, without a slow import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-import stf.training.preemption  # noqa: F401  # early: it reads who started this process
+import stf.training.preemption  # noqa: F401  # early: it looks up the parent of this process
 from stf.errors import UsageError
 
 
@@ -24,7 +24,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if self.resume_path is not None and self.fresh:
-            raise UsageError("--resume resumes from a file and --fresh starts at epoch 1; give one of them")
+            raise UsageError("--resume continues from a file and --fresh starts at epoch 1; give one of them")
 
 
 def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -34,10 +34,10 @@ def training_options(section: str) -> Callable[[Callable[..., Any]], Callable[..
             "--resume",
             "resume_path",
             type=click.Path(exists=True, dir_okay=False),
-            help="Resume from this last.pt of the same configuration and data, or start from the weights of any "
+            help="Resume this last.pt of the same configuration and data, or start from the weights of any "
             "checkpoint. Without it a stopped run resumes by itself.",
         ),
-        click.option("--fresh", is_flag=True, help="Start at epoch 1, whatever checkpoints/ holds."),
+        click.option("--fresh", is_flag=True, help="Start at epoch 1, whatever is in checkpoints/."),
         click.option("--epochs", type=click.IntRange(min=1), help=f"Instead of {section}.epochs."),
         click.option(
             "--batch-size", type=click.IntRange(min=2), help="Clips, instead of training.batch_size."

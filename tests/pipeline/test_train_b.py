@@ -131,10 +131,10 @@ def test_a_closed_gate_is_refused_with_the_figures(train: Train, place: Path, re
     [
         (None, "gate_a.json does not exist"),
         ("", "gate_a.json cannot be read"),
-        ("[1]", "gate_a.json holds no figures"),
-        ('{"passed": "yes", "threshold": 0.7}', "gate_a.json holds no verdict"),
-        ('{"passed": true}', "gate_a.json holds no verdict"),
-        ('{"passed": true, "threshold": 0.6}', "phase_b.min_phase_a_auc = 0.6, which is 0.7 now"),
+        ("[1]", "gate_a.json is not a JSON object"),
+        ('{"passed": "yes", "threshold": 0.7}', "gate_a.json has no verdict"),
+        ('{"passed": true}', "gate_a.json has no verdict"),
+        ('{"passed": true, "threshold": 0.6}', "phase_b.min_phase_a_auc = 0.6, which is now 0.7"),
     ],
 )
 def test_without_a_sound_gate_it_does_not_start(
@@ -146,7 +146,7 @@ def test_without_a_sound_gate_it_does_not_start(
     result = train()
     assert result.exit_code == 1
     assert said in result.output
-    assert "`dvc repro eval_a` writes it" in result.output
+    assert "run `dvc repro eval_a` to write it" in result.output
     assert "Traceback" not in result.output
 
 

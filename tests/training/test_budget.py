@@ -1,4 +1,4 @@
-"""A plan's money when training starts: what ran before counts, and so does the dearest phase B."""
+"""A plan's budget when training starts: earlier runs count, and so does the most expensive phase B."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_time_before_the_budget_was_opened_is_paid_for(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_before_the_budget_was_opened_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half an hour of imports at $3 an hour, in the status and in the ledger that the next run reads."""
     monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 1800.0)
     params = Params(budget=BudgetParams(cost_per_hour=3.0, max_budget=100.0))
@@ -29,9 +27,7 @@ def test_the_time_before_the_budget_was_opened_is_paid_for(
     assert ledger_usd(root / "checkpoints/plan/ledger/a") == pytest.approx(1.5, abs=0.05)
 
 
-def test_of_several_phase_bs_the_dearest_counts_to_phase_a(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_for_phase_a_the_most_expensive_phase_b_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 0.0)
     for name, hours in (("b_1", 0.25), ("b_2", 1.0), ("b_3", 0.5)):
         with BudgetTracker(1.0, 5.0, ledger_path=root / "checkpoints/plan/ledger" / name) as ablation:

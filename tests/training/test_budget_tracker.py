@@ -11,7 +11,7 @@ from stf.training.ledger import ledger_usd
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """Seconds that pass only in pass_hours."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -79,7 +79,7 @@ def test_the_ledger_counts_every_run_of_the_plan(clock: Clock, tmp_path: Path) -
     assert len(list(ledger.iterdir())) == 4
 
 
-def test_what_another_ledger_tells_counts_in_and_is_not_written_twice(clock: Clock, tmp_path: Path) -> None:
+def test_the_cost_in_another_ledger_counts_and_is_not_written_twice(clock: Clock, tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     assert ledger_usd(first) == 0
     budget = BudgetTracker(1.0, 5.0, ledger_path=first, clock=clock)
@@ -93,7 +93,7 @@ def test_what_another_ledger_tells_counts_in_and_is_not_written_twice(clock: Clo
     assert (ledger_usd(first), ledger_usd(second)) == pytest.approx((3.0, 1.6))
 
 
-def test_what_ran_before_construction_can_be_counted_in(clock: Clock, tmp_path: Path) -> None:
+def test_time_before_construction_can_be_counted(clock: Clock, tmp_path: Path) -> None:
     budget = BudgetTracker(1.0, 5.0, ledger_path=tmp_path, clock=clock)
     budget.backdate(1800.0)
     assert budget.check().spent == ledger_usd(tmp_path) == pytest.approx(0.5)
@@ -111,7 +111,7 @@ def test_an_exhausted_plan_stays_exhausted(clock: Clock, tmp_path: Path) -> None
     assert not BudgetTracker(1.0, 6.0, ledger_path=ledger, clock=clock).check().should_stop
 
 
-def test_without_billing_it_tells_the_cost_and_never_stops(clock: Clock) -> None:
+def test_without_billing_it_reports_the_cost_and_never_stops(clock: Clock) -> None:
     budget = BudgetTracker(1.39, 5.0, billing=False, clock=clock)
     clock.pass_hours(100)
     status = budget.check()

@@ -1,4 +1,4 @@
-"""The ledger: kills at any moment, at any place, lose no cent; what is damaged is named."""
+"""The ledger: a kill at any moment loses no cent; a damaged record is reported."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Machine:
         return self.now_s
 
     def train(self, folder: Path, other_usd: float) -> tuple[float, float]:
-        """One process, up to its kill or its end: (true seconds, what its last `check` told)."""
+        """One process, up to its kill or its end: (true seconds, the cost that its last `check` reported)."""
         began_s = self.now_s
         self.now_s += self.rng.uniform(0, 30)  # imports
         budget = BudgetTracker(PRICE, 1e6, ledger_path=folder, other_usd=other_usd, clock=self.clock)
         budget.backdate(self.now_s - began_s)
-        told = budget.check().spent
+        reported_usd = budget.check().spent
         for _ in range(int(self.rng.integers(0, 600))):
             self.now_s += self.rng.uniform(0, BEAT_S)  # then a beat, or a step: both write alike
-            told = budget.check().spent
+            reported_usd = budget.check().spent
         self.now_s += self.rng.uniform(0, BEAT_S)
         if self.rng.random() < 0.1:
             budget.close()
-            told = budget.check().spent
-        return self.now_s - began_s, told
+            reported_usd = budget.check().spent
+        return self.now_s - began_s, reported_usd
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,9 +57,9 @@ def test_fifty_kills_lose_and_double_no_cent(tmp_path: Path, seed: int) -> None:
     for _ in range(50):
         name = str(machine.rng.choice(list(folders)))
         other = {"a": max(true_s["b_1"], true_s["b_2"])}.get(name, true_s["a"]) / 3600 * PRICE
-        ran_s, told = machine.train(folders[name], other)
+        ran_s, reported_usd = machine.train(folders[name], other)
         true_s[name] += ran_s
-        assert told == pytest.approx(other + true_s[name] / 3600 * PRICE, abs=CENT)
+        assert reported_usd == pytest.approx(other + true_s[name] / 3600 * PRICE, abs=CENT)
     for name, folder in folders.items():
         lost = true_s[name] / 3600 * PRICE - ledger_usd(folder)
         assert -1e-6 < lost < CENT, name
@@ -98,7 +98,7 @@ def test_a_process_killed_while_busy_elsewhere_is_counted_to_the_second(tmp_path
         assert ledger_usd(ledger) == pytest.approx(true_s, abs=1.0)  # a dollar a second
 
 
-def test_a_loader_worker_forked_among_beats_never_waits(tmp_path: Path) -> None:
+def test_a_loader_worker_forked_between_beats_never_waits(tmp_path: Path) -> None:
     with BudgetTracker(PRICE, 5.0, ledger_path=tmp_path) as budget:
         until_s = time.monotonic() + 1.2
         while time.monotonic() < until_s:
@@ -111,7 +111,7 @@ def test_a_loader_worker_forked_among_beats_never_waits(tmp_path: Path) -> None:
     assert json.loads(record.read_text())["seconds"] >= 1.2
 
 
-def test_two_processes_at_a_time_write_their_own(tmp_path: Path) -> None:
+def test_two_processes_at_a_time_write_their_own_records(tmp_path: Path) -> None:
     now_s = [0.0]
     both = [BudgetTracker(PRICE, 5.0, ledger_path=tmp_path, clock=lambda: now_s[0]) for _ in range(2)]
     for _ in range(10):
@@ -123,7 +123,7 @@ def test_two_processes_at_a_time_write_their_own(tmp_path: Path) -> None:
     assert ledger_usd(tmp_path) == pytest.approx(2 * PRICE)
 
 
-def test_a_moved_folder_keeps_its_money_and_goes_on(tmp_path: Path) -> None:
+def test_a_moved_folder_keeps_its_records(tmp_path: Path) -> None:
     now_s = [0.0]
     budget = BudgetTracker(PRICE, 5.0, ledger_path=tmp_path / "here", clock=lambda: now_s[0])
     (tmp_path / "here").rename(tmp_path / "there")
@@ -148,7 +148,7 @@ def test_a_record_has_one_size_whatever_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 512])
-def test_a_record_that_was_never_filled_costs_nothing_and_is_told(
+def test_an_empty_record_costs_nothing_and_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     (tmp_path / "one.json").write_text(FILLED)
@@ -174,7 +174,7 @@ def test_a_record_that_was_never_filled_costs_nothing_and_is_told(
         FILLED + " " * 5000,
     ],
 )
-def test_a_damaged_record_is_an_error_that_names_it_and_the_way_out(tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_an_error_with_its_path_and_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "one.json").write_text(FILLED)
     (tmp_path / "two.json").write_text(content)
     with pytest.raises(
@@ -214,12 +214,12 @@ def test_the_age_of_a_process_is_that_of_its_first_moment() -> None:
         "import time; time.sleep(1); from stf.training.ledger import process_age_s; print(process_age_s())"
     )
     began_s = time.monotonic()
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert (
-        1.0 <= float(told.stdout) < time.monotonic() - began_s + 1.0
+        1.0 <= float(done.stdout) < time.monotonic() - began_s + 1.0
     )  # the machine's start is known to a second
 
 
-def test_an_age_that_no_import_takes_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_age_above_any_import_time_counts_as_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.Process.create_time", lambda _: time.time() - 86400)
     assert process_age_s() == 0.0

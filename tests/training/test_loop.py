@@ -80,7 +80,7 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -
     run = make_run(epochs=1, lr=1e-3)
     progress = run.fit()
     best = {name: value.clone() for name, value in run.train_state.model.state_dict().items()}
-    # what follows is worse by decree: an epoch is kept only when it beats what was kept
+    # every later epoch is worse by construction
     progress.best = replace(progress.best, val_auc=2.0)
     run.plan = replace(run.plan, epochs=2)
     after = run.fit(progress)
@@ -125,7 +125,7 @@ def test_a_spent_budget_ends_the_epoch_early_with_a_validated_checkpoint(make_ru
     assert load_model(run.folder.path / "best.pt")[2] == 1
     state = read_checkpoint(
         run.folder.path / "last.pt"
-    )  # of before the validation: more money goes on from there
+    )  # of before the validation: with more budget it resumes there
     assert (state["epoch"], state["extra"]["means"]["steps"], state["extra"]["best"]) == (0, 2, None)
 
 
@@ -177,5 +177,5 @@ def test_a_finished_run_trains_no_further(make_run: MakeRun) -> None:
     assert len(run.epochs) == 1
 
 
-def test_nothing_to_go_on_from_is_the_beginning() -> None:
+def test_an_empty_state_is_the_beginning() -> None:
     assert Progress() == Progress.from_dict(0, Progress().as_dict())

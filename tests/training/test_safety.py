@@ -1,4 +1,4 @@
-"""Training that must not go on: broken numbers, broken data, broken machines. Nothing kept is lost, nothing hangs."""
+"""Training that must stop: broken numbers, broken data, broken machines. Nothing saved is lost, nothing hangs."""
 
 from __future__ import annotations
 

@@ -95,11 +95,11 @@ def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: Mak
     loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2)])
     remembered = RememberedBatches(loader)
     for _ in range(3):
-        for made, wanted in zip(remembered, loader.batches, strict=True):
-            assert torch.equal(made.video, wanted.video)
+        for got, expected in zip(remembered, loader.batches, strict=True):
+            assert torch.equal(got.video, expected.video)
             assert made.video.dtype == torch.float32
-            assert torch.equal(made.label, wanted.label)
-            assert made.provenance == wanted.provenance
+            assert torch.equal(got.label, expected.label)
+            assert got.provenance == expected.provenance
     assert loader.passes == 1
 
 
@@ -116,8 +116,8 @@ def test_too_much_to_remember_is_asked_for_each_time(make_batch: MakeBatch) -> N
     loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2), make_batch(1, seed=3)])
     remembered = RememberedBatches(loader, max_bytes=loader.batches[0].video.nbytes + 1)
     for _ in range(2):
-        for made, wanted in zip(remembered, loader.batches, strict=True):
-            assert torch.equal(made.video, wanted.video)
+        for got, expected in zip(remembered, loader.batches, strict=True):
+            assert torch.equal(got.video, expected.video)
     assert loader.passes == 2
 
 
