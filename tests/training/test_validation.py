@@ -97,7 +97,7 @@ def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: Mak
     for _ in range(3):
         for got, expected in zip(remembered, loader.batches, strict=True):
             assert torch.equal(got.video, expected.video)
-            assert made.video.dtype == torch.float32
+            assert got.video.dtype == torch.float32
             assert torch.equal(got.label, expected.label)
             assert got.provenance == expected.provenance
     assert loader.passes == 1
