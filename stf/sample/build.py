@@ -1,8 +1,8 @@
-"""The built-in sample: synthetic people in the FF++ layout, a stand-in for data nobody has on a fresh machine.
+"""Generates the built-in sample: synthetic people in the FF++ layout, for machines without FF++.
 
-Every video is rendered, recorded by a model camera (H.264), forged or left alone, then stored as `raw` (H.264 at the
-uploader's quality) and `c23` (that clip again at CRF 23): real and forged videos take the same number of encodings.
-Each video's draws come from (seed, identity, purpose) alone, so any number of workers writes the same bytes.
+Every video is rendered, recorded by a simulated camera (H.264), forged or left unchanged, then stored as `raw` (H.264
+at the uploader's quality) and `c23` (that clip encoded again at CRF 23), so real and forged videos are encoded equally
+often. Each video's draws depend on (seed, identity, purpose) alone, so any number of workers writes the same bytes.
 T frames, H, W pixels, C = RGB.
 """
 
@@ -36,7 +36,7 @@ from stf.sample.swaps import deepfakes, faceswap
 from stf.sample.take import Take, record
 
 SAMPLE_VERSION = 4
-SAMPLE_SEED = 0  # not the run's: runs with other seeds train and are tested on the same people
+SAMPLE_SEED = 0  # independent of the run's seed: all runs train and test on the same people
 C23 = 23
 _PERSON, _ACTING, _RECORDING, _FORGERY, _UPLOAD, _DETECTOR = range(6)  # the purposes of draws
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
@@ -51,7 +51,7 @@ run on a machine without FaceForensics++; figures measured on it say nothing abo
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """How much is generated; identities are counted per split, in pairs."""
+    """The size of the sample: identities per split (even numbers), frames per video, frame size."""
 
     train: int = 20
     val: int = 6
@@ -61,12 +61,12 @@ class SampleSpec:
     width: int = 184
 
     def ids(self, split: str) -> list[str]:
-        """'000', '001', …: splits follow one another, so that no identity is in two."""
+        """Returns '000', '001', …, numbered through all splits, so that no identity is in two."""
         starts = {"train": 0, "val": self.train, "test": self.train + self.val}
         return [f"{starts[split] + i:03d}" for i in range(getattr(self, split))]
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
-        """Neighbours belong together: each is the other's source."""
+        """Pairs neighbouring identities: each is the other's source."""
         ids = self.ids(split)
         return list(zip(ids[::2], ids[1::2], strict=True))
 
@@ -92,13 +92,13 @@ def generate_sample(
 ) -> None:
     """Writes the sample under `root`; `progress(done, total)` counts identities.
 
-    Writes beside it and renames at the end, so a sample is whole or absent. Raises DataError when `root` exists and
-    is not an empty folder.
+    Writes to a folder beside `root` and renames it at the end, so a sample is complete or absent. Raises DataError when
+    `root` exists and is not an empty folder.
     """
     spec = spec or SampleSpec()
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} exists and is not empty; remove it to have the sample generated again")
+        raise DataError(f"{root} exists and is not empty; delete it to generate the sample again")
     unfinished = root.with_name(f".{root.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -112,7 +112,7 @@ def generate_sample(
 
 
 def _jobs(root: Path, seed: int, spec: SampleSpec) -> list[_Job]:
-    """Long jobs first, so that no worker waits at the end."""
+    """Returns the jobs, long ones first, so that no worker idles at the end."""
     partner = {a: b for pair in spec.pairs("test") for a, b in (pair, pair[::-1])}
     ids = [identity for split in ("test", "train", "val") for identity in spec.ids(split)]
     return [_Job(str(root), seed, spec, identity, partner.get(identity)) for identity in ids]
@@ -122,13 +122,13 @@ def _run(jobs: list[_Job], n_workers: int, progress: Callable[[int, int], None] 
     report = progress or (lambda done, total: None)
     if n_workers == 1:
         for done, job in enumerate(jobs, start=1):
-            _make(job)
+            _generate(job)
             report(done, len(jobs))
         return
-    # Not by fork, which would copy the locks of every library that the caller has already imported.
+    # Not fork, which would copy the locks of every library that the caller has imported.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        futures = [pool.submit(_make, job) for job in jobs]
+        futures = [pool.submit(_generate, job) for job in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             report(done, len(jobs))
@@ -153,8 +153,8 @@ def _acting(job: _Job, identity: str) -> Acting:
     return draw_acting(_rng(job.seed, identity, _ACTING), job.spec.n_frames)
 
 
-def _make(job: _Job) -> None:
-    """Records one identity, forges it by every method if it has a source, and writes all qualities."""
+def _generate(job: _Job) -> None:
+    """Records one identity, forges it with every method if it has a source, and writes all qualities."""
     target_id = job.target_id
     size = (job.spec.height, job.spec.width)
     head, acting = _head(job.seed, target_id), _acting(job, target_id)
@@ -177,12 +177,12 @@ def _fakes(job: _Job, source_id: str, take: Take) -> Iterator[tuple[str, Frames,
 
 
 def _store(job: _Job, method: str | None, frames_THWC: Frames, landmarks_T: NDArray[Any]) -> None:
-    """Uploads (raw), compresses again (c23) and writes both; a target and its fakes share one uploader."""
+    """Compresses as an uploader does (raw), again at c23, and writes both; a target and its fakes share the CRF."""
     raw = h264(frames_THWC, int(_rng(job.seed, job.target_id, _UPLOAD).integers(18, 22)))
     number = 0 if method is None else 1 + METHODS.index(method)
     for q, (quality, clip) in enumerate((("raw", raw), ("c23", h264(raw, C23)))):
-        found = detect(landmarks_T, _rng(job.seed, job.target_id, _DETECTOR, number, q))
-        _write_video(job, method, quality, clip, found)
+        detected = detect(landmarks_T, _rng(job.seed, job.target_id, _DETECTOR, number, q))
+        _write_video(job, method, quality, clip, detected)
 
 
 def _write_video(

@@ -1,4 +1,4 @@
-"""From light to files: lens, exposure, mains flicker, sensor noise, tone curve, H.264. T frames, H, W, C = RGB."""
+"""A camera model: lens, exposure, mains flicker, sensor noise, tone curve, H.264. T frames, H, W, C = RGB."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from stf.sample.performance import FPS
 
 Frames = NDArray[np.uint8]
 LENS_BLUR_px = (0.85, 1.1)  # standard deviation, from the best lens to the worst
-CHROMA_BLUR_px = 4.0  # every camera smooths colour noise away, where the eye does not look
+CHROMA_BLUR_px = 4.0  # cameras smooth colour noise strongly, because the eye is insensitive to it
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One device: the same for every frame of a take."""
+    """One camera and its settings, constant over a take."""
 
     lens_blur_px: float
     vignette: float
     shot_noise: float
     read_noise: float
     grain_px: float
-    black: float  # grey levels of the darkest and brightest the picture holds: a flat, hazy profile
+    black: float  # grey levels of black and white: a flat, hazy profile
     white: float
     gains: NDArray[np.float32]
     flicker: float
@@ -40,7 +40,7 @@ class Camera:
 
 
 def draw_camera(rng: np.random.Generator) -> Camera:
-    """A camera, its settings and the mains it hangs on."""
+    """Draws a camera, its settings and the mains flicker."""
     noise = float(portable.exp(rng.uniform(math.log(0.2), math.log(0.7))))
     return Camera(
         lens_blur_px=float(rng.uniform(*LENS_BLUR_px)),
@@ -60,7 +60,7 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 
 
 def expose(camera: Camera, light_HWC: NDArray[np.float32], t: int, rng: np.random.Generator) -> Frames:
-    """One 8-bit picture (H, W, 3) of linear light; the noise grows with the signal, as photons do."""
+    """Exposes linear light as one 8-bit picture (H, W, 3), with signal-dependent (photon) noise."""
     height, width = light_HWC.shape[:2]
     picture = exact.gaussian_blur(light_HWC, camera.lens_blur_px)
     y = np.arange(height, dtype=np.float32)[:, None]
@@ -80,13 +80,13 @@ def expose(camera: Camera, light_HWC: NDArray[np.float32], t: int, rng: np.rando
 
 
 def h264(frames_THWC: Frames, crf: int) -> Frames:
-    """The frames after libx264 at constant rate factor `crf` (23 is FF++'s c23), 4:2:0, one thread; even sizes."""
+    """Encodes and decodes frames of even size with libx264 at `crf` (23 is FF++'s c23), 4:2:0, one thread."""
     encoder = av.CodecContext.create("libx264", "w")
     assert isinstance(encoder, VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = frames_THWC.shape[2], frames_THWC.shape[1], "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(FPS), Fraction(1, FPS)
     encoder.thread_count = 1
-    # Without mbtree: libx264's macroblock tree reads memory it never wrote, so equal clips gave unequal bytes.
+    # Without mbtree: libx264's macroblock tree reads uninitialised memory, so equal clips gave different bytes.
     encoder.options = {"preset": "medium", "crf": str(crf), "mbtree": "0"}
     packets: list[av.Packet] = []
     for t, frame in enumerate(frames_THWC):

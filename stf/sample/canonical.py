@@ -1,7 +1,7 @@
 """The 81 landmarks of a neutral, frontal face and the outlines of its features, in face units (u right, v down).
 
 Order: jaw 0–16, brows 17–26, nose 27–35, eyes 36–47, mouth 48–67, then 13 forehead points along the hairline
-from the left; `stored_order` renumbers those 13 as the 81-point detector does in its files.
+from the left; `stored_order` reorders those 13 as the 81-point detector does in its files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EAR_V = -0.22
 
 
 def _mirrored(half_N2: Points) -> Points:
-    """The same points on the left side, u negated."""
+    """Mirrors the points to the left side (u negated)."""
     return half_N2 * (-1, 1)
 
 
@@ -57,7 +57,7 @@ def _brow(shape: Shape) -> Points:
 
 
 def lid_heights(shape: Shape, x_N: NDArray[np.floating], openness: float) -> tuple[NDArray, NDArray]:
-    """v of the upper and lower lid relative to the eye's centre; x in [-1, 1] runs from the nose outwards."""
+    """Returns v of the upper and lower lid relative to the eye's centre; x in [-1, 1], from the nose outwards."""
     arch = np.clip(1 - portable.power(np.abs(x_N), 2.2), 0, 1)
     lower = 0.72 * shape.eye_half_height * np.clip(1 - x_N**2, 0, 1) - shape.eye_tilt * x_N
     upper = -1.28 * shape.eye_half_height * arch - shape.eye_tilt * x_N
@@ -66,7 +66,7 @@ def lid_heights(shape: Shape, x_N: NDArray[np.floating], openness: float) -> tup
 
 
 def eye_points(shape: Shape, openness: float) -> Points:
-    """(12, 2) points 36–47: the left-hand eye from its outer corner, clockwise, then the right-hand one."""
+    """Returns (12, 2), points 36–47: the left-hand eye from its outer corner, clockwise, then the right-hand one."""
     x = np.array([-1.0, -0.38, 0.38, 1.0])
     upper, lower = lid_heights(shape, x, openness)
     v = np.concatenate([upper, lower[[2, 1]]])
@@ -83,13 +83,13 @@ def _nose(shape: Shape) -> Points:
 
 
 def lip_line(shape: Shape, u: NDArray[np.floating]) -> NDArray:
-    """v of the line between the closed lips at each u."""
+    """Returns v of the line between the closed lips at each u."""
     x = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1)
     return shape.mouth_v + 0.012 * portable.cos(np.pi * x) - 0.008
 
 
 def lip_profiles(shape: Shape, u: NDArray[np.floating]) -> tuple[NDArray, NDArray, NDArray]:
-    """v of the upper edge, the line between the closed lips and the lower edge at each u (inside the corners)."""
+    """Returns v of the lips' upper edge, of the line between them and of their lower edge, at each u."""
     x, line = np.clip(np.abs(u) / shape.mouth_half_width, 0, 1), lip_line(shape, u)
     bow = 1 - portable.power(x, 1.7) - 0.17 * portable.exp(-((x / 0.16) ** 2))
     return (
@@ -119,9 +119,9 @@ def _forehead(shape: Shape) -> Points:
     return np.stack([0.96 * portable.cos(angle), -0.42 + (top + 0.42) * portable.sin(angle)], axis=1)
 
 
-@functools.lru_cache(maxsize=8)  # every frame asks for the same person's
+@functools.lru_cache(maxsize=8)  # all frames of a video need the same person's
 def neutral_landmarks(shape: Shape) -> Points:
-    """(81, 2) landmarks with open eyes and closed mouth, forehead along the hairline; read-only."""
+    """Returns (81, 2) landmarks with open eyes and closed mouth, forehead along the hairline; read-only."""
     brow = _brow(shape)
     parts = [_jaw(shape), _mirrored(brow)[::-1], brow, _nose(shape), eye_points(shape, 1.0), _mouth(shape)]
     points = np.concatenate([*parts, _forehead(shape)])

@@ -1,4 +1,4 @@
-"""What a face detector would say about a frame: landmarks within a pixel. T frames."""
+"""A simulated landmark detector with errors below a pixel. T frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def detect(landmarks_T: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.floating[Any]]:
-    """(T, 81, 2) landmarks as a detector would give them: within a pixel, with errors that fade over frames."""
+    """Adds detection errors to (T, 81, 2) landmarks: below a pixel, correlated over time."""
     error = np.zeros_like(landmarks_T)
     drawn = rng.normal(size=landmarks_T.shape) * 0.28 + rng.normal(size=(len(landmarks_T), 1, 2)) * 0.12
     error[0] = drawn[0]

@@ -1,9 +1,9 @@
 """Filters and warps of pictures that give the same bits on every CPU. H, W pixels.
 
-OpenCV's float32 filters round differently where the CPU has fused multiply-add, and Intel's IPP inside it has a
-version for each set of instructions. Here pictures and weights lie on grids so coarse that float64 holds every product
-and every sum without rounding: then neither order nor fusing matters. Where OpenCV's weights are on no grid, NumPy
-multiplies and adds one tap after the other.
+OpenCV's float32 filters round differently on CPUs with fused multiply-add, and the IPP library inside it has a version
+for each instruction set. Here pictures and weights are rounded to grids so coarse that float64 represents every product
+and sum exactly; then neither order nor fusing matters. Where OpenCV's weights are not on a grid, NumPy multiplies and
+adds tap by tap.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from stf.sample import portable
 
 Picture = NDArray[Any]
-_STEP = 2.0**-18  # of values: below 512 a blurred sum has 9 + 18 + 2 * 13 = 53 bits, as many as float64 holds
+_STEP = 2.0**-18  # of values: below 512 a blurred sum has 9 + 18 + 2 * 13 = 53 bits, the precision of float64
 _WEIGHT_STEP = 2.0**-13
 
 
 def on_grid(picture: Picture) -> NDArray[np.float64]:
-    """The values rounded to multiples of 2**-18, for OpenCV's bilinear look-ups (their weights: 2**-10) and blurs."""
+    """Rounds to multiples of 2**-18, for OpenCV's blurs and bilinear look-ups (whose weights are on a 2**-10 grid)."""
     return np.rint(np.asarray(picture, np.float64) / _STEP) * _STEP
 
 
 @functools.lru_cache(maxsize=256)
 def _gaussian(sigma: float) -> NDArray[np.float64]:
-    """OpenCV's window of a Gaussian, four sigmas to each side; weights on a grid, their sum 1."""
+    """Returns OpenCV's Gaussian kernel, four sigmas to each side, with weights rounded to a grid and a sum of 1."""
     if sigma == 0:
         return np.ones(1)
     radius = (round(sigma * 8 + 1) | 1) // 2
@@ -40,14 +40,14 @@ def _gaussian(sigma: float) -> NDArray[np.float64]:
 
 
 def gaussian_blur(picture: Picture, sigma_x: float, sigma_y: float | None = None) -> NDArray[np.float32]:
-    """A Gaussian blur of `sigma_x` pixels, in both directions unless `sigma_y` is given; values below 512."""
+    """Applies a Gaussian blur of `sigma_x` pixels, in both directions unless `sigma_y` is given; values below 512."""
     across, down = _gaussian(sigma_x), _gaussian(sigma_x if sigma_y is None else sigma_y)
     blurred = cv2.sepFilter2D(on_grid(picture), cv2.CV_64F, across, down)
     return np.asarray(blurred, np.float32).reshape(picture.shape)
 
 
 def _cubic_weights(t: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """OpenCV's cubic (A = -0.75): weights of the pixels at -1, 0, 1 and 2, for a point t in [0, 1) after pixel 0."""
+    """Returns OpenCV's cubic weights (A = -0.75) of the pixels at -1, 0, 1 and 2 for a point at t in [0, 1)."""
 
     def near(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return (1.25 * x - 2.25) * x * x + 1
@@ -58,8 +58,8 @@ def _cubic_weights(t: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
 
 
-def enlarged(picture: Picture, height: int, width: int) -> NDArray[np.float32]:
-    """The picture at another, larger size, by cubic interpolation."""
+def enlarge(picture: Picture, height: int, width: int) -> NDArray[np.float32]:
+    """Enlarges the picture by cubic interpolation."""
     for axis, size in enumerate((height, width)):
         n = picture.shape[axis]
         at = (np.arange(size) + 0.5) * (n / size) - 0.5
@@ -76,7 +76,7 @@ def enlarged(picture: Picture, height: int, width: int) -> NDArray[np.float32]:
 def cubic_lookup(
     frame: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The frame (H, W, C) at points (x, y), by cubic interpolation, in whole grey levels."""
+    """Samples the frame (H, W, C) at points (x, y) by cubic interpolation, rounded to whole grey levels."""
     height, width, channels = frame.shape
     pixels = frame.reshape(-1, channels).astype(np.float32)
     left, top = np.floor(x), np.floor(y)
@@ -93,6 +93,6 @@ def cubic_lookup(
 
 
 def distance_inside(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels from each 1 to the nearest 0."""
-    about = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.sqrt(np.rint(about * about))  # its square is a whole number, whatever the last bits
+    """Returns the distance in pixels from each 1 to the nearest 0."""
+    approximate = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(approximate * approximate))  # the exact squared distance is a whole number

@@ -1,6 +1,6 @@
-"""How a face moves: expression as a displacement of the neutral face, and its inverse. Face units.
+"""Facial expression as a displacement of the neutral face, and its inverse. Face units.
 
-`lower` says which side of the closed lips a point belongs to: the lips part there.
+`lower` tells on which side of the line between the lips a point lies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from stf.sample.identity import Shape
 
 Values = NDArray[Any]
 Shift = tuple[Values, Values]
-UPPER_SHARE = 0.14  # of the opening that the upper lip takes
+UPPER_SHARE = 0.14  # the upper lip's share of the mouth's opening
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One moment. `jaw`: opening of the mouth; `smile` and `pucker` 0–1; `brow` −1–1; `lids` 1 open, 0 shut."""
+    """The expression in one frame. `jaw`: mouth opening; `smile`, `pucker` 0–1; `brow` −1–1; `lids` 1 open, 0 shut."""
 
     jaw: float
     smile: float
@@ -36,13 +36,13 @@ class Expression:
 
 
 def parting(shape: Shape, expression: Expression, u: Values) -> Values:
-    """How wide the lips stand apart at each u of the neutral face (their inner half-width is .86 of the mouth's)."""
+    """Returns the gap between the lips at each u of the neutral face (their inner half-width is .86 of the mouth's)."""
     x = np.clip(np.abs(u) / (0.88 * shape.mouth_half_width), 0, 1)
     return expression.jaw * np.sqrt(np.clip(1 - x * x, 0, 1)) * (1 - 0.15 * x)
 
 
 def mouth_shift(shape: Shape, expression: Expression, u: Values, v: Values, lower: Any) -> Shift:
-    """(du, dv) that jaw, smile and pucker give to points (u, v) of the neutral face."""
+    """Returns the displacement (du, dv) of points (u, v) of the neutral face by jaw, smile and pucker."""
     e, line = expression, shape.mouth_v
     gap = parting(shape, e, u)
     near_low = portable.exp(np.minimum(line - v, 0) / 0.22)
@@ -56,7 +56,7 @@ def mouth_shift(shape: Shape, expression: Expression, u: Values, v: Values, lowe
 
 
 def brow_shift(shape: Shape, expression: Expression, u: Values, v: Values) -> Shift:
-    """(du, dv) that raised and knitted brows give to points (u, v) of the neutral face."""
+    """Returns the displacement (du, dv) of points (u, v) of the neutral face by raised and knitted brows."""
     beside = np.abs(u)
     brow = portable.exp(-(((beside - 0.45) / 0.34) ** 2) - ((v - shape.brow_v) / 0.15) ** 2)
     inner = portable.exp(-(((beside - 0.2) / 0.16) ** 2) - ((v - shape.brow_v) / 0.14) ** 2)
@@ -65,7 +65,7 @@ def brow_shift(shape: Shape, expression: Expression, u: Values, v: Values) -> Sh
 
 
 def _invert(shift: Callable[[Values, Values], Shift], u: Values, v: Values) -> Shift:
-    """The neutral (u, v) whose shifted place is the given one: three steps of fixed-point iteration."""
+    """Inverts a displacement at (u, v) by three steps of fixed-point iteration; returns the neutral (u, v)."""
     nu, nv = u, v
     for _ in range(3):
         du, dv = shift(nu, nv)
@@ -75,9 +75,9 @@ def _invert(shift: Callable[[Values, Values], Shift], u: Values, v: Values) -> S
 
 @dataclass(frozen=True)
 class Undone:
-    """Neutral (u, v) of each pixel, and how far it lies beyond the upper and the lower lip's inner edge.
+    """Each pixel's (u, v) in the neutral face, and its distances beyond the inner edges of the upper and lower lip.
 
-    A pixel inside the open mouth lies beyond both (> 0).
+    Inside the open mouth both distances are positive.
     """
 
     u: Values
@@ -87,7 +87,7 @@ class Undone:
 
 
 def undo(shape: Shape, expression: Expression, u: Values, v: Values) -> Undone:
-    """Undoes an expression for points (u, v) of the moved face; only what it can move is computed."""
+    """Maps points (u, v) of the moved face back to the neutral one; computes only the regions that can move."""
     nu, nv = u.copy(), v.copy()
     beyond = np.full((2, *u.shape), -1.0, u.dtype)
     face = np.abs(u) < 1.0
@@ -107,7 +107,7 @@ def undo(shape: Shape, expression: Expression, u: Values, v: Values) -> Undone:
 
 
 def moved_landmarks(shape: Shape, expression: Expression) -> NDArray[np.float64]:
-    """(81, 2) landmarks of the moved face before it is posed."""
+    """Returns (81, 2) landmarks of the moved face, before the head's pose."""
     points = neutral_landmarks(shape).copy()
     points[36:48] = eye_points(shape, expression.lids)
     lower = np.zeros(81, bool)

@@ -1,6 +1,6 @@
 """Projects a head into the picture: pose, expression, light → colours, coverage and true landmarks.
 
-H, W pixels of the picture; pixel (0, 0)'s centre is the point (0, 0), as landmarks and remap count.
+H, W pixels of the picture; the centre of pixel (0, 0) is the point (0, 0), as for landmarks and cv2.remap.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from stf.sample.features import paint_eyes, paint_mouth
 from stf.sample.relief import TEXELS, U0, V0, Plane, Visibility
 from stf.sample.skin import Head
 
-PIVOT = np.array([0.0, 0.55, -0.35])  # heads turn about the top of the neck
+PIVOT = np.array([0.0, 0.55, -0.35])  # heads rotate about the top of the neck
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians; (x_px, y_px) is where the face's origin lies; `scale_px` pixels per face unit."""
+    """Angles in radians; (x_px, y_px) is the position of the face's origin; `scale_px` is pixels per face unit."""
 
     yaw: float
     pitch: float
@@ -32,7 +32,7 @@ class Pose:
     scale_px: float
 
     def rotation(self) -> NDArray[np.float64]:
-        """(3, 3): turn (yaw), nod (pitch), tilt (roll)."""
+        """Returns the rotation (3, 3): turn (yaw), nod (pitch), tilt (roll)."""
         angles = (self.yaw, self.pitch, self.roll)
         (cy, cp, cr), (sy, sp, sr) = portable.cos(angles), portable.sin(angles)
         yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -52,7 +52,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A head in the picture: linear RGB, how much of each pixel it covers, and where its landmarks are."""
+    """A rendered head: linear RGB, its coverage of each pixel, and its landmarks."""
 
     colour_HWC: NDArray[np.float32]
     alpha_HW: Plane
@@ -60,13 +60,13 @@ class Rendering:
 
 
 def _sample(plane: Plane, u: Plane, v: Plane) -> NDArray[np.float32]:
-    """The map at (u, v); its values lie on exact.on_grid's grid."""
+    """Samples the map at (u, v); its values must be on exact.on_grid's grid."""
     x, y = (u - np.float32(U0)) * TEXELS - 0.5, (v - np.float32(V0)) * TEXELS - 0.5
     return np.asarray(cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def project(head: Head, pose: Pose, points_N2: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pixels of points on the moved face (face units)."""
+    """Projects points on the moved face (face units) to pixels."""
     r = pose.rotation()
     u, v = (points_N2[None, :, k].astype(np.float32) for k in (0, 1))
     depth = _sample(head.depth, u, v)[0].astype(np.float64)
@@ -76,7 +76,7 @@ def project(head: Head, pose: Pose, points_N2: NDArray[np.float64]) -> NDArray[n
 
 
 def unproject(head: Head, pose: Pose, height: int, width: int) -> tuple[Plane, Plane]:
-    """(u, v) on the moved face that each pixel shows, by fixed-point iteration on the head's depth."""
+    """Returns the (u, v) on the moved face that each pixel shows, by fixed-point iteration on the head's depth."""
     r = pose.rotation()
     inverse = portable.inverse_22(r[:2, :2])
     x = ((np.arange(width) - pose.x_px) / pose.scale_px - PIVOT[0])[None]
@@ -99,7 +99,7 @@ def shade(
     light: Light,
     r: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """Wrapped Lambert key light with red scatter at its edge, sky and bounce fill, and a skin-oil highlight."""
+    """Shades with a wrapped Lambert key light (red scatter at its edge), fill light, and a highlight of skin oil."""
     lit, occlusion = reached[..., 0], reached[..., 1]
     towards = portable.product(r.T, light.towards).astype(np.float32)  # the light in the head's own axes
     n = normal_gloss[..., :3]
@@ -128,7 +128,7 @@ def render(
     visibility: Visibility,
     size: tuple[int, int],
 ) -> Rendering:
-    """The head as the light leaves it, `size` = (H, W); `visibility` is relief.visibility for the mean light."""
+    """Renders the head in linear light, `size` = (H, W); `visibility` is Head.visibility for the mean light."""
     shape = head.identity.shape
     posed_u, posed_v = unproject(head, pose, *size)
     face = undo(shape, expression, posed_u, posed_v)

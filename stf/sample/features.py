@@ -32,7 +32,7 @@ def _edge(distance: NDArray, softness: float) -> NDArray:
 
 
 def _eyeball(identity: Identity, expression: Expression, du_P: NDArray, y_P: NDArray, light_xy) -> Pixels:
-    """Colour of the eyeball at offsets (du, y) from the eye's centre."""
+    """Returns the eyeball's colour at offsets (du, y) from the eye's centre."""
     cx, cy = expression.gaze_u, expression.gaze_v - 0.012
     r = np.sqrt((du_P - cx) ** 2 + (y_P - cy) ** 2)
     angle = portable.arctan2(y_P - cy, du_P - cx)
@@ -51,7 +51,7 @@ def _eyeball(identity: Identity, expression: Expression, du_P: NDArray, y_P: NDA
 def paint_eyes(
     skin_P3: Pixels, identity: Identity, expression: Expression, uv_P2: NDArray, light_xy: tuple[float, float]
 ) -> Pixels:
-    """The skin's colours with both eyes, lashes and lid creases over them; positions in the neutral face."""
+    """Paints both eyes, lashes and lid creases over the skin's colours; positions in the neutral face."""
     shape = identity.shape
     side = np.sign(uv_P2[:, 0])
     x = (np.abs(uv_P2[:, 0]) - shape.eye_u) / shape.eye_half_width
@@ -93,7 +93,7 @@ def paint_mouth(
     below_top_P: NDArray[Any],
     above_bottom_P: NDArray[Any],
 ) -> Pixels:
-    """The skin's colours with teeth, tongue and dark between the lips; distances to the lips' inner edges."""
+    """Paints teeth, tongue and cavity over the skin's colours, by the distances to the lips' inner edges."""
     width = identity.shape.mouth_half_width
     colour = np.broadcast_to(CAVITY, (len(u_P), 3)).astype(np.float32)
     tongue = np.clip(1 - above_bottom_P / 0.10, 0, 1) * portable.exp(-((u_P / (0.5 * width)) ** 2))

@@ -1,6 +1,6 @@
-"""Tools that every forgery uses: where it may touch the picture, colour matching, warps. H, W pixels, C = RGB.
+"""Functions shared by all forgeries: masks, colour matching, pasting, warps. H, W pixels, C = RGB.
 
-Forgeries change an already recorded frame inside the hull of the target's landmarks and nowhere else.
+Forgeries change a recorded frame only inside the hull of the target's landmarks.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ Points = NDArray[np.floating[Any]]
 
 
 def hull(points_N2: Points, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W) of 0 and 1: the pixels strictly inside the points' convex hull."""
+    """Returns (H, W), 1 for the pixels strictly inside the points' convex hull, else 0."""
     mask = np.zeros(size, np.uint8)
     corners = cv2.convexHull(points_N2.astype(np.float32))[:, 0]
     cv2.fillConvexPoly(mask, np.round(corners * 16).astype(np.int32), 1, cv2.LINE_8, 4)
     return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0), np.uint8)
 
 
-def feathered(inside: NDArray[np.uint8], width_px: float) -> Mask:
-    """A mask that rises from 0 at the edge of `inside` to 1 `width_px` further in; exactly 0 outside."""
+def feather(inside: NDArray[np.uint8], width_px: float) -> Mask:
+    """Returns a mask that rises from 0 at the edge of `inside` to 1 at `width_px` further in; exactly 0 outside."""
     distance = exact.distance_inside(inside)
     ramp = np.clip(distance / width_px, 0, 1).astype(np.float32)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def develop(take: Take, rendering: Rendering) -> Picture:
-    """A rendering in the grey levels of the take's camera, without lens, noise and flicker."""
+    """Converts a rendering to the grey levels of the take's camera, without lens blur, noise and flicker."""
     coded = portable.power(np.clip(rendering.colour_HWC, 0, 1), np.float32(1 / 2.2))
     return take.camera.black + coded * np.float32(take.camera.white - take.camera.black)
 
 
 def match_colours(picture: Picture, reference: Picture, mask: Mask, spread: float) -> Picture:
-    """Shifts each channel's mean inside the mask to the reference's, and its deviation by the share `spread`."""
+    """Moves each channel's mean inside the mask to the reference's, and its deviation by the share `spread`."""
     weight = mask.sum() + 1e-6
     out = np.empty_like(picture)
     for k in range(3):
-        have, want = picture[..., k], reference[..., k]
-        mean, goal = float((have * mask).sum() / weight), float((want * mask).sum() / weight)
-        std = float(np.sqrt(((have - mean) ** 2 * mask).sum() / weight)) + 1e-3
-        ratio = float(np.sqrt(((want - goal) ** 2 * mask).sum() / weight)) / std
-        out[..., k] = (have - mean) * np.float32(1 + spread * (ratio - 1)) + np.float32(goal)
+        values, targets = picture[..., k], reference[..., k]
+        mean, goal = float((values * mask).sum() / weight), float((targets * mask).sum() / weight)
+        std = float(np.sqrt(((values - mean) ** 2 * mask).sum() / weight)) + 1e-3
+        ratio = float(np.sqrt(((targets - goal) ** 2 * mask).sum() / weight)) / std
+        out[..., k] = (values - mean) * np.float32(1 + spread * (ratio - 1)) + np.float32(goal)
     return out
 
 
 def paste(frame: NDArray[np.uint8], picture: Picture, mask: Mask) -> NDArray[np.uint8]:
-    """The frame with the picture over it; where the mask is 0 the frame's bytes stay."""
+    """Blends the picture over the frame; where the mask is 0 the frame is unchanged."""
     mixed = frame + mask[..., None] * (picture - frame)
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
 
 
 def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> Points:
-    """(2, 3) least-squares map of source onto target points, a similarity or a full affine map."""
+    """Fits a similarity or an affine map (2, 3) of source onto target points by least squares."""
     centre, goal = source_N2.mean(0), target_N2.mean(0)
     (x, y), (u, v) = (source_N2 - centre).T, (target_N2 - goal).T
     if similarity:
@@ -75,7 +75,7 @@ def fit_affine(source_N2: Points, target_N2: Points, similarity: bool) -> Points
 
 
 def move(points_N2: Points, matrix_23: Points) -> Points:
-    """The points under the affine map."""
+    """Applies the affine map to the points."""
     return points_N2[:, :1] * matrix_23[:, 0] + points_N2[:, 1:] * matrix_23[:, 1] + matrix_23[:, 2]
 
 
@@ -85,7 +85,7 @@ def _kernel(a_N2: Points, b_M2: Points) -> Points:
 
 
 def warp_field(new_N2: Points, old_N2: Points, size: tuple[int, int], step_px: int = 6) -> tuple[Mask, Mask]:
-    """Maps for cv2.remap that carry old to new points: a smoothing thin-plate spline on a coarse grid."""
+    """Returns maps for cv2.remap that move old to new points: a smoothing thin-plate spline on a coarse grid."""
     n = len(new_N2)
     scale = 50.0
     centres = new_N2 / scale

@@ -1,4 +1,4 @@
-"""Made-up 1280×720 videos in the FF++ layout, to time what FF++ itself would cost.
+"""Synthetic 1280×720 videos in the FF++ layout, to measure timings representative of FF++.
 
 A textured person-sized patch moves before a textured background, with a camera's noise, through H.264 at CRF 23 (as
 FF++'s c23), so that a PNG frame is about as large and as slow to decode as FF++'s. Timing needs no face in the picture.
@@ -21,14 +21,14 @@ from stf.sample.camera import h264
 from stf.sample.canonical import neutral_landmarks
 from stf.sample.identity import draw_identity
 
-# Width of the landmarks: the middle of the real clips the project was tried on.
+# Width of the landmarks: the median of the real clips that the project was tested on.
 FACE_PX = 200.0
 SPLITS = {"train": 2, "val": 2, "test": 2}  # identities
 C23 = 23
 
 
 def texture(rng: np.random.Generator, height: int, width: int, grain_px: float) -> NDArray[np.float32]:
-    """(H, W, 3) smooth colour noise of standard deviation 1."""
+    """Draws (H, W, 3) smooth colour noise of standard deviation 1."""
     noise = rng.normal(0, 1, (height, width, 3)).astype(np.float32)
     smooth = np.asarray(cv2.GaussianBlur(noise, (0, 0), grain_px), np.float32)
     return smooth / smooth.std()
@@ -37,7 +37,7 @@ def texture(rng: np.random.Generator, height: int, width: int, grain_px: float) 
 def record(
     rng: np.random.Generator, n_frames: int, height: int, width: int, face_px: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """(T, H, W, 3) frames and (T, 81, 2) landmarks of one video."""
+    """Generates (T, H, W, 3) frames and (T, 81, 2) landmarks of one video."""
     shape = neutral_landmarks(draw_identity(rng).shape)
     shape = (shape - shape.mean(0)) * face_px / np.ptp(shape[:68, 0])
     scene = 118 + 26 * texture(rng, height, width, 24) + 5 * texture(rng, height, width, 2)
@@ -60,7 +60,7 @@ def record(
 def write_video(
     root: Path, quality: str, video_id: str, frames_THWC: NDArray[np.uint8], landmarks: NDArray[np.float64]
 ) -> None:
-    """Frames, landmarks and boxes of one real video."""
+    """Writes frames, landmarks and boxes of one real video."""
     folders = {kind: video_folder(root, None, quality, kind, video_id) for kind in KINDS}
     for folder in folders.values():
         folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def write_tree(
     quality: str = "c23",
     recorded: Sequence[str] = tuple(SPLITS),
 ) -> None:
-    """An FF++ tree of real videos alone, two in each of the `recorded` splits, under `out`, which must not exist."""
+    """Writes an FF++ tree of real videos, two in each of the `recorded` splits, under `out`, which must not exist."""
     out.mkdir(parents=True)
     number = 0
     for split, n_ids in SPLITS.items():

@@ -1,6 +1,6 @@
-"""Who a synthetic person is: numbers drawn once per identity. No real person is in them.
+"""The parameters of a synthetic person, drawn once per identity and not derived from any real person.
 
-Face units: the half-width of a face at its ears is about 1, u runs right, v down, the origin lies between the eyes
+Face units: the half-width of a face at its ears is about 1, u points right, v down, the origin lies between the eyes
 and the nose. Colours are linear light in [0, 1], RGB.
 """
 
@@ -29,13 +29,13 @@ HAIR_STYLES = ("short", "long", "receding", "fringe")
 
 
 def linear(rgb_8bit: tuple[int, int, int] | NDArray[np.float64]) -> Colour:
-    """sRGB in 0–255 to linear light, by the 2.2 power."""
+    """Converts sRGB in 0–255 to linear light, by the power 2.2."""
     return np.asarray(portable.power(np.asarray(rgb_8bit, np.float32) / 255.0, 2.2), np.float32)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Where the features lie, in face units."""
+    """Positions and sizes of the features, in face units."""
 
     jaw: float  # share added to the jaw's width below the cheeks
     chin_v: float
@@ -78,7 +78,7 @@ class Looks:
 
 @dataclass(frozen=True)
 class Identity:
-    """One person; `texture_seed` fixes every pore and hair of the same person."""
+    """One person; `texture_seed` determines all pores and hairs."""
 
     shape: Shape
     looks: Looks
@@ -140,5 +140,5 @@ def _looks(rng: np.random.Generator) -> Looks:
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """A new person; equal generators give equal persons."""
+    """Draws a person; equal generators give equal people."""
     return Identity(_shape(rng), _looks(rng), int(rng.integers(2**31)))

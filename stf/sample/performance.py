@@ -1,4 +1,4 @@
-"""What a person does in front of a camera: head pose, speech, blinks, gaze, a hand-held camera, drifting light.
+"""A person's performance in front of a camera: head pose, speech, blinks, gaze, a hand-held camera, drifting light.
 
 T frames at 25 per second. Every track is drawn once per video; real and forged videos use the same functions.
 """
@@ -21,7 +21,7 @@ _BLINK = (0.55, 0.08, 0.0, 0.0, 0.25, 0.6, 0.88)  # lids, frame by frame
 
 
 def wander(rng: np.random.Generator, n_frames: int, spread: float, smooth_s: float) -> Track:
-    """Smooth random motion of standard deviation `spread`: white noise under a Gaussian of `smooth_s` seconds."""
+    """Draws smooth random motion of standard deviation `spread`: white noise blurred over `smooth_s` seconds."""
     sigma = smooth_s * FPS
     radius = int(3 * sigma) + 1
     kernel = portable.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
@@ -44,13 +44,13 @@ class Acting:
     gaze_v: Track
 
     def at(self, t: int) -> Expression:
-        """The expression in frame t."""
+        """Returns the expression in frame t."""
         return Expression(*(float(getattr(self, field.name)[t]) for field in dataclasses.fields(self)))
 
 
 @dataclass(frozen=True)
 class Staging:
-    """Where head, camera and light are, (T,) each; angles in radians, pixels, exposure as a factor."""
+    """The positions of head, camera and light, (T,) each; angles in radians, pixels, exposure as a factor."""
 
     yaw: Track
     pitch: Track
@@ -68,20 +68,20 @@ class Staging:
     warmth: float
 
     def pose(self, t: int, scale_px: float, origin_px: tuple[float, float]) -> Pose:
-        """The head in frame t, for a face of `scale_px` around `origin_px`."""
+        """Returns the head's pose in frame t, for a face of `scale_px` around `origin_px`."""
         x = origin_px[0] + self.head_x_px[t] + self.camera_x_px[t]
         y = origin_px[1] + self.head_y_px[t] + self.camera_y_px[t]
         angles = (float(self.yaw[t]), float(self.pitch[t]), float(self.roll[t]))
         return Pose(*angles, float(x), float(y), float(scale_px * self.zoom[t]))
 
     def towards(self, turn: float = 0.0) -> NDArray[np.float64]:
-        """Unit vector to the key light (right, down, viewer), turned by `turn` radians from its mean place."""
+        """Returns the unit vector to the key light (right, down, viewer), turned by `turn` radians from its mean."""
         angle = self.light_angle + turn
         flat = np.sqrt(1 - self.light_height**2)
         return np.array([flat * portable.sin(angle), -flat * portable.cos(angle), self.light_height])
 
     def light(self, t: int) -> Light:
-        """The light in frame t; its strength is the camera's exposure, flicker comes in the camera."""
+        """Returns the light in frame t, scaled by the camera's exposure; the camera adds the flicker."""
         tint = np.array([1 + self.warmth, 1.0, 1 - self.warmth])
         strength = float(self.exposure[t])
         fill = np.array([1 - 0.5 * self.warmth, 1.0, 1 + 0.5 * self.warmth]) * self.fill
@@ -89,7 +89,7 @@ class Staging:
 
 
 def _speech(rng: np.random.Generator, n_frames: int) -> Track:
-    """Mouth opening: syllables at 3–6 Hz, in phrases with pauses between them."""
+    """Draws the mouth opening of speech: syllables at 3–6 Hz, in phrases with pauses."""
     t = np.arange(n_frames, dtype=np.float64)
     jaw = np.zeros(n_frames)
     start, loud = -float(rng.uniform(0, 8)), float(rng.uniform(0.5, 1.1))
@@ -122,7 +122,7 @@ def _gaze(rng: np.random.Generator, n_frames: int, spread: float) -> Track:
 
 
 def draw_acting(rng: np.random.Generator, n_frames: int) -> Acting:
-    """Speech, smiles, brows, blinks and gaze of one take."""
+    """Draws speech, smiles, brows, blinks and gaze of one take."""
     lids = _blinks(rng, n_frames) * np.clip(
         float(rng.uniform(0.82, 1.0)) + wander(rng, n_frames, 0.04, 0.25), 0.6, 1.1
     )
@@ -139,7 +139,7 @@ def draw_acting(rng: np.random.Generator, n_frames: int) -> Acting:
 
 
 def draw_staging(rng: np.random.Generator, n_frames: int) -> Staging:
-    """Head and camera motion and the light of one take."""
+    """Draws head motion, camera motion and light of one take."""
     shake = float(rng.uniform(0.25, 1.5))
     return Staging(
         yaw=float(rng.uniform(-0.12, 0.12)) + wander(rng, n_frames, 0.06, 0.35),

@@ -1,8 +1,8 @@
 """Arithmetic that gives the same bits on every CPU: the sample's files must not depend on the machine.
 
-NumPy's exp, sin, log and powers round differently with AVX-512, with AVX2 and without, and BLAS adds in an order of
-its own on each family of CPUs. Here is only what IEEE 754 fixes to the last bit: + − × ÷ √, number by number, in a
-set order.
+NumPy's exp, sin, log and powers round differently with AVX-512, with AVX2 and without, and BLAS sums in a different
+order on each CPU family. This module uses only operations that IEEE 754 defines to the last bit, + − × ÷ √, in a fixed
+order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[Any]
-# Of ln 2 and π/2, the first part has so few bits that its product with a small integer is exact.
+# ln 2 and π/2 as sums whose first part has so few bits that its product with a small integer is exact.
 _LN2 = (0.693147180369123816490, 1.90821492927058770002e-10)
 _LN2_SINGLE = (0.693359375, -2.12194440e-4)
 _HALF_PI = (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
@@ -27,7 +27,7 @@ _LOG = [2 / (2 * n + 1) for n in range(13)]
 
 
 def _polynomial(coefficients: Sequence[float], x: Values) -> Values:
-    """Sum of coefficients[n] * x**n, by Horner's rule."""
+    """Evaluates the sum of coefficients[n] * x**n by Horner's rule."""
     total = np.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = total * x + coefficient
@@ -63,44 +63,44 @@ def power(base: Any, exponent: Any) -> Values:
     return np.where(base > 0, raised, base.dtype.type(0))
 
 
-def _turned(x: Any, quarter: int) -> Values:
+def _shifted_sine(x: Any, quarter: int) -> Values:
     """sin(x + quarter * π / 2) for |x| up to some thousands."""
-    asked, x = np.asarray(x).dtype, np.asarray(x, np.float64)
+    dtype, x = np.asarray(x).dtype, np.asarray(x, np.float64)
     k = np.rint(x * (2 / math.pi))
     r = ((x - k * _HALF_PI[0]) - k * _HALF_PI[1]) - k * _HALF_PI[2]
     square = r * r
     sine, cosine = r * _polynomial(_SIN, square), _polynomial(_COS, square)
     turn = (k.astype(np.int64) + quarter) & 3
-    return (np.where(turn & 1, cosine, sine) * np.where(turn & 2, -1.0, 1.0)).astype(asked)
+    return (np.where(turn & 1, cosine, sine) * np.where(turn & 2, -1.0, 1.0)).astype(dtype)
 
 
 def sin(x: Any) -> Values:
     """Sine of radians."""
-    return _turned(x, 0)
+    return _shifted_sine(x, 0)
 
 
 def cos(x: Any) -> Values:
     """Cosine of radians."""
-    return _turned(x, 1)
+    return _shifted_sine(x, 1)
 
 
 def arctan2(y: Any, x: Any) -> Values:
     """The angle of (x, y) in radians; 0 for the origin."""
-    asked = np.result_type(y, x)
+    dtype = np.result_type(y, x)
     y, x = np.asarray(y, np.float64), np.asarray(x, np.float64)
     across, up = np.abs(x), np.abs(y)
     steep = up > across
     tangent = np.minimum(up, across) / np.maximum(np.maximum(up, across), np.finfo(np.float64).tiny)
-    for _ in range(2):  # halves the angle, so that the series ends early
+    for _ in range(2):  # halves the angle, so that the series converges faster
         tangent = tangent / (1 + np.sqrt(1 + tangent * tangent))
     angle = 4 * tangent * _polynomial(_ARCTAN, tangent * tangent)
     angle = np.where(steep, math.pi / 2 - angle, angle)
     angle = np.where(x < 0, math.pi - angle, angle)
-    return np.where(y < 0, -angle, angle).astype(asked)
+    return np.where(y < 0, -angle, angle).astype(dtype)
 
 
 def convolve(values: Values, kernel: Values) -> Values:
-    """np.convolve(values, kernel, "valid") of vectors, which goes through BLAS."""
+    """np.convolve(values, kernel, "valid") of vectors, without its use of BLAS."""
     n = len(values) - len(kernel) + 1
     total = np.zeros(n)
     for k, weight in enumerate(kernel[::-1]):
@@ -123,7 +123,7 @@ def inverse_22(matrix: Values) -> Values:
 
 
 def solve(matrix: Values, right: Values) -> Values:
-    """x of matrix @ x = right, (N, N) and (N, K): Gaussian elimination with row pivots."""
+    """Solves matrix @ x = right, (N, N) and (N, K), by Gaussian elimination with row pivots."""
     rows = np.concatenate([matrix, right], axis=1)
     n = len(matrix)
     for k in range(n):

@@ -1,7 +1,7 @@
 """Expression transfer: Face2Face (the target's own pixels, warped) and NeuralTextures (a re-rendered mouth).
 
 T frames, H, W pixels. Each function returns frames (T, H, W, 3) and true landmarks (T, 81, 2) of the fake. The jaw
-line and the forehead stay the target's, so that nothing outside the hull has to move.
+line and the forehead are the target's, so nothing outside the hull has to move.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stf.sample.forging import (
     Mask,
     Picture,
     develop,
-    feathered,
+    feather,
     hull,
     match_colours,
     paste,
@@ -37,7 +37,7 @@ BROWS, MOUTH, INNER_LIPS = slice(17, 27), slice(48, 68), slice(60, 68)
 
 
 def _transferred(target: Take, source: Acting, t: int, brows: bool) -> Expression:
-    """The target's gaze and lids with the source's mouth, and its brows if asked."""
+    """Combines the target's gaze and lids with the source's mouth and, with `brows`, the source's brows."""
     own, other = target.acting.at(t), source.at(t)
     brow, frown = (other.brow, other.frown) if brows else (own.brow, own.frown)
     return dataclasses.replace(
@@ -48,7 +48,7 @@ def _transferred(target: Take, source: Acting, t: int, brows: bool) -> Expressio
 def _driven(
     target: Take, source: Acting, visibility: Visibility, t: int, brows: bool
 ) -> tuple[Rendering, Landmarks]:
-    """The model of the target under the source's expression, and the fake's landmarks."""
+    """Renders the target with the source's expression; also returns the fake's landmarks."""
     pose = target.staging.pose(t, target.scale_px, target.origin_px)
     expression = _transferred(target, source, t, brows)
     drawn = render(target.head, pose, expression, target.staging.light(t), visibility, target.size)
@@ -65,26 +65,26 @@ def _warped(frame: NDArray[np.uint8], new: Landmarks, old: Landmarks) -> Picture
 
 
 def _lips_mask(landmarks: Landmarks, size: tuple[int, int], blur_px: float) -> Mask:
-    """The opening between the lips, softened; empty for a closed mouth."""
+    """Returns a soft mask of the opening between the lips; empty for a closed mouth."""
     mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(landmarks[INNER_LIPS] * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     return np.minimum(1, 1.4 * cv2.GaussianBlur(mask, (0, 0), blur_px).astype(np.float32) / 255)
 
 
 def _mouth_region(landmarks: Landmarks, size: tuple[int, int], feather_px: float) -> Mask:
-    """The lower face between nose and chin, where a mouth generator works."""
+    """Returns a soft mask of the lower face between nose and chin, the region of a mouth generator."""
     mouth, nose, chin = landmarks[48:60], landmarks[33], landmarks[8]
     centre = 0.5 * (nose + chin)
     widened = centre + (mouth - mouth.mean(0)) * (1.45, 1.0)
     reach = np.concatenate([widened, [0.85 * nose + 0.15 * centre], [0.85 * chin + 0.15 * centre]])
     reach = np.concatenate([reach, landmarks[[5, 11]] * 0.55 + centre * 0.45])
-    return feathered(hull(reach, size), feather_px)
+    return feather(hull(reach, size), feather_px)
 
 
 def face2face(target: Take, source: Acting, rng: np.random.Generator) -> tuple[Frames, Landmarks]:
-    """The target's frames warped to the source's mouth and brows; only the mouth's inside is synthetic.
+    """Warps the target's frames to the source's mouth and brows; only the inside of the mouth is synthetic.
 
-    Light and texture of the re-rendered face are a little smoother than the target's own.
+    Light and texture of the re-rendered face are slightly smoother than the target's own.
     """
     visibility = target.head.visibility(target.staging.towards())
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
@@ -93,7 +93,7 @@ def face2face(target: Take, source: Acting, rng: np.random.Generator) -> tuple[F
     for t in range(len(frames)):
         drawn, landmarks[t] = _driven(target, source, visibility, t, brows=True)
         picture = _warped(frames[t], landmarks[t], target.landmarks_T[t])
-        mask = feathered(hull(target.landmarks_T[t], size), feather_px)
+        mask = feather(hull(target.landmarks_T[t], size), feather_px)
         model = match_colours(develop(target, drawn), frames[t].astype(np.float32), mask, 0.5)
         picture += _lips_mask(landmarks[t], size, 0.8)[..., None] * (model - picture)
         picture = exact.gaussian_blur(picture, blur_px) * (1 + relit[..., None])
@@ -102,9 +102,9 @@ def face2face(target: Take, source: Acting, rng: np.random.Generator) -> tuple[F
 
 
 def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> tuple[Frames, Landmarks]:
-    """The mouth re-rendered from a learned texture under the source's speech; eyes and brows stay the target's.
+    """Re-renders the mouth with the source's speech; eyes and brows are the target's.
 
-    A generator's traces: a texture smoother than skin, a faint lattice of its upsampling steps, slow shimmer.
+    Simulates a generator's artefacts: a texture smoother than skin, a faint upsampling lattice, slow shimmer.
     """
     visibility = target.head.visibility(target.staging.towards())
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
@@ -119,9 +119,7 @@ def neural_textures(target: Take, source: Acting, rng: np.random.Generator) -> t
         drawn, landmarks[t] = _driven(target, source, visibility, t, brows=False)
         recorded = frames[t].astype(np.float32)
         warped = _warped(frames[t], landmarks[t], target.landmarks_T[t])
-        mask = _mouth_region(landmarks[t], size, feather_px) * feathered(
-            hull(target.landmarks_T[t], size), 5.0
-        )
+        mask = _mouth_region(landmarks[t], size, feather_px) * feather(hull(target.landmarks_T[t], size), 5.0)
         model = match_colours(develop(target, drawn), recorded, mask, 0.6)
         picture = warped + 0.65 * (model - warped)
         picture += _lips_mask(landmarks[t], size, 1.0)[..., None] * (model - picture)

@@ -1,4 +1,4 @@
-"""The head as a height field in face units, its normals, and what light cannot reach.
+"""The head as a height field in face units, its normals, shadows and ambient occlusion.
 
 The texture plane: u in [U0, -U0], v in [V0, V1], TEXELS per unit; arrays are (HT, WT). w points to the viewer.
 """
@@ -16,7 +16,7 @@ from stf.sample.canonical import EAR_V, neutral_landmarks
 from stf.sample.identity import Shape
 
 Plane = NDArray[np.floating[Any]]
-Visibility = NDArray[np.floating[Any]]  # (.., .., 2): share of the key light that arrives, share of the sky
+Visibility = NDArray[np.floating[Any]]  # (.., .., 2): visible shares of the key light and of the sky
 
 TEXELS = 84
 U0, V0, V1 = -1.7, -1.95, 1.95
@@ -25,33 +25,33 @@ HEIGHT = round((V1 - V0) * TEXELS)
 
 
 def plane_coordinates() -> tuple[Plane, Plane]:
-    """u (1, WT) and v (HT, 1) of the texel centres."""
+    """Returns u (1, WT) and v (HT, 1) of the texel centres."""
     u = (U0 + (np.arange(WIDTH, dtype=np.float32) + 0.5) / TEXELS)[None]
     v = (V0 + (np.arange(HEIGHT, dtype=np.float32) + 0.5) / TEXELS)[:, None]
     return u, v
 
 
 def to_texel(points_N2: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Texel coordinates (x, y), as remap wants them, of points in face units."""
+    """Converts points in face units to texel coordinates (x, y) for cv2.remap."""
     return (np.asarray(points_N2, np.float64) - (U0, V0)) * TEXELS - 0.5
 
 
 def polygon(points_N2: NDArray[np.floating], blur_texels: float) -> Plane:
-    """A filled polygon in [0, 1] with sub-texel corners and a soft edge."""
+    """Draws a filled polygon in [0, 1] with sub-texel corners and a soft edge."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.fillPoly(mask, [np.round(to_texel(points_N2) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return blurred(mask.astype(np.float32) / 255, blur_texels)
+    return blur(mask.astype(np.float32) / 255, blur_texels)
 
 
-def blurred(plane: NDArray[Any], sigma: float) -> Plane:
-    """A Gaussian blur of `sigma` pixels, float32."""
-    if plane.dtype == np.uint8:  # OpenCV's is exact there, and rounds to whole grey levels
+def blur(plane: NDArray[Any], sigma: float) -> Plane:
+    """Applies a Gaussian blur of `sigma` pixels; returns float32."""
+    if plane.dtype == np.uint8:  # exact in OpenCV, rounded to whole grey levels
         return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
     return exact.gaussian_blur(plane, sigma)
 
 
 def bump(centre: tuple[float, float], sigma: tuple[float, float], mirrored: bool = False) -> Plane:
-    """A Gaussian of height 1; `mirrored` adds the one at -u."""
+    """Draws a Gaussian of height 1; `mirrored` adds one at -u."""
     u, v = plane_coordinates()
     side = portable.exp(-(((u - centre[0]) / sigma[0]) ** 2) / 2)
     if mirrored:
@@ -60,7 +60,7 @@ def bump(centre: tuple[float, float], sigma: tuple[float, float], mirrored: bool
 
 
 def head_outline(shape: Shape) -> NDArray[np.float64]:
-    """(N, 2) outline of the skull with the jaw, ears apart."""
+    """Returns the outline (N, 2) of skull and jaw, without ears."""
     jaw = neutral_landmarks(shape)[:17] * (1.035, 1.0) + (0, 0.012)
     angle = np.linspace(0, np.pi, 40)
     skull = np.stack(
@@ -75,7 +75,7 @@ def head_outline(shape: Shape) -> NDArray[np.float64]:
 
 
 def _half_widths(shape: Shape) -> Plane:
-    """(HT, 1) half-width of the head at each v, widened a little so that the relief reaches past the edge."""
+    """Returns (HT, 1), the head's half-width at each v, slightly widened so that the relief extends past the edge."""
     _, v = plane_coordinates()
     jaw = neutral_landmarks(shape)[8:17][::-1] * (1.19, 1.06)
     lower = np.interp(v[:, 0], jaw[:, 1], jaw[:, 0])
@@ -115,7 +115,7 @@ def _features(shape: Shape, age: float) -> Plane:
 
 
 def fold_lines(shape: Shape) -> Plane:
-    """The folds from the nostrils to the mouth's corners, soft, in [0, 1]."""
+    """Draws the soft folds from the nostrils to the mouth's corners, in [0, 1]."""
     start = np.array([shape.nose_half_width + 0.04, shape.nose_v - 0.03])
     end = np.array([shape.mouth_half_width + 0.10, shape.mouth_v + 0.05])
     plane = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -124,31 +124,31 @@ def fold_lines(shape: Shape) -> Plane:
     for points in (curve, curve * (-1, 1)):
         path = np.round(to_texel(points) * 16).astype(np.int32)
         cv2.polylines(plane, [path], False, 255, 3, cv2.LINE_AA, 4)
-    return np.minimum(1, 2.2 * blurred(plane, 2.2) / 255)
+    return np.minimum(1, 2.2 * blur(plane, 2.2) / 255)
 
 
 def relief(shape: Shape, age: float) -> tuple[Plane, Plane]:
-    """(w for shading, w for projection): the second is smoother, so that the projection can be inverted."""
+    """Returns (w for shading, w for projection); the second is smoother, so that the projection can be inverted."""
     u, v = plane_coordinates()
     across = np.clip(1 - (u / _half_widths(shape)) ** 2, 0.0, 1)
     along = np.sqrt(np.clip(1 - ((v - 0.05) / 1.95) ** 2, 0.05, 1))
     base = 1.05 * np.sqrt(across + 0.02) * along
     features = _features(shape, age) + _nose(shape)
-    shading = blurred(base.astype(np.float32), 5) + features
+    shading = blur(base.astype(np.float32), 5) + features
     flat = 0.8 * (1 - (u / 1.35) ** 2) * along
-    projection = blurred((flat + features).astype(np.float32), 4)
+    projection = blur((flat + features).astype(np.float32), 4)
     return shading.astype(np.float32), projection
 
 
 def normals(surface: Plane) -> NDArray[np.float32]:
-    """(HT, WT, 3) unit normals (u, v, w) of w = surface(u, v)."""
+    """Returns the unit normals (u, v, w) of w = surface(u, v), (HT, WT, 3)."""
     dv, du = np.gradient(surface, 1.0 / TEXELS)
     n = np.stack([-du, -dv, np.ones_like(surface)], axis=-1)
     return (n / np.linalg.norm(n, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def cast_shadow(surface: Plane, light_3: NDArray[np.floating]) -> Plane:
-    """Share of the light that reaches each texel, 0–1, soft: steps along the direction to the light."""
+    """Returns the share of the light that reaches each texel, 0–1, by steps along the direction to the light."""
     lit, heights = np.ones_like(surface), exact.on_grid(surface)
     across = np.array(light_3[:2], np.float64)
     length = max(1e-6, float(np.sqrt((across * across).sum())))
@@ -159,11 +159,11 @@ def cast_shadow(surface: Plane, light_3: NDArray[np.floating]) -> Plane:
         seen = cv2.warpAffine(heights, matrix, size, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
         rise = step * light_3[2] / length
         lit = np.minimum(lit, 1 - np.clip((seen - surface - rise) / (0.25 * step + 0.02), 0, 1))
-    return blurred(lit.astype(np.float32), 3.0)
+    return blur(lit.astype(np.float32), 3.0)
 
 
 def ambient(surface: Plane) -> Plane:
-    """Ambient occlusion in [0.35, 1.1]: darker where the surface lies below its neighbourhood."""
-    hollow = blurred(surface, 9) - surface
-    fine = blurred(surface, 3) - surface
+    """Returns ambient occlusion in [0.42, 1.08]: lower where the surface lies below its neighbourhood."""
+    hollow = blur(surface, 9) - surface
+    fine = blur(surface, 3) - surface
     return np.clip(1 - 2.6 * np.maximum(hollow, -0.02) - 3 * np.maximum(fine, -0.01), 0.42, 1.08)

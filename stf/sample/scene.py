@@ -1,4 +1,4 @@
-"""What stands around the face: an out-of-focus room, neck and clothes. Linear light, RGB; H, W pixels."""
+"""The surroundings of the face: an out-of-focus room, neck and clothes. Linear light, RGB; H, W pixels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from stf.sample import exact, portable
 from stf.sample.face import Pose
 from stf.sample.identity import Looks, linear
-from stf.sample.relief import blurred
+from stf.sample.relief import blur
 from stf.sample.skin import noise
 
 Picture = NDArray[np.floating[Any]]
-MARGIN_px = 24  # the room is larger than the frame, so that a moving camera sees no edge
+MARGIN_px = 24  # the room is larger than the frame, so that a moving camera shows no edge
 
 
 @dataclass(frozen=True)
 class Scene:
-    """`room` is (H + 2 margins, W + 2 margins, 3); `clothes` likewise a texture; both on exact.on_grid's grid."""
+    """`room` and the texture `clothes` are (H + 2 margins, W + 2 margins, 3), both on exact.on_grid's grid."""
 
     room: Picture
     clothes: Picture
@@ -30,12 +30,12 @@ class Scene:
 
 
 def _muted(rng: np.random.Generator, low: float, high: float, spread: float) -> NDArray[np.float32]:
-    """A paint or cloth colour: mostly grey, as rooms are."""
+    """Draws a paint or cloth colour, mostly grey."""
     return linear(np.clip(rng.uniform(low, high) + rng.normal(0, spread, 3), 8, 245))
 
 
 def _panels(rng: np.random.Generator, room: Picture) -> None:
-    """Shelves, frames, doors, curtains: rectangles and stripes of any colour, painted in place."""
+    """Paints shelves, frames, doors and curtains in place: rectangles and stripes of any colour."""
     height, width = room.shape[:2]
     for _ in range(int(rng.integers(7, 16))):
         w, h = rng.uniform(0.05, 0.5) * width, rng.uniform(0.05, 0.7) * height
@@ -56,7 +56,7 @@ def _panels(rng: np.random.Generator, room: Picture) -> None:
 
 
 def _lamps(rng: np.random.Generator, room: Picture) -> None:
-    """Bright spots that an open lens turns into discs, painted in place."""
+    """Paints bright out-of-focus discs in place."""
     height, width = room.shape[:2]
     for _ in range(int(rng.integers(0, 9))):
         centre = (round(rng.uniform(0, width) * 16), round(rng.uniform(0, height) * 16))
@@ -66,7 +66,7 @@ def _lamps(rng: np.random.Generator, room: Picture) -> None:
 
 
 def draw_scene(rng: np.random.Generator, looks: Looks, height: int, width: int) -> Scene:
-    """A room and clothes of their own for each take."""
+    """Draws the room and clothes of one take."""
     full = (height + 2 * MARGIN_px, width + 2 * MARGIN_px)
     wall = _muted(rng, 60, 190, 11)
     room = np.broadcast_to(wall, (*full, 3)).copy()
@@ -99,7 +99,7 @@ def _shift(picture: Picture, x_px: float, y_px: float, size: tuple[int, int]) ->
 def _soft_polygon(points: NDArray[np.float64], size: tuple[int, int], blur_px: float) -> Picture:
     mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return blurred(mask.astype(np.float32) / 255, blur_px)
+    return blur(mask.astype(np.float32) / 255, blur_px)
 
 
 def surroundings(
@@ -109,7 +109,7 @@ def surroundings(
     origin_px: tuple[float, float],
     size: tuple[int, int],
 ) -> Picture:
-    """Room, neck and shoulders for one frame; the body follows the head a little, the room only the camera."""
+    """Renders room, neck and shoulders of one frame; the body partly follows the head, the room only the camera."""
     picture = _shift(scene.room, *camera_px, size)
     s = pose.scale_px
     body_x = origin_px[0] + camera_px[0] + 0.35 * (pose.x_px - origin_px[0] - camera_px[0])

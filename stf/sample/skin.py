@@ -18,7 +18,7 @@ from stf.sample.relief import (
     Plane,
     Visibility,
     ambient,
-    blurred,
+    blur,
     bump,
     cast_shadow,
     fold_lines,
@@ -33,9 +33,9 @@ from stf.sample.relief import (
 
 @dataclass(frozen=True)
 class Head:
-    """Everything about a head that does not move: maps on the texture plane (HT, WT).
+    """The static maps of a head on the texture plane (HT, WT).
 
-    Those that are looked up between texels lie on exact.on_grid's grid.
+    Maps that are sampled between texels are on exact.on_grid's grid.
     """
 
     identity: Identity
@@ -46,19 +46,19 @@ class Head:
     occlusion: Plane
 
     def visibility(self, towards_3: NDArray[np.floating]) -> Visibility:
-        """How much of the key light from direction `towards_3` and of the sky reaches each texel."""
+        """Returns how much of the key light from direction `towards_3` and of the sky reaches each texel."""
         return exact.on_grid(np.dstack([cast_shadow(self.surface, towards_3), self.occlusion]))
 
 
 def noise(rng: np.random.Generator, texels: float, height: int = HEIGHT, width: int = WIDTH) -> Plane:
-    """Smooth noise of about unit variance whose bumps are `texels` wide."""
+    """Draws smooth noise of about unit variance whose bumps are `texels` wide."""
     shape = (max(2, round(height / texels) + 2), max(2, round(width / texels) + 2))
     grid = rng.normal(0, 1.25, shape).astype(np.float32)
-    return np.asarray(exact.enlarged(grid, height, width), np.float32)
+    return np.asarray(exact.enlarge(grid, height, width), np.float32)
 
 
 def _strokes(rng: np.random.Generator, roots_N2, angles_N, lengths_N) -> Plane:
-    """Hairs drawn as thin lines, in [0, 1]."""
+    """Draws hairs as thin lines, in [0, 1]."""
     plane = np.zeros((HEIGHT, WIDTH), np.uint8)
     tips = roots_N2 + np.stack([portable.cos(angles_N), portable.sin(angles_N)], 1) * lengths_N[:, None]
     starts = np.round(to_texel(roots_N2) * 16).astype(np.int32)
@@ -80,12 +80,12 @@ def _brows(rng: np.random.Generator, shape: Shape, looks: Looks) -> Plane:
     length = rng.uniform(0.06, 0.13, n)
     right = _strokes(rng, centre, angle, length)
     left = _strokes(rng, centre * (-1, 1), np.pi - angle, length)
-    body = blurred(right + left, 2.5)
+    body = blur(right + left, 2.5)
     return np.clip(0.75 * (right + left) + 0.6 * body, 0, 0.95) * looks.brow_density
 
 
 def _lips(shape: Shape) -> tuple[Plane, Plane]:
-    """(lip mask, dark line between the closed lips)."""
+    """Returns (lip mask, dark line between the closed lips)."""
     u, v = plane_coordinates()
     top, line, low = lip_profiles(shape, u)
     inside = np.clip((shape.mouth_half_width - np.abs(u)) * TEXELS / 2, 0, 1)
@@ -93,7 +93,7 @@ def _lips(shape: Shape) -> tuple[Plane, Plane]:
     seam = portable.exp(-(((v - line) / 0.012) ** 2)) * np.clip(
         (shape.mouth_half_width * 1.03 - np.abs(u)) / 0.03, 0, 1
     )
-    return blurred(mask.astype(np.float32), 1.1), seam.astype(np.float32)
+    return blur(mask.astype(np.float32), 1.1), seam.astype(np.float32)
 
 
 def _tint(albedo: NDArray[np.float32], amount: Plane, factors: tuple[float, float, float]) -> None:
@@ -110,7 +110,7 @@ def _spots(rng: np.random.Generator, n: int, radius: tuple[float, float], region
         centre = (round(x * 16), round(y * 16))
         cv2.circle(spot, centre, max(8, round(r * 16)), 255, -1, cv2.LINE_AA, 4)
         plane = np.maximum(plane, spot.astype(np.float32) / 255 * rng.uniform(0.4, 1))
-    return blurred(plane, 0.8) * region
+    return blur(plane, 0.8) * region
 
 
 def _skin(rng: np.random.Generator, identity: Identity) -> NDArray[np.float32]:
@@ -143,11 +143,11 @@ def _wrinkles(rng: np.random.Generator, age: float) -> Plane:
         cv2.polylines(
             plane, [np.round(to_texel(points) * 16).astype(np.int32)], False, 200, 1, cv2.LINE_AA, 4
         )
-    return age * 1.6 * blurred(plane, 1.2) / 255
+    return age * 1.6 * blur(plane, 1.2) / 255
 
 
 def _hair_mask(rng: np.random.Generator, identity: Identity) -> Plane:
-    """Alpha of the hair over the skull, with an uneven hairline."""
+    """Returns the alpha of the hair over the skull, with an uneven hairline."""
     shape, style = identity.shape, identity.looks.hair_style
     u, v = plane_coordinates()
     edge = shape.hairline_v + 0.02 + {"receding": -0.16}.get(style, 0.0) * np.abs(u) / 0.6
@@ -166,14 +166,14 @@ def _hair_mask(rng: np.random.Generator, identity: Identity) -> Plane:
 
 
 def _hair_outline(identity: Identity) -> Plane:
-    """Where hair may be at all: the skull grown outwards, and for long hair a curtain down to the shoulders."""
+    """Returns the area where hair is possible: the enlarged skull and, for long hair, a curtain to the shoulders."""
     grown = head_outline(identity.shape)[81:] * (1.085, 1.0) - (0, 0.10)
     mask = polygon(np.concatenate([grown, [[-1.09, EAR_V], [1.09, EAR_V]]]), 1.6)
     return mask if identity.looks.hair_style != "long" else np.maximum(mask, _curtain())
 
 
 def _curtain() -> Plane:
-    """Long hair beside the face, in front of the neck."""
+    """Draws long hair beside the face, in front of the neck."""
     u, v = plane_coordinates()
     half = [[1.10, -0.75], [1.20, -0.4], [1.26, 0.0], [1.28, 0.5], [1.24, 1.0], [1.16, 1.5], [1.12, 2.2]]
     side = np.array(half)
@@ -185,7 +185,7 @@ def _curtain() -> Plane:
 
 
 def _strands(rng: np.random.Generator, hair: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Hair colour with strands that fan out from the crown."""
+    """Draws hair colour with strands that fan out from the crown."""
     u, v = plane_coordinates()
     angle = portable.arctan2(u, -(v - 0.9)) * 95
     radius = np.sqrt(u**2 + (v - 0.9) ** 2) * 9
@@ -199,7 +199,7 @@ def _strands(rng: np.random.Generator, hair: NDArray[np.float32]) -> NDArray[np.
 
 
 def paint_head(identity: Identity) -> Head:
-    """The maps of one person's head; equal identities give equal maps."""
+    """Paints the maps of one person's head; equal identities give equal maps."""
     rng = np.random.default_rng(identity.texture_seed)
     shape, looks = identity.shape, identity.looks
     surface, depth = relief(shape, looks.age)
@@ -216,7 +216,7 @@ def paint_head(identity: Identity) -> Head:
         v > EAR_V + 0.2
     )
     beard = np.clip(beard, 0, 1) * (1 - lips) * (1 + 0.35 * noise(rng, 2.0)) * looks.stubble
-    albedo += (blurred(beard.astype(np.float32), 1.0)[..., None]) * (0.35 * looks.hair - 0.45 * albedo)
+    albedo += (blur(beard.astype(np.float32), 1.0)[..., None]) * (0.35 * looks.hair - 0.45 * albedo)
     nostril = bump((shape.nose_half_width * 0.5, shape.nose_v + 0.018), (0.042, 0.017), True)
     _tint(albedo, 1.25 * nostril, (0.16, 0.10, 0.10))
     crease = bump((shape.nose_half_width + 0.015, shape.nose_v - 0.01), (0.015, 0.045), True)
@@ -228,7 +228,7 @@ def paint_head(identity: Identity) -> Head:
     if looks.hair_style == "long":
         hair = np.maximum(hair, _curtain() * np.clip((v - EAR_V + 0.75) * 6, 0, 1))
     albedo += hair[..., None] * (_strands(rng, looks.hair) - albedo)
-    # What a soft edge shows: hair above the ears, skin below.
+    # Colour under the soft edge: hair above the ears, skin below.
     albedo += (outside * above_ears)[..., None] * (looks.hair - albedo)
     ears = np.clip(
         (1 - np.sqrt(((np.abs(u) - 1.03) / 0.115) ** 2 + ((v - EAR_V - 0.12) / 0.30) ** 2)) * 10, 0, 1

@@ -18,7 +18,7 @@ from stf.sample.face import Light, render
 from stf.sample.forging import (
     Picture,
     develop,
-    feathered,
+    feather,
     fit_affine,
     hull,
     match_colours,
@@ -26,7 +26,7 @@ from stf.sample.forging import (
     paste,
 )
 from stf.sample.performance import wander
-from stf.sample.relief import blurred
+from stf.sample.relief import blur
 from stf.sample.skin import Head
 from stf.sample.take import Take
 
@@ -43,7 +43,7 @@ def _place(picture: Picture, matrix: Landmarks) -> Picture:
 
 
 def _shaken(matrix: Landmarks, centre: Landmarks, shift_px: Landmarks, turn: float, grow: float) -> Landmarks:
-    """The map followed by a small turn and growth about `centre` and a shift."""
+    """Appends to the map a small rotation and scaling about `centre`, and a shift."""
     c, s = (1 + grow) * portable.cos(turn), (1 + grow) * portable.sin(turn)
     extra = np.array([[c, -s], [s, c]])
     linear = np.stack(
@@ -54,10 +54,10 @@ def _shaken(matrix: Landmarks, centre: Landmarks, shift_px: Landmarks, turn: flo
 
 
 def deepfakes(target: Take, source: Head, rng: np.random.Generator) -> tuple[Frames, Landmarks]:
-    """The source's face in the target's pose, expression and light, as a shared autoencoder gives it.
+    """Renders the source's face in the target's pose, expression and light, like the output of a shared autoencoder.
 
-    Its output is small (64–100 pixels across the face crop) and smooth, each frame is aligned by itself, and colours
-    are matched before blending with a wide feather.
+    The output is small (64–100 pixels across the face crop) and smooth, each frame is aligned independently, and
+    colours are matched before blending with a wide feather.
     """
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     n_frames = len(frames)
@@ -74,8 +74,8 @@ def deepfakes(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fra
         matrix = _shaken(matrix, centre, shake[t, :2], shake[t, 2], shake[t, 3])
         picture = _place(develop(target, drawn), matrix)
         small = cv2.resize(picture, None, fx=resolution, fy=resolution, interpolation=cv2.INTER_AREA)
-        picture = exact.enlarged(small, *size)
-        mask = feathered(hull(target.landmarks_T[t], size), feather_px) * _place(drawn.alpha_HW, matrix)
+        picture = exact.enlarge(small, *size)
+        mask = feather(hull(target.landmarks_T[t], size), feather_px) * _place(drawn.alpha_HW, matrix)
         picture = match_colours(picture, frames[t].astype(np.float32), mask, 0.7) * np.float32(gain[t])
         frames[t] = paste(frames[t], picture, mask)
         landmarks[t, INNER] = move(drawn.landmarks_81, matrix)[INNER]
@@ -83,11 +83,11 @@ def deepfakes(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fra
 
 
 def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Frames, Landmarks]:
-    """The source's texture on a face model fitted to the target, lit by an estimated light, pasted.
+    """Pastes the source's texture on a face model fitted to the target and lit by an estimated light.
 
-    No shadows and no skin oil, a damped expression, a fit that wanders by a pixel or two, a narrow feather. The
-    texture comes from the source's own video, so another lens has softened it: without that, the sharpness of the
-    face alone told these fakes from the reals.
+    No shadows and no skin oil, a damped expression, a fit that drifts by a pixel or two, a narrow feather. The texture
+    comes from the source's own video and was softened by that camera's lens: without this blur, the sharpness of the
+    face alone separated these fakes from the reals.
     """
     size, frames, landmarks = target.size, target.frames_THWC.copy(), target.landmarks_T.copy()
     n_frames = len(frames)
@@ -103,11 +103,11 @@ def faceswap(target: Take, source: Head, rng: np.random.Generator) -> tuple[Fram
         true = target.staging.light(t)
         light = Light(target.staging.towards(wrong_light), true.key, true.fill * 1.3)
         drawn = render(matte, pose, acted, light, visibility, size)
-        soft = dataclasses.replace(drawn, colour_HWC=blurred(drawn.colour_HWC, lens_px))
+        soft = dataclasses.replace(drawn, colour_HWC=blur(drawn.colour_HWC, lens_px))
         matrix = fit_affine(drawn.landmarks_81[:68], target.landmarks_T[t, :68], similarity=False)
         matrix = _shaken(matrix, target.landmarks_T[t, INNER].mean(0), error[t, :2], error[t, 2], error[t, 3])
         picture = _place(develop(target, soft), matrix)
-        mask = feathered(hull(target.landmarks_T[t, :68], size), feather_px) * _place(drawn.alpha_HW, matrix)
+        mask = feather(hull(target.landmarks_T[t, :68], size), feather_px) * _place(drawn.alpha_HW, matrix)
         picture = match_colours(picture, frames[t].astype(np.float32), mask, 0.6)
         frames[t] = paste(frames[t], picture, mask)
         landmarks[t, INNER] = move(drawn.landmarks_81, matrix)[INNER]

@@ -19,7 +19,7 @@ MIN_HULL_px = 114.0  # integer landmarks and detector jitter still leave 112
 
 @dataclass(frozen=True)
 class Take:
-    """Everything that happened, and what the camera stored: `frames_THWC` has been through H.264 once."""
+    """The parameters of a take and the recorded `frames_THWC`, compressed once with H.264."""
 
     head: Head
     acting: Acting
@@ -39,7 +39,7 @@ class Take:
 def true_landmarks(
     head: Head, acting: Acting, staging: Staging, scale_px: float, origin_px: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """(T, 81, 2) pixels."""
+    """Returns the true landmarks (T, 81, 2) in pixels."""
     shape = head.identity.shape
     poses = [staging.pose(t, scale_px, origin_px) for t in range(len(acting.jaw))]
     return np.stack(
@@ -47,15 +47,15 @@ def true_landmarks(
     )
 
 
-def _face_scale(head: Head, acting: Acting, staging: Staging, wanted_px: float) -> float:
-    """Pixels per face unit so that the hull's width never falls below `wanted_px`."""
+def _face_scale(head: Head, acting: Acting, staging: Staging, min_width_px: float) -> float:
+    """Returns the pixels per face unit for which the hull is never narrower than `min_width_px`."""
     landmarks = true_landmarks(head, acting, staging, 60.0, (0.0, 0.0))
     narrowest = float((landmarks[..., 0].max(1) - landmarks[..., 0].min(1)).min())
-    return 60.0 * wanted_px / narrowest
+    return 60.0 * min_width_px / narrowest
 
 
 def record(head: Head, acting: Acting, size: tuple[int, int], rng: np.random.Generator) -> Take:
-    """Stages and renders a performance and stores it as a camera would (H.264 at the camera's own quality)."""
+    """Renders a performance in a new scene and records it with a new camera (H.264 at the camera's quality)."""
     height, width = size
     n_frames = len(acting.jaw)
     staging = draw_staging(rng, n_frames)

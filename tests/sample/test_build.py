@@ -1,4 +1,4 @@
-"""The synthetic sample: layout, determinism, truth of the landmarks, and that only faces tell the classes apart."""
+"""The synthetic sample: layout, determinism, correct landmarks, and forgeries that change only the face."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from stf.sample.skin import Head, paint_head
 from stf.sample.swaps import deepfakes, faceswap
 from stf.sample.take import Take, record
 
-SPEC = SampleSpec(train=2, val=2, test=2, n_frames=5)
+SMALL = SampleSpec(train=2, val=2, test=2, n_frames=5)
 NEUTRAL = Expression(0, 0, 0, 0, 0, 1, 0, 0)
 SPEAKING = Expression(0.2, 0.5, 0.3, 0.6, 0.3, 0.8, 0.02, 0)
-SIZE = (SPEC.height, SPEC.width)
+SIZE = (SMALL.height, SMALL.width)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -47,7 +47,7 @@ def _digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> FFPPTree:
     root = tmp_path_factory.mktemp("sample") / "made"
-    generate_sample(root, seed=3, workers=1, spec=SPEC)
+    generate_sample(root, seed=3, workers=1, spec=SMALL)
     return FFPPTree(root)
 
 
@@ -62,7 +62,7 @@ def take(head: Head) -> Take:
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tree: FFPPTree, tmp_path: Path) -> None:
-    generate_sample(tmp_path / "again", seed=3, workers=2, spec=SPEC)
+    generate_sample(tmp_path / "again", seed=3, workers=2, spec=SMALL)
     assert _digests(tmp_path / "again") == _digests(tree.root)
 
 
@@ -102,14 +102,14 @@ def test_default_size_and_disjoint_identities() -> None:
     assert all({a for pair in spec.pairs(split) for a in pair} == set(spec.ids(split)) for split in SPLITS)
 
 
-def test_every_video_is_whole_and_its_face_large_enough(tree: FFPPTree) -> None:
+def test_every_video_is_complete_and_its_face_large_enough(tree: FFPPTree) -> None:
     videos = [v for q in tree.qualities() for s in SPLITS for v in tree.real_videos(s, q)]
     videos += [v for q in tree.qualities() for m in METHODS for v in tree.fake_videos("test", m, q)]
     assert len(videos) == 2 * (6 + 8)
     for video in videos:
         clip = read_clip(video.frame_paths)
-        assert clip.shape == (SPEC.n_frames, *SIZE, 3)
-        assert video.frame_numbers == tuple(range(SPEC.n_frames))
+        assert clip.shape == (SMALL.n_frames, *SIZE, 3)
+        assert video.frame_numbers == tuple(range(SMALL.n_frames))
         for landmark_path, box_path in zip(video.landmark_paths, video.box_paths, strict=True):
             assert landmark_path is not None
             assert box_path is not None
@@ -128,7 +128,7 @@ def test_every_video_is_whole_and_its_face_large_enough(tree: FFPPTree) -> None:
 
 
 def test_enough_background_remains_around_the_face(tree: FFPPTree) -> None:
-    """What the leak audit measures: everything farther than 32 px from the hull."""
+    """The leak audit measures the pixels farther than 32 px from the hull."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
     for video in tree.real_videos("test", "c23") + tree.real_videos("train", "c23"):
         path = video.landmark_paths[0]
@@ -137,7 +137,7 @@ def test_enough_background_remains_around_the_face(tree: FFPPTree) -> None:
         assert 1 - cv2.dilate(mask, kernel)[40:-40, 40:-40].mean() > 0.08
 
 
-def test_forehead_points_survive_the_readers_reordering(head: Head) -> None:
+def test_reordering_the_stored_forehead_points_restores_them(head: Head) -> None:
     points = neutral_landmarks(head.identity.shape)
     np.testing.assert_array_equal(reorder_landmark(stored_order(points)), points)
     forehead = points[68:]
@@ -145,7 +145,7 @@ def test_forehead_points_survive_the_readers_reordering(head: Head) -> None:
     assert forehead[:, 1].max() < points[36:48, 1].min()
 
 
-def test_points_lie_where_the_anatomy_says(head: Head) -> None:
+def test_landmarks_have_the_right_order_and_symmetry(head: Head) -> None:
     p = neutral_landmarks(head.identity.shape)
     assert p[0, 0] < p[36, 0] < p[39, 0] < p[27, 0] < p[42, 0] < p[45, 0] < p[16, 0]
     assert p[19, 1] < p[37, 1] < p[41, 1] < p[30, 1] < p[51, 1] < p[62, 1] <= p[66, 1] < p[57, 1] < p[8, 1]
@@ -155,12 +155,12 @@ def test_points_lie_where_the_anatomy_says(head: Head) -> None:
 
 @pytest.mark.parametrize("expression", [NEUTRAL, SPEAKING])
 def test_projection_and_its_inverse_agree(head: Head, expression: Expression) -> None:
-    """The pixel at a landmark shows the point of the face that the landmark names, within half a pixel."""
+    """The pixel at a landmark shows the landmark's point on the face, within half a pixel."""
     pose = Pose(0.12, -0.06, 0.05, 90, 75, 57)
     points = moved_landmarks(head.identity.shape, expression)[17:68]
     pixels = project(head, pose, points)
     u, v = unproject(head, pose, *SIZE)
-    found = [
+    unprojected = [
         cv2.remap(
             plane,
             pixels[None, :, 0].astype(np.float32),
@@ -169,22 +169,22 @@ def test_projection_and_its_inverse_agree(head: Head, expression: Expression) ->
         )[0]
         for plane in (u, v)
     ]
-    assert np.abs(np.stack(found, 1) - points).max() * pose.scale_px < 0.5
+    assert np.abs(np.stack(unprojected, 1) - points).max() * pose.scale_px < 0.5
 
 
 def test_features_are_painted_where_the_landmarks_are(head: Head) -> None:
     """An open mouth is dark inside its inner-lip points; an eye is brighter open than shut."""
     light = Light(np.array([-0.4, -0.4, 0.82]), np.ones(3), np.full(3, 0.4))
-    pose, seen = Pose(0.1, 0.05, -0.04, 92, 76, 57), head.visibility(light.towards)
+    pose, visibility = Pose(0.1, 0.05, -0.04, 92, 76, 57), head.visibility(light.towards)
 
     def inside(expression: Expression, points: slice) -> float:
-        drawn = render(head, pose, expression, light, seen, SIZE)
+        drawn = render(head, pose, expression, light, visibility, SIZE)
         mask = hull(drawn.landmarks_81[points], SIZE).astype(bool)
         return float(np.abs(drawn.colour_HWC - shut.colour_HWC)[mask].mean())
 
-    shut = render(head, pose, Expression(0, 0, 0, 0, 0, 0, 0, 0), light, seen, SIZE)
+    shut = render(head, pose, Expression(0, 0, 0, 0, 0, 0, 0, 0), light, visibility, SIZE)
     wide = Expression(0.25, 0, 0, 0, 0, 1, 0, 0)
-    drawn = render(head, pose, wide, light, seen, SIZE)
+    drawn = render(head, pose, wide, light, visibility, SIZE)
     mouth, cheeks = inside(wide, slice(60, 68)), hull(drawn.landmarks_81[[2, 31, 35, 14]], SIZE).astype(bool)
     assert mouth > 0.1
     assert inside(wide, slice(36, 42)) > 0.05
@@ -193,19 +193,19 @@ def test_features_are_painted_where_the_landmarks_are(head: Head) -> None:
 
 
 def test_landmarks_follow_the_recorded_face(take: Take) -> None:
-    """Optical flow of the skin between the eyes and the mouth moves as the landmarks do."""
+    """The optical flow of the skin between eyes and mouth agrees with the landmarks' motion."""
     first, last = (cv2.cvtColor(take.frames_THWC[t], cv2.COLOR_RGB2GRAY) for t in (0, 3))
     points = take.landmarks_T[0, 27:48].astype(np.float32)[:, None]
     guess = points.copy()
     moved, status, _ = cv2.calcOpticalFlowPyrLK(first, last, points, guess, winSize=(17, 17))
-    kept = status[:, 0] == 1
-    error = (moved[:, 0] - take.landmarks_T[3, 27:48])[kept]
-    assert kept.sum() >= 15
+    is_tracked = status[:, 0] == 1
+    error = (moved[:, 0] - take.landmarks_T[3, 27:48])[is_tracked]
+    assert is_tracked.sum() >= 15
     assert np.median(np.hypot(*error.T)) < 1.0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_forgeries_touch_only_the_face(take: Take, method: str) -> None:
+def test_forgeries_change_only_the_face(take: Take, method: str) -> None:
     other, acting = sample._head(0, "027"), draw_acting(np.random.default_rng(9), len(take.frames_THWC))
     rng = np.random.default_rng(1)
     table: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
@@ -234,15 +234,14 @@ def _sharpness(frame: np.ndarray, landmarks: np.ndarray) -> float:
     return float(np.log(cv2.Laplacian(grey, cv2.CV_64F).var()))
 
 
-def test_faceswap_is_as_sharp_as_what_it_is_pasted_into(take: Take) -> None:
-    """A texture that no lens had softened was about 1 sharper (ln of the Laplacian's variance): AUC .99 without a look
-    at the face."""
+def test_faceswap_is_as_sharp_as_the_frame_it_is_pasted_into(take: Take) -> None:
+    """A texture without lens blur was about 1 sharper (ln of the Laplacian's variance): AUC .99 by sharpness alone."""
     frames, _ = faceswap(take, sample._head(0, "027"), np.random.default_rng(1))
     faces = take.landmarks_T
-    gained = [
+    differences = [
         _sharpness(f, p) - _sharpness(r, p) for f, r, p in zip(frames, take.frames_THWC, faces, strict=True)
     ]
-    assert abs(np.mean(gained)) < 0.35
+    assert abs(np.mean(differences)) < 0.35
 
 
 def test_detector_errors_stay_below_a_pixel() -> None:
@@ -253,7 +252,7 @@ def test_detector_errors_stay_below_a_pixel() -> None:
 
 
 def test_c23_is_coarser_than_raw(tree: FFPPTree) -> None:
-    """Both went through H.264: c23 loses detail against raw, and encoding again at a low rate loses more."""
+    """c23 is raw encoded once more, at CRF 23."""
     for video_id in ("000", "004"):
         split = "train" if video_id == "000" else "test"
         raw, c23 = (
@@ -264,11 +263,11 @@ def test_c23_is_coarser_than_raw(tree: FFPPTree) -> None:
         np.testing.assert_array_equal(h264(raw, 23), c23)
 
 
-def test_refuses_to_write_over_something(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("kept")
     with pytest.raises(DataError, match="not empty"):
-        generate_sample(tmp_path / "full", workers=1, spec=SPEC)
+        generate_sample(tmp_path / "full", workers=1, spec=SMALL)
     assert (tmp_path / "full" / "precious.txt").read_text() == "kept"
 
 

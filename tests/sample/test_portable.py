@@ -1,7 +1,7 @@
-"""The sample's bytes do not depend on the CPU: built with fewer of its instructions, every file stays the same.
+"""The sample's bytes do not depend on the CPU: generated with fewer CPU instructions, every file is the same.
 
-Each child process is told by an environment variable to leave out what some CPUs lack, so that the libraries take the
-code that they would take there.
+An environment variable makes the libraries of each child process ignore instructions that some CPUs lack, so that they
+use the same code as on such a CPU.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 
 from stf.sample import exact, portable
 
-# H.264 would hide most differences of one grey level, so the child's camera leaves it out; and it also writes the maps
-# of a head and a rendering before they are rounded to grey levels.
+# H.264 would hide most differences of one grey level, so the child's camera skips it. The child also writes the maps of
+# a head and a rendering before rounding to grey levels.
 _BUILD = """
 import sys
 from pathlib import Path
@@ -47,36 +47,36 @@ LIMITS = {
 }
 
 
-def _built(root: Path, limits: dict[str, str]) -> dict[str, bytes]:
-    """Every file of two recordings and their eight fakes, and what they were made of."""
-    done = subprocess.run(
+def _generate(root: Path, limits: dict[str, str]) -> dict[str, bytes]:
+    """Generates two recordings, their eight fakes and the intermediate maps; returns all files."""
+    completed = subprocess.run(
         [sys.executable, "-c", _BUILD, str(root)], env=os.environ | limits, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert "unknown" not in done.stderr.lower(), (
-        done.stderr
-    )  # a limit the library does not know would test nothing
+    assert completed.returncode == 0, completed.stderr
+    # a limit that the library does not know would test nothing
+    assert "unknown" not in completed.stderr.lower(), completed.stderr
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return _built(tmp_path_factory.mktemp("sample") / "here", {})
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """All files as generated with the full instruction set."""
+    return _generate(tmp_path_factory.mktemp("sample") / "full", {})
 
 
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
 def test_a_cpu_with_fewer_instructions_writes_the_same_bytes(
-    here: dict[str, bytes], limits: dict[str, str], tmp_path: Path
+    expected: dict[str, bytes], limits: dict[str, str], tmp_path: Path
 ) -> None:
-    there = _built(tmp_path / "there", limits)
-    assert there.keys() == here.keys()
-    different = [name for name in here if here[name] != there[name]]
-    assert not different, f"{len(different)} of {len(here)} files differ, among them {different[0]}"
+    limited = _generate(tmp_path / "limited", limits)
+    assert limited.keys() == expected.keys()
+    different = [name for name in expected if expected[name] != limited[name]]
+    assert not different, f"{len(different)} of {len(expected)} files differ, among them {different[0]}"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["exp", "log", "sin", "cos"])
-def test_portable_functions_are_numpys_to_the_last_digits(name: str, dtype: type) -> None:
+def test_portable_functions_equal_numpys_to_the_last_digits(name: str, dtype: type) -> None:
     x = (np.random.default_rng(0).normal(size=10_000) * 8).astype(dtype)
     x = np.abs(x) + dtype(1e-6) if name == "log" else x
     value, epsilon = getattr(portable, name)(x), np.finfo(dtype).eps
@@ -101,10 +101,10 @@ def test_portable_angles() -> None:
     np.testing.assert_allclose(portable.arctan2(y, x), np.arctan2(y, x), rtol=1e-15, atol=1e-15)
 
 
-def test_portable_algebra_is_numpys() -> None:
+def test_portable_algebra_equals_numpys() -> None:
     rng = np.random.default_rng(0)
     matrix, right, values = rng.normal(size=(9, 9)), rng.normal(size=(9, 2)), rng.normal(size=40)
-    matrix[0, 0] = 0.0  # no first pivot: rows have to change places
+    matrix[0, 0] = 0.0  # the first pivot is 0, so rows must be swapped
     np.testing.assert_allclose(portable.solve(matrix, right), np.linalg.solve(matrix, right), rtol=1e-12)
     np.testing.assert_allclose(portable.product(matrix, right), matrix @ right, rtol=1e-12)
     np.testing.assert_allclose(portable.product(matrix, right[:, 0]), matrix @ right[:, 0], rtol=1e-12)
@@ -115,7 +115,7 @@ def test_portable_algebra_is_numpys() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.45, 0.85, 2.2, 9.0])
-def test_the_exact_blur_is_opencvs(sigma: float) -> None:
+def test_the_exact_blur_equals_opencvs(sigma: float) -> None:
     picture = np.random.default_rng(0).random((60, 70, 3), dtype=np.float32)
     blurred = exact.gaussian_blur(picture, sigma)
     assert blurred.dtype == np.float32
@@ -124,23 +124,23 @@ def test_the_exact_blur_is_opencvs(sigma: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(20, 17), (33, 41, 3)])
-def test_the_exact_enlargement_is_opencvs(shape: tuple[int, ...]) -> None:
+def test_the_exact_enlargement_equals_opencvs(shape: tuple[int, ...]) -> None:
     picture = np.random.default_rng(0).random(shape, dtype=np.float32)
-    wanted = cv2.resize(picture, (90, 110), interpolation=cv2.INTER_CUBIC)
-    np.testing.assert_allclose(exact.enlarged(picture, 110, 90), wanted, atol=1e-5)
+    expected = cv2.resize(picture, (90, 110), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(exact.enlarge(picture, 110, 90), expected, atol=1e-5)
 
 
-def test_the_exact_cubic_lookup_is_opencvs_but_for_rounding() -> None:
+def test_the_exact_cubic_lookup_equals_opencvs_except_for_rounding() -> None:
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (60, 70, 3), dtype=np.uint8)
     x, y = rng.uniform(-3, 73, (60, 70)).astype(np.float32), rng.uniform(-3, 63, (60, 70)).astype(np.float32)
-    wanted = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    difference = np.abs(exact.cubic_lookup(frame, x, y) - wanted)
+    expected = cv2.remap(frame, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    difference = np.abs(exact.cubic_lookup(frame, x, y) - expected)
     assert difference.max() <= 1
     assert difference.mean() < 1e-3
 
 
-def test_the_exact_distance_is_euclids() -> None:
+def test_the_exact_distance_is_euclidean() -> None:
     inside = np.ones((9, 9), np.uint8)
     inside[0, 0] = 0
     rows, columns = np.mgrid[:9, :9]
