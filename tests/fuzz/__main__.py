@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: thousands of spoiled inputs through the project's own readers; exits with 1 on a failure."""
+"""`python -m tests.fuzz`: feeds thousands of damaged inputs to the project's readers; exits with 1 on a failure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rich.table import Table
 from tests.fuzz.kinds import SHARES
 from tests.fuzz.supervise import COLUMNS, Tally, run_inputs
 
-SHOWN_PER_KIND, MAX_NAMED = 5, 20
+SHOWN_PER_KIND, MAX_LISTED = 5, 20
 
 
 def names_of(inputs: int, seed: int, shares: dict[str, float]) -> list[str]:
-    """ "KIND:SEED" of every input: each kind its share of them, at least one; mixed, so that slow ones are spread."""
+    """Returns "KIND:SEED" of every input: each kind by its share, at least one; shuffled to spread slow ones."""
     total = sum(shares.values())
     counts = {name: max(1, round(inputs * share / total)) for name, share in shares.items()}
     counts[max(counts, key=lambda name: counts[name])] += inputs - sum(counts.values())
@@ -42,28 +42,28 @@ def report(console: Console, tallies: dict[str, Tally]) -> int:
     )
     console.print(table)
     for tally in tallies.values():
-        for name, what, detail in tally.failures[:SHOWN_PER_KIND]:
-            told = f"\n{what}: --only {name!r}\n{detail.rstrip()}"
-            console.print(told, markup=False, highlight=False, soft_wrap=True)
+        for name, failure, detail in tally.failures[:SHOWN_PER_KIND]:
+            text = f"\n{failure}: --only {name!r}\n{detail.rstrip()}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         if len(tally.failures) > SHOWN_PER_KIND:
-            others = " ".join(name for name, _, _ in tally.failures[SHOWN_PER_KIND:][:MAX_NAMED])
+            others = " ".join(name for name, _, _ in tally.failures[SHOWN_PER_KIND:][:MAX_LISTED])
             console.print(f"\nand {len(tally.failures) - SHOWN_PER_KIND} more: {others}", highlight=False)
     return sum(len(tally.failures) for tally in tallies.values())
 
 
 def fuzz(names: Sequence[str], workers: int, limit_s: float, console: Console) -> dict[str, Tally]:
-    """Makes the good files, and runs the inputs in a temporary folder."""
+    """Prepares the intact files and runs the inputs in a temporary folder."""
     from tests.fuzz.good import prepare_good
 
     with tempfile.TemporaryDirectory(prefix="stf-fuzz-") as folder:
         prepare_good(Path(folder) / "good", with_store=any(name.startswith("compare") for name in names))
         start = time.monotonic()
 
-        def told(done: int) -> None:
+        def progress(done: int) -> None:
             if done % 1000 == 0:
                 console.print(f"{done:,} of {len(names):,} inputs, {time.monotonic() - start:.0f} s")
 
-        return run_inputs(names, Path(folder), workers=workers, limit_s=limit_s, told=told)
+        return run_inputs(names, Path(folder), workers=workers, limit_s=limit_s, progress=progress)
 
 
 @click.command()
@@ -73,17 +73,24 @@ def fuzz(names: Sequence[str], workers: int, limit_s: float, console: Console) -
     "--workers", default=os.cpu_count() or 1, type=click.IntRange(min=1), help="Processes. [default: cores]"
 )
 @click.option(
-    "--limit", "limit_s", default=10.0, show_default=True, help="Seconds after which an input hangs."
+    "--limit",
+    "limit_s",
+    default=10.0,
+    show_default=True,
+    help="Seconds after which an input counts as hanging.",
 )
 @click.option(
-    "--only", multiple=True, metavar="KIND[:SEED]", help="One kind, or one input again; may be repeated."
+    "--only",
+    multiple=True,
+    metavar="KIND[:SEED]",
+    help="Run one kind, or repeat one input; may be given several times.",
 )
 def main(inputs: int, seed: int, workers: int, limit_s: float, only: tuple[str, ...]) -> None:
-    """Spoil good inputs, read them, and count: refused in one line, accepted, or what must never happen."""
+    """Damage intact inputs, read them, and count those refused in one line, those accepted, and all failures."""
     console = Console(width=100)
     replayed = [name for name in only if name.rpartition(":")[2].isdecimal()]
-    wanted = {name: SHARES[name] for name in only if name not in replayed} if only else SHARES
-    names = replayed + (names_of(inputs, seed, wanted) if wanted else [])
+    shares = {name: SHARES[name] for name in only if name not in replayed} if only else SHARES
+    names = replayed + (names_of(inputs, seed, shares) if shares else [])
     tallies = fuzz(names, min(workers, len(names)), limit_s, console)
     raise SystemExit(1 if report(console, tallies) else 0)
 

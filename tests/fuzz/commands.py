@@ -1,4 +1,4 @@
-"""A command as a user calls it, from its options to its exit code."""
+"""Fuzzes a whole command, from its options to its exit code."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ _INPUTS = [kind for kind in DOCUMENT_KINDS if kind.name in ("params.yaml", "eval
 
 
 def _make_command(rng: Rng, place: Place) -> None:
-    """Two evaluations and a parameter file, one of them spoiled."""
+    """Makes two evaluations and a parameter file, one of them damaged."""
     for name in ("e_details.json", "e_scores.csv", "params.yaml"):
         (place.case / name).write_bytes((place.good / name).read_bytes())
     pick(rng, _INPUTS).make(rng, place)
 
 
 def _read_command(place: Place) -> None:
-    """`python -m pipeline.compare A B`: an exit code of 0, 1 or 2, and one line that says why."""
-    given = (
+    """Runs `python -m pipeline.compare A B`: the exit code is 0, 1 or 2, and an error is one line."""
+    arguments = (
         str(place.good / "e.json"),
         str(place.case / "e.json"),
         "--params",
         str(place.case / "params.yaml"),
     )
-    result = CliRunner().invoke(compare_command, [*given, "--output", str(place.outputs / "compare.json")])
+    result = CliRunner().invoke(
+        compare_command, [*arguments, "--output", str(place.outputs / "compare.json")]
+    )
     assert result.exit_code in (0, 1, 2), result.output[-300:]
     assert "Traceback" not in result.output
     assert "unexpected" not in result.output, result.output[-300:]

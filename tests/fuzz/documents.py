@@ -1,4 +1,4 @@
-"""Parameter files, split files, and the JSON and CSV files that commands read of each other."""
+"""Fuzzes parameter files, split files, and the JSON and CSV files that commands exchange."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def _make_params(rng: Rng, place: Place) -> None:
         values = spoil_value(rng, values)
     try:
         content = _yaml_text(rng, values, place)
-    except yaml.YAMLError:  # a mixture of keys that cannot be written
+    except yaml.YAMLError:  # mixed key types cannot be written
         content = str(values).encode("utf-8", "surrogatepass")
     (place.case / "params.yaml").write_bytes(content)
 
 
 def _read_params(place: Place) -> None:
     params = Params.load(place.case / "params.yaml")
-    assert Params.load(_plain(params)) == params, "the parameters do not come back from their own values"
+    assert Params.load(_plain(params)) == params, "parameters differ after a round trip"
     for phase in ("a", "b"):
         STFV8Config.from_params(params, phase).describe()
     assert len(params.flat()) > 50
@@ -192,11 +192,13 @@ def _make_evaluation(rng: Rng, place: Place) -> None:
 
 
 def _read_evaluation(place: Place) -> None:
-    found = read_evaluation(place.case / "e.json")
-    assert set(found.table["label"]) <= {0, 1}
-    assert found.table["score"].dropna().between(0, 1).all()
+    evaluation = read_evaluation(place.case / "e.json")
+    assert set(evaluation.table["label"]) <= {0, 1}
+    assert evaluation.table["score"].dropna().between(0, 1).all()
     good = read_evaluation(place.good / "e.json")
-    compare([Contestant(letter, letter, None, None, e, Costs()) for letter, e in (("A", good), ("B", found))])
+    compare(
+        [Contestant(letter, letter, None, None, e, Costs()) for letter, e in (("A", good), ("B", evaluation))]
+    )
 
 
 KINDS = (

@@ -1,4 +1,4 @@
-"""The good files that are spoiled; made once, in some ten seconds, and only read afterwards."""
+"""Creates the intact files that the fuzzer damages copies of; takes about ten seconds, once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SPLITS = {"train": [["000", "001"]], "val": [["002", "003"]], "test": [["004", 
 
 
 def prepare_good(folder: Path, with_store: bool) -> None:
-    """Everything that the kinds spoil, below `folder`; for commands also an MLflow store without runs."""
+    """Creates all intact files below `folder`; for commands also an MLflow store without runs."""
     folder.mkdir(parents=True)
     write_tree(folder / "tree", splits=_SPLITS, methods=("FaceSwap",), n_frames=8, size=(96, 112))
     _write_cache(folder)
@@ -41,7 +41,7 @@ def prepare_good(folder: Path, with_store: bool) -> None:
 
 
 def _write_store(folder: Path) -> None:
-    from stf.tracking.store import open_store  # mlflow: seconds
+    from stf.tracking.store import open_store  # imports mlflow, which takes seconds
 
     os.environ["DVC_ROOT"] = str(folder)
     folder.mkdir()

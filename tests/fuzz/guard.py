@@ -1,6 +1,6 @@
-"""Watches what a reader does beside reading: files it opens for writing, programs it starts, hosts it calls.
+"""Detects side effects of a reader: files it opens for writing, programs it starts, hosts it connects to.
 
-An audit hook hears Python's own calls. What C code writes is seen by a look at the folders around the input.
+An audit hook sees Python's own calls. Files written by C code are detected by listing the folders around the input.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _RUNS = {
     "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn", "subprocess.Popen", "pty.spawn",
     "pickle.find_class", "socket.connect", "socket.getaddrinfo", "urllib.Request", "webbrowser.open",
 }  # fmt: skip
-# What our commands start by themselves: provenance, and matplotlib's and MLflow's looks at the machine.
+# Programs that our commands start themselves: for provenance, and by matplotlib and MLflow.
 _OUR_PROGRAMS = {"git", "fc-list", "uname"}
 _NOWHERE = {"/dev/null", "/dev/tty"}
 
 
 @dataclass
-class Seen:
-    """What was heard while the guard was on."""
+class SideEffects:
+    """The side effects detected while the guard was active."""
 
     writes: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
 
 
 class Guard:
-    """`with guard as seen:` around a reader; the input lies in `room`, files may be written below `outputs` alone."""
+    """`with guard as effects:` around a reader; the input is in `room`, and only `outputs` may be written to."""
 
     def __init__(self, room: Path, outputs: Path, canary: Path) -> None:
         self._room, self._outputs, self._canary = (
@@ -43,51 +43,51 @@ class Guard:
             os.path.realpath(outputs),
             Path(os.path.realpath(canary)),
         )
-        self._seen: Seen | None = None
-        self._before: set[str] = set()
-        sys.addaudithook(self._heard)
+        self._effects: SideEffects | None = None
+        self._names_before: set[str] = set()
+        sys.addaudithook(self._on_event)
 
-    def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self._seen is None:
+    def _on_event(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._effects is None:
             return
-        seen = self._seen
+        effects = self._effects
         if event in _RUNS:
-            ours = event == "subprocess.Popen" and os.path.basename(str(arguments[0])) in _OUR_PROGRAMS
-            seen.runs += [] if ours else [f"{event}{str(arguments)[:100]}"]
+            is_ours = event == "subprocess.Popen" and os.path.basename(str(arguments[0])) in _OUR_PROGRAMS
+            effects.runs += [] if is_ours else [f"{event}{str(arguments)[:100]}"]
         elif event == "open":
             path, _, flags = arguments
             if isinstance(flags, int) and flags & _WRITES:
-                self._changed(seen, event, path)
+                self._record_write(effects, event, path)
         elif event in _CHANGES:
             for index in _CHANGES[event]:
-                self._changed(seen, event, arguments[index])
+                self._record_write(effects, event, arguments[index])
 
-    def _changed(self, seen: Seen, event: str, path: object) -> None:
+    def _record_write(self, effects: SideEffects, event: str, path: object) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
-            return  # a descriptor, whose opening was heard
+            return  # a file descriptor, whose opening was recorded
         name = os.path.realpath(os.fsdecode(path))
         if name == str(self._canary):
-            return  # code that was run, which the look at the room finds
+            return  # code was executed; __exit__ reports it
         if name not in _NOWHERE and not f"{name}{os.sep}".startswith(self._outputs + os.sep):
-            seen.writes.append(f"{event} {name[:150]}")
+            effects.writes.append(f"{event} {name[:150]}")
 
-    def __enter__(self) -> Seen:
-        self._before = self._names()
-        seen = self._seen = Seen()
-        return seen
+    def __enter__(self) -> SideEffects:
+        self._names_before = self._names()
+        effects = self._effects = SideEffects()
+        return effects
 
     def __exit__(self, *_: object) -> None:
-        seen, self._seen = self._seen, None
-        assert seen is not None
-        for name in sorted(self._names() ^ self._before):
+        effects, self._effects = self._effects, None
+        assert effects is not None
+        for name in sorted(self._names() ^ self._names_before):
             if name == self._canary.name:
-                seen.runs.append("the canary was made")
+                effects.runs.append("the canary was created")
             else:
-                seen.writes.append(f"beside the input: {name}")
+                effects.writes.append(f"beside the input: {name}")
         if self._canary.is_dir():
             self._canary.rmdir()
         self._canary.unlink(missing_ok=True)
 
     def _names(self) -> set[str]:
-        """Everything in the folders around the input, two levels up."""
+        """Lists everything in the folders around the input, up to two levels above it."""
         return {str(path.relative_to(self._room)) for path in self._room.rglob("*")}

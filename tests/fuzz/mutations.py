@@ -1,4 +1,4 @@
-"""Ways to spoil a file: its bytes, its text, or the values of a JSON or YAML document."""
+"""Mutations of a file's bytes, its text, or the values of a JSON or YAML document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERESTING = (
     b"\x7f\xff\xff\xff",
     b"\xff" * 8,
 )
-# What strangers write where a number, a text or a section belongs
+# Values that untrusted files may contain in place of a number, a text or a section
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 10**9, 2**31, 2**63, 2**64, -(2**63), 10**40, 10**400, 0.0, -0.0, 0.5, 1.5,
     1e-300, 1e300, float("nan"), float("inf"), -float("inf"), "", " ", "1e-4", "nan", "auto", "gpu", "cuda:99",
@@ -31,18 +31,18 @@ VALUES: tuple[Any, ...] = (
 
 
 def pick(rng: Rng, choices: Any) -> Any:
-    """One of them, as it is."""
+    """Picks one of the choices at random."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def spoil_bytes(rng: Rng, data: bytes, other: bytes = b"") -> bytes:
-    """One to four accidents: flipped bits, cuts, repetitions, a piece of `other`, runs of zeros."""
+    """Applies one to four mutations: flipped bits, cuts, repetitions, a piece of `other`, runs of zeros."""
     for _ in range(int(rng.integers(1, 5))):
-        data = _ACCIDENTS[int(rng.integers(len(_ACCIDENTS)))](rng, data, other)
+        data = _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](rng, data, other)
     return data
 
 
-def _place(rng: Rng, data: bytes) -> tuple[int, int]:
+def _span(rng: Rng, data: bytes) -> tuple[int, int]:
     start = int(rng.integers(len(data) + 1))
     length = int(rng.choice([1, 2, 4, 8, 64, 1000, len(data)]))
     return start, min(len(data), start + int(rng.integers(1, length + 2)))
@@ -58,23 +58,23 @@ def _flip(rng: Rng, data: bytes, _: bytes) -> bytes:
 
 
 def _overwrite(rng: Rng, data: bytes, _: bytes) -> bytes:
-    start, _end = _place(rng, data)
+    start, _end = _span(rng, data)
     new = pick(rng, _INTERESTING)
     return data[:start] + new + data[start + len(new) :]
 
 
 def _insert(rng: Rng, data: bytes, _: bytes) -> bytes:
-    start, _end = _place(rng, data)
+    start, _end = _span(rng, data)
     return data[:start] + pick(rng, _INTERESTING) + data[start:]
 
 
 def _remove(rng: Rng, data: bytes, _: bytes) -> bytes:
-    start, end = _place(rng, data)
+    start, end = _span(rng, data)
     return data[:start] + data[end:]
 
 
 def _repeat(rng: Rng, data: bytes, _: bytes) -> bytes:
-    start, end = _place(rng, data)
+    start, end = _span(rng, data)
     return data[:end] + data[start:end] * int(rng.integers(1, 4)) + data[end:]
 
 
@@ -83,21 +83,21 @@ def _truncate(rng: Rng, data: bytes, _: bytes) -> bytes:
 
 
 def _zero(rng: Rng, data: bytes, _: bytes) -> bytes:
-    start, end = _place(rng, data)
+    start, end = _span(rng, data)
     return data[:start] + bytes(end - start) + data[end:]
 
 
 def _splice(rng: Rng, data: bytes, other: bytes) -> bytes:
-    start, end = _place(rng, data)
-    from_, to = _place(rng, other)
+    start, end = _span(rng, data)
+    from_, to = _span(rng, other)
     return data[:start] + other[from_:to] + data[end:]
 
 
-_ACCIDENTS = (_flip, _flip, _overwrite, _insert, _remove, _repeat, _truncate, _zero, _splice)
+_MUTATIONS = (_flip, _flip, _overwrite, _insert, _remove, _repeat, _truncate, _zero, _splice)
 
 
 def spoil_value(rng: Rng, document: Any) -> Any:
-    """A copy of a JSON-like document in which one to three places hold something else."""
+    """Returns a copy of a JSON-like document with one to three values replaced."""
     document = copy.deepcopy(document)
     for _ in range(int(rng.integers(1, 4))):
         document = _spoil_somewhere(rng, document)
@@ -122,17 +122,17 @@ def _spoil_somewhere(rng: Rng, value: Any) -> Any:
 
 
 def odd_value(rng: Rng, value: Any) -> Any:
-    """Something else in the place of `value`: near it, or anything at all."""
+    """Returns a replacement for `value`: close to it, or anything else."""
     action = rng.random()
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and abs(value) < 1e15 and action < 0.5:  # a NaN is not either
+    if is_number and abs(value) < 1e15 and action < 0.5:  # false for NaN
         near = (-value, value * 2, value + 1, value * 1e6, str(value), value / 3, int(value) * 10**9)
         return pick(rng, near)
     return [value] if action > 0.9 else copy.deepcopy(pick(rng, VALUES))
 
 
 def spoiled_json(rng: Rng, document: Any, other: bytes = b"") -> bytes:
-    """A JSON text gone wrong: in its values, in a doubled key, in how deep it nests, in its encoding, in its bytes."""
+    """Returns a damaged JSON text: changed values, a duplicate key, deep nesting, other encoding, changed bytes."""
     text = json.dumps(spoil_value(rng, document), default=str)
     action = rng.random()
     if action < 0.5:

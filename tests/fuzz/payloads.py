@@ -1,4 +1,4 @@
-"""Objects whose unpickling runs code: each would leave a canary."""
+"""Objects whose unpickling executes code that creates a canary file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class _Calls:
 
 
 def payload(rng: np.random.Generator, canary: Path) -> Any:
-    """One of several ways to run code from a pickle."""
-    ways = (
+    """Returns an object that executes code when unpickled, by one of several calls."""
+    calls = (
         (os.mkdir, str(canary)),
         (os.system, f"touch {canary}"),
         (subprocess.run, ("touch", str(canary))),
@@ -31,4 +31,4 @@ def payload(rng: np.random.Generator, canary: Path) -> Any:
         (builtins.eval, f"__import__('os').mkdir({str(canary)!r})"),
         (open, str(canary), "w"),
     )
-    return _Calls(*pick(rng, ways))
+    return _Calls(*pick(rng, calls))

@@ -1,4 +1,4 @@
-"""Frames and geometry, spoiled where it hurts: PNG chunks with sums that hold, .npy headers, pickles with code."""
+"""Fuzzes frames and geometry: PNG chunks with valid checksums, .npy headers, pickles with code."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ _EXIF = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A PNG chunk whose sum holds."""
+    """Returns a PNG chunk with a valid checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
-    """(name, content) of each chunk of a good PNG."""
-    found, at = [], len(SIGNATURE)
+    """Returns (name, content) of each chunk of an intact PNG."""
+    chunks, at = [], len(SIGNATURE)
     while at < len(data):
         (length,) = struct.unpack_from(">I", data, at)
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
         at += 12 + length
-    return found
+    return chunks
 
 
 def good_png(rng: Rng) -> bytes:
-    """A small picture in one of the forms that a PNG can have."""
+    """Returns a small intact PNG: grey, RGB or RGBA, sometimes 16-bit."""
     kind = pick(rng, ((), (3,), (3,), (4,)))
-    deep = rng.random() < 0.1
-    image = rng.integers(0, 65536 if deep else 256, (*rng.integers(1, 40, 2), *kind))
-    return cv2.imencode(".png", image.astype(np.uint16 if deep else np.uint8))[1].tobytes()
+    is_16_bit = rng.random() < 0.1
+    image = rng.integers(0, 65536 if is_16_bit else 256, (*rng.integers(1, 40, 2), *kind))
+    return cv2.imencode(".png", image.astype(np.uint16 if is_16_bit else np.uint8))[1].tobytes()
 
 
 def _spoiled_header(rng: Rng, content: bytes) -> bytes:
@@ -79,7 +79,7 @@ def _content(rng: Rng, name: bytes, content: bytes) -> bytes:
 
 
 def spoiled_png(rng: Rng) -> bytes:
-    """Half of them as bytes, half by chunks whose sums hold again."""
+    """Returns a PNG damaged in its bytes, or in its chunks with valid checksums."""
     data = good_png(rng)
     if rng.random() < 0.4:
         return spoil_bytes(rng, data, good_png(rng))
@@ -108,7 +108,7 @@ def _read_png(place: Place) -> None:
     path = place.case / "000.png"
     header = read_header(path)
     frame = read_frame(path)
-    assert frame.shape == (header.height, header.width, 3), "a frame of another size than its header says"
+    assert frame.shape == (header.height, header.width, 3), "the frame's size differs from its header"
     assert frame.dtype == np.uint8
     assert header.width * header.height <= MAX_PIXELS
     assert header.bit_depth <= 8
@@ -171,7 +171,7 @@ def _make_npy(rng: Rng, place: Place) -> None:
 
 
 def _read_npy(place: Place) -> None:
-    """Landmarks or boxes: what one of them refuses, the other may take."""
+    """Reads landmarks, or boxes where those are refused."""
     path = place.case / "000.npy"
     try:
         read = read_landmarks(path)

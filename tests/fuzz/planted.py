@@ -1,4 +1,4 @@
-"""Readers that are broken on purpose, one for each thing that the fuzzer must notice."""
+"""Readers with a deliberate fault, one for each kind of failure that the fuzzer must detect."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _code(place: Place) -> None:
     pickle.loads((place.case / "input").read_bytes())
 
 
-# name → what the fuzzer is to count
+# name → the column in which the fuzzer must count it
 PLANTED = {
     "planted traceback": "tracebacks", "planted nonsense": "tracebacks", "planted hang": "hangs",
     "planted memory": "tracebacks", "planted crash": "tracebacks", "planted message": "tracebacks",

@@ -153,7 +153,7 @@ def _make_cache(rng: Rng, place: Place) -> None:
     data = (place.good / "video.faces").read_bytes()
     if rng.random() < 0.5:
         data = spoil_bytes(rng, data)
-    else:  # a table's number, and a size that holds
+    else:  # change numbers in the tables, keeping the file's size
         changed, n_tables = bytearray(data), 8000
         for _ in range(int(rng.integers(1, 4))):
             at = 8 * int(rng.integers(1, min(len(data), n_tables) // 8 - 1))
@@ -172,18 +172,18 @@ def _make_cache(rng: Rng, place: Place) -> None:
 
 
 def _read_cache(place: Place) -> None:
-    path, held = place.case / "video.faces", False
+    path = place.case / "video.faces"
     check_file(path, 12, 8)
     with open(path, "rb", buffering=0) as stream:
         opened = OpenedFile(stream, path)
         for start in range(min(opened.n_frames, 12)):
-            found = opened.clip(start)
-            if found is None:
+            cached = opened.clip(start)
+            if cached is None:
                 continue
-            track, frames_T = found
+            track, frames_T = cached
             assert np.isfinite(track.landmarks_TN2).all()
             assert len(track.landmarks_TN2) == opened.num_frames
-            held = held or all(opened.frame(frame).ndim == 3 for frame in frames_T)
+            assert all(opened.frame(frame).ndim == 3 for frame in frames_T)
 
 
 KINDS = (

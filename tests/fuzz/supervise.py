@@ -1,4 +1,4 @@
-"""Hands inputs to worker processes, kills those that hang, and counts what happened."""
+"""Distributes inputs to worker processes, kills those that hang, and counts the outcomes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = ("inputs", "refused", "accepted", "tracebacks", "hangs", "outside writ
 
 @dataclass
 class Tally:
-    """The row of one kind, and the failures in it: "KIND:SEED", what, and where it came from."""
+    """The counts of one kind, and its failures: ("KIND:SEED", column, detail)."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0))
     failures: list[tuple[str, str, str]] = field(default_factory=list)
@@ -42,20 +42,20 @@ class Tally:
         if answer["runs"]:
             self._fail(name, "code run", "; ".join(answer["runs"][:5]))
 
-    def _fail(self, name: str, what: str, detail: str) -> None:
-        self.counts[what] += 1
-        self.failures.append((name, what, detail))
+    def _fail(self, name: str, column: str, detail: str) -> None:
+        self.counts[column] += 1
+        self.failures.append((name, column, detail))
 
 
 class _Worker:
-    """One process; started again after it was killed or died."""
+    """One process, restarted after it was killed or died."""
 
     def __init__(self, scratch: Path, kinds: Sequence[str], limit_s: float) -> None:
         self._scratch, self._kinds, self._limit_s, self._started = scratch, kinds, limit_s, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, name: str) -> dict[str, Any]:
-        """What became of one input."""
+        """Runs one input and returns its outcome."""
         process = self._running()
         assert process.stdin is not None
         process.stdin.write(f"{name}\n".encode())
@@ -93,7 +93,7 @@ class _Worker:
 
     @staticmethod
     def _line(process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
-        """One line of the answers; None after the limit, b"" when the process is gone."""
+        """Reads one line of the process's answers; None after the limit, b"" when the process is gone."""
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -119,9 +119,9 @@ def run_inputs(
     *,
     workers: int,
     limit_s: float,
-    told: Callable[[int], Any] = lambda done: None,
+    progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Tally]:
-    """Feeds "KIND:SEED" names to `workers` processes below `scratch`, which holds good/; {kind: its tally}."""
+    """Runs the inputs "KIND:SEED" in `workers` processes below `scratch`, which contains good/; {kind: its tally}."""
     queue: SimpleQueue[str] = SimpleQueue()
     for name in names:
         queue.put(name)
@@ -136,7 +136,7 @@ def run_inputs(
                 answer = worker.ask(name)
                 with lock:
                     tallies.setdefault(name.rpartition(":")[0], Tally()).add(name, answer)
-                    told(sum(tally.counts["inputs"] for tally in tallies.values()))
+                    progress(sum(tally.counts["inputs"] for tally in tallies.values()))
         except Empty:
             return
         finally:

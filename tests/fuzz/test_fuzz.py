@@ -1,4 +1,4 @@
-"""The fuzzer notices all that must never happen, and finds none of it in a short run; `make fuzz` is the long one."""
+"""The fuzzer detects every kind of failure, and a short run finds none; `make fuzz` is the long run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.fuzz.supervise import COLUMNS, run_inputs
 INPUTS = 250
 
 
-def test_everything_that_must_never_happen_is_noticed(tmp_path: Path) -> None:
-    """Each planted fault is counted in its column, named with the input that shows it, and in no other column."""
+def test_every_planted_fault_is_detected(tmp_path: Path) -> None:
+    """Each planted fault is counted in its column and in no other, and listed with the input that shows it."""
     names = [f"{name}:{seed}" for name in PLANTED for seed in (0, 1)]
     tallies = run_inputs(names, tmp_path, workers=1, limit_s=3)
     for name, column in PLANTED.items():
@@ -40,7 +40,7 @@ def test_report_fits_the_screen_and_counts_failures(tmp_path: Path) -> None:
     assert "AssertionError" in text
 
 
-def test_inputs_are_the_same_for_a_seed_and_every_kind_is_among_them() -> None:
+def test_inputs_depend_on_the_seed_alone_and_include_every_kind() -> None:
     names = names_of(1000, 3, SHARES)
     assert names == names_of(1000, 3, SHARES)
     assert len(set(names)) == len(names) == 1000
@@ -48,8 +48,8 @@ def test_inputs_are_the_same_for_a_seed_and_every_kind_is_among_them() -> None:
     assert not set(names) & set(names_of(1000, 4, SHARES))
 
 
-def test_spoiled_inputs_are_refused_in_one_line_or_read_rightly() -> None:
-    """Without commands, whose imports take longer than these inputs do."""
+def test_damaged_inputs_are_refused_in_one_line_or_read_correctly() -> None:
+    """Without whole commands, whose imports take longer than these inputs."""
     shares = {name: share for name, share in SHARES.items() if name != "compare"}
     console = Console(width=100, record=True, file=io.StringIO())
     tallies = fuzz(names_of(INPUTS, 0, shares), 1, 20.0, console)
@@ -57,12 +57,12 @@ def test_spoiled_inputs_are_refused_in_one_line_or_read_rightly() -> None:
     assert n_failures == 0, console.export_text()
     assert sum(tally.counts["inputs"] for tally in tallies.values()) == INPUTS
     refused, accepted = (sum(t.counts[c] for t in tallies.values()) for c in ("refused", "accepted"))
-    assert refused > accepted > 0  # else the inputs are spoiled too little, or beyond all recognition
+    assert refused > accepted > 0  # otherwise the inputs are damaged too little or too much
 
 
 @pytest.mark.slow
-def test_the_command_finds_none_of_it_in_other_inputs() -> None:
-    """Every kind, commands too; with time enough for an input on a machine that is busy."""
-    done = CliRunner().invoke(main, ["--inputs", "4000", "--seed", "1", "--workers", "1", "--limit", "60"])
-    assert done.exit_code == 0, done.output
-    assert "4,000" in done.output
+def test_the_command_finds_no_failure_in_other_inputs() -> None:
+    """All kinds, including whole commands, with a time limit for a busy machine."""
+    result = CliRunner().invoke(main, ["--inputs", "4000", "--seed", "1", "--workers", "1", "--limit", "60"])
+    assert result.exit_code == 0, result.output
+    assert "4,000" in result.output

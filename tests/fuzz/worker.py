@@ -1,7 +1,7 @@
-"""One process that reads spoiled inputs, a line with a kind and a seed at a time, and answers with what happened.
+"""A process that runs one input per line ("KIND:SEED") and answers with the outcome.
 
-It may be killed at any moment. The address space is limited: memory without bound is a MemoryError, which no reader
-may let out.
+It may be killed at any time. Its address space is limited, so unbounded memory becomes a MemoryError, which no reader
+may let through.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.fuzz.guard import Guard
 from tests.fuzz.kinds import Kind, Place
 
 MORE_MEMORY = 2 << 30  # bytes beyond what the imports have mapped
-MAX_MESSAGE = 700  # characters of an error; it names files and says what to do
+MAX_MESSAGE = 700  # characters of an error message
 _PAGE = resource.getpagesize()
 
 
 def load_kinds(names: Collection[str]) -> dict[str, Kind]:
-    """The kinds of these names. Only what they need is imported: torch and MLflow take seconds."""
-    found: tuple[Kind, ...] = ()
+    """Returns the kinds of these names; imports only the modules they need, because torch and MLflow take seconds."""
+    kinds: tuple[Kind, ...] = ()
     for name in names:
         if name in ("png", "npy"):
             from tests.fuzz.pictures import KINDS as more
@@ -44,8 +44,8 @@ def load_kinds(names: Collection[str]) -> dict[str, Kind]:
             from tests.fuzz.planted import KINDS as more
         else:
             from tests.fuzz.documents import KINDS as more
-        found += more
-    return {kind.name: kind for kind in found if kind.name in names}
+        kinds += more
+    return {kind.name: kind for kind in kinds if kind.name in names}
 
 
 def _limit_memory() -> None:
@@ -56,7 +56,7 @@ def _limit_memory() -> None:
 
 
 def _new_place(scratch: Path) -> Place:
-    """An empty room: the input lies two levels deep, so that a way up is seen."""
+    """Creates empty folders, with the input two levels deep, so that writes above it are detected."""
     room = scratch / "room"
     shutil.rmtree(room, ignore_errors=True)
     case = room / "a" / "case"
@@ -65,23 +65,23 @@ def _new_place(scratch: Path) -> Place:
 
 
 def one_input(kind: Kind, seed: int, scratch: Path, guard: Guard) -> dict[str, Any]:
-    """{"outcome": "refused", "accepted" or "traceback", "detail": …, "writes": [...], "runs": [...]}."""
+    """Returns {"outcome": "refused", "accepted" or "traceback", "detail": …, "writes": [...], "runs": [...]}."""
     from stf.errors import StfError
 
     place = _new_place(scratch)
     outcome, detail = "accepted", ""
     try:
         kind.make(np.random.default_rng([zlib.crc32(kind.name.encode()), seed]), place)
-    except Exception:  # noqa: BLE001 - the fuzzer's own fault, which is to be told like any other
+    except Exception:  # noqa: BLE001 - an error of the fuzzer itself is reported too
         return {"outcome": "traceback", "detail": traceback.format_exc(limit=-3), "writes": [], "runs": []}
-    with guard as seen:
+    with guard as effects:
         try:
             kind.read(place)
         except StfError as error:
             outcome, detail = _refusal(str(error))
-        except BaseException:  # noqa: BLE001 - what gets past a reader is what is looked for
+        except BaseException:  # noqa: BLE001 - any other exception is a failure of the reader
             outcome, detail = "traceback", traceback.format_exc(limit=-6)[-2000:]
-    return {"outcome": outcome, "detail": detail, "writes": seen.writes, "runs": seen.runs}
+    return {"outcome": outcome, "detail": detail, "writes": effects.writes, "runs": effects.runs}
 
 
 def _refusal(message: str) -> tuple[str, str]:
@@ -92,7 +92,7 @@ def _refusal(message: str) -> tuple[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """What libraries print is lost; yields the stream of the answers."""
+    """Discards what libraries print; yields the stream for the answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[Any]:
 
 
 def main() -> None:
-    """`python -m tests.fuzz.worker SCRATCH KIND…`, whose parent holds good/."""
+    """`python -m tests.fuzz.worker SCRATCH KIND…`; SCRATCH is beside good/."""
     scratch, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
     outputs, store = scratch / "outputs", scratch.parent / "good" / "store"
     (outputs / "tmp").mkdir(parents=True)
