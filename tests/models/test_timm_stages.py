@@ -352,7 +352,7 @@ def test_the_hubs_cache_works_offline(files, monkeypatch) -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(ConfigError, match=rf'names "{name}".*did you mean "{nearest}"'):
+    with pytest.raises(ConfigError, match=rf'spatial_backbone is "timm:{name}".*did you mean "{nearest}"'):
         build_network(config_of(name))
 
 

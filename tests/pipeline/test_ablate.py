@@ -134,7 +134,7 @@ def test_outside_a_repository_it_says_so(workplace):
     assert "params.yaml does not exist" in invoke("--dry-run").output
     Path("params.yaml").write_text("seed: 0\n")
     result = invoke("--dry-run")
-    assert (result.exit_code, "never verified" in result.output) == (1, True)
+    assert (result.exit_code, "has not been verified" in result.output) == (1, True)
 
 
 def test_a_dvc_command_that_fails_is_told(repository):
