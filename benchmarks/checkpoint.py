@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.harness import interleaved, print_table
 from stf.config import STFV8Config, TrainingParams
+from stf.models.checkpoint import read_checkpoint
 from stf.models.network import build_network
-from stf.models.weights import read_checkpoint
 from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.identity import Origin
 from stf.training.progress import Best, Progress
@@ -54,7 +54,7 @@ def main(folder: Path | None, repeats: int) -> None:
         train_state, progress = full_size_train_state(config)
         checkpoints = CheckpointFolder(Path(scratch) / "ours", config, Origin("config", "data", "code"))
         checkpoints.keep_last(train_state, progress)
-        payload, plain = read_checkpoint(checkpoints.path / "last.pt"), Path(scratch) / "plain.pt"
+        payload, plain = read_checkpoint(checkpoints.path / "last.pt").payload, Path(scratch) / "plain.pt"
         works = {
             "torch.save": lambda: torch.save(payload, plain),
             "keep_last: copy, checksum, fsync": lambda: checkpoints.keep_last(train_state, progress),

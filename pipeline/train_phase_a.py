@@ -1,4 +1,4 @@
-"""Trains phase A on self-blended clips of real videos: weights/phase_a.pt and metrics/phase_a.json."""
+"""Trains phase A on self-blended clips of real videos: weights/phase_a.safetensors and metrics/phase_a.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stf.training.options import TrainingOptions, training_options
 def main(params_path: str, **options: Any) -> None:
     """Train phase A on self-blended clips of real videos.
 
-    Writes weights/phase_a.pt (the epoch with the best validation AUC), metrics/phase_a.json and
+    Writes weights/phase_a.safetensors (the epoch with the best validation AUC), metrics/phase_a.json and
     metrics/phase_a_log.csv. The state of a run in progress lies in checkpoints/: after a kill, Ctrl-C or SIGTERM the
     same command resumes from it.
     """

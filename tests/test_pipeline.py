@@ -68,7 +68,7 @@ def test_the_line_runs_and_every_run_knows_its_parent(training_place: Path) -> N
         assert tags[f"eval_{phase}"]["mlflow.parentRunId"] == runs[f"train_phase_{phase}"]
         document = json.loads((training_place / f"metrics/eval_{phase}_details.json").read_text())
         assert document["checkpoint"]["weights_sha256"] == digest(
-            training_place / f"weights/phase_{phase}.pt"
+            training_place / f"weights/phase_{phase}.safetensors"
         )
     assert [tags[stage]["variant"] for stage in COMMANDS] == ["A", "A", "B", "B"]
 
@@ -78,8 +78,8 @@ def test_the_line_runs_and_every_run_knows_its_parent(training_place: Path) -> N
     assert run_training(eval_a, **closed).exit_code == 0
     figures = json.loads((training_place / "metrics/eval_a.json").read_text())
     auc = figures["a_auc_overall"]
-    before = digest(training_place / "weights/phase_b.pt")
+    before = digest(training_place / "weights/phase_b.safetensors")
     refused = run_training(train_phase_b, **closed)
     assert refused.exit_code == 1
     assert f"real deepfakes, {auc:.4f}, is not above phase_b.min_phase_a_auc = 1 " in refused.output
-    assert digest(training_place / "weights/phase_b.pt") == before
+    assert digest(training_place / "weights/phase_b.safetensors") == before

@@ -173,6 +173,15 @@ def flip_geometry(
     return flipped, box_22
 
 
+# Both crops' margins (left, right, top, bottom) as shares of the face's width and height, and the factor on the final
+# ones outside training. Stored with the weights, which know faces cropped like this alone.
+CROP_RULES: dict[str, Any] = {
+    "first_crop_margins": [0.5, 0.5, 1.0, 0.4],
+    "final_crop_margins": [0.25, 0.25, 0.25, 0.25],
+    "final_crop_factor": 0.5,
+}
+
+
 def _window(bounds_4: Any, margins_4: Any, height: int, width: int) -> Window:
     """Extends bounds (x0, y0, x1, y1) by margins (left, right, top, bottom), clips to the image, ends +1."""
     x0, y0, x1, y1 = (float(v) for v in bounds_4)

@@ -12,7 +12,7 @@ from stf.config import PhaseName
 
 def weights_of(phase: PhaseName) -> str:
     """The checkpoint that DVC keeps of a phase."""
-    return f"weights/phase_{phase}.pt"
+    return f"weights/phase_{phase}.safetensors"
 
 
 def evaluation_options(phase: PhaseName) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

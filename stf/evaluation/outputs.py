@@ -25,7 +25,6 @@ from stf.evaluation.metrics import GroupMetrics
 from stf.evaluation.plots import save_roc_plot, save_scores_plot
 from stf.evaluation.results import OVERALL, TEST_DATA_USE, Evaluation
 from stf.io.files import read_bounded, read_json
-from stf.io.hashing import sha256_of
 from stf.io.outputs import require_own_json, write_text
 
 DETAILS_SUFFIX = "_details"
@@ -235,11 +234,11 @@ def rounded(value: Any) -> Any:
 
 
 def write_report(
-    evaluation: Evaluation, outputs: Outputs, phase: str, checkpoint: str | Path
+    evaluation: Evaluation, outputs: Outputs, phase: str, weights_sha256: str
 ) -> tuple[Path, ...]:
     """Writes metrics, details, scores and both plots; returns their paths. The gate is `write_gate`'s."""
     write_document(flat_metrics(evaluation, phase), outputs.metrics)
-    write_document(all_details(evaluation, phase, sha256_of(checkpoint)), outputs.details)
+    write_document(all_details(evaluation, phase, weights_sha256), outputs.details)
     write_scores(evaluation.table, outputs.scores)
     save_roc_plot(evaluation, outputs.roc_plot)
     save_scores_plot(evaluation, outputs.scores_plot)

@@ -21,7 +21,7 @@ from stf.evaluation.results import TEST_DATA_USE, Evaluation, evaluate
 from stf.io.distributed import World
 from stf.io.paths import DATA_JSON
 from stf.io.processes import set_up_process
-from stf.models.weights import load_model
+from stf.models.checkpoint import read_checkpoint
 from stf.tracking.baseline import baseline_auc
 from stf.tracking.run import TrackedRun, track
 
@@ -64,13 +64,14 @@ def run_evaluation(
     device = set_up_process(params.runtime, world)
     fingerprint = require_fingerprint(params.data.root, DATA_JSON)
     world.require_same("the data's fingerprint", fingerprint)
-    model, config, epoch = load_model(request.checkpoint, device)
+    checkpoint = read_checkpoint(request.checkpoint)
+    model, config = checkpoint.build(device), checkpoint.config
     scorer = ClipScorer(model, config, device, params.runtime.num_workers, world)
     console = make_console()
     evaluated = functools.partial(
         evaluate,
         scorer,
-        epoch,
+        checkpoint.epoch,
         params,
         methods,
         gate_threshold=gate_threshold,
@@ -82,9 +83,9 @@ def run_evaluation(
         return
     stage = f"eval_{request.phase}"
     with track(stage, params=params, config=config, fingerprint=fingerprint, device=device) as run:
-        run.tie_weights(request.checkpoint)
+        run.tie_weights(checkpoint.sha256)
         run.tag("ssm_backend", model.ssm_backend)
-        _report(evaluated(), request, outputs, console, run, fingerprint)
+        _report(evaluated(), request, outputs, console, run, fingerprint, checkpoint.sha256)
 
 
 def _report(
@@ -94,9 +95,10 @@ def _report(
     console: Console,
     run: TrackedRun,
     fingerprint: str,
+    weights_sha256: str,
 ) -> None:
     """Files, console and MLflow; the gate last, because it can refuse."""
-    written = write_report(evaluation, outputs, request.phase, request.checkpoint)
+    written = write_report(evaluation, outputs, request.phase, weights_sha256)
     test_data_use = TEST_DATA_USE[request.phase]
     print_report(
         console,
@@ -106,7 +108,7 @@ def _report(
         baseline_auc(fingerprint),
         verbose=request.verbose,
     )
-    run.log_evaluation(tracked_metrics(evaluation), request.checkpoint)
+    run.log_evaluation(tracked_metrics(evaluation), weights_sha256)
     for path in written:
         run.artifact(path, "evaluation")
     console.print(

@@ -5,22 +5,18 @@ A file is read as safetensors or as plain tensors, never as code, and must hold 
 
 from __future__ import annotations
 
-import struct
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from safetensors import SafetensorError
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError, ConfigError
-from stf.models.checkpoint_guard import require_harmless, require_held
+from stf.models.checkpoint import read_checkpoint
 from stf.models.timm_stages import TimmStages, build_timm_network, timm_config
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -69,40 +65,17 @@ def missing_tensors(stages: TimmStages, weights: dict[str, Tensor]) -> list[str]
 
 def read_timm_weights(path: Path, name: str) -> dict[str, Tensor]:
     """The tensors in a timm checkpoint (.safetensors, or what torch.save wrote); raises CheckpointError."""
-    advice = f"give a file of timm's {name} (.safetensors or .pth)"
-    if not path.is_file():
-        raise CheckpointError(
-            f"spatial_weights: {path} does not exist; {advice}, or leave it empty for timm's hub"
-        )
     try:
-        if path.suffix != ".safetensors":
-            require_harmless(path)
-        holds = load_state_dict(str(path))  # weights_only, by timm's default too
-    except (
-        SafetensorError,
-        zipfile.BadZipFile,
-        AssertionError,
-        IndexError,
-        MemoryError,
-        struct.error,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ):
+        weights = read_checkpoint(path).weights
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{path} cannot be read as weights: it is damaged, or would have to run code to be read, which is "
-            f"refused; {advice}"
+            f"model.spatial_weights: {error}. It must be a file of timm's {name} (.safetensors or .pth), or empty for "
+            "timm's hub"
         ) from None
-    weights = {str(key): value for key, value in holds.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise CheckpointError(f"{path} holds no weights; {advice}")
-    require_held(path, weights)
     if not all(value.isfinite().all() for value in weights.values()):
-        raise CheckpointError(f"{path} holds NaN or infinite weights; {advice}")
+        raise CheckpointError(
+            f"model.spatial_weights: {path} holds NaN or infinite weights; take another copy"
+        )
     return weights
 
 

@@ -62,12 +62,11 @@ class TrackedRun:
         for at, fresh in by_step.items():
             self._delivery.report(Entry(_now_ms(), at, fresh, provisional))
 
-    def log_evaluation(self, metrics: Mapping[str, float], weights_path: str | Path) -> None:
+    def log_evaluation(self, metrics: Mapping[str, float], weights_sha256: str) -> None:
         """Logs an evaluation's numbers; its AUCs stand on the training run that made the weights too."""
         self.log({key: value for key, value in metrics.items() if not key.startswith("auc")})
         aucs = {key: float(value) for key, value in metrics.items() if key.startswith("auc")}
-        digest = sha256_of(weights_path)
-        self._delivery.report(Entry(_now_ms(), metrics=aucs, links=_LINKS, linked_weights=digest))
+        self._delivery.report(Entry(_now_ms(), metrics=aucs, links=_LINKS, linked_weights=weights_sha256))
 
     def tag(self, key: str, value: object) -> None:
         """Sets one tag of the run; later values replace earlier ones."""
@@ -91,12 +90,11 @@ class TrackedRun:
             path.write_text(content, encoding="utf-8")
             self.artifact(path, folder)
 
-    def tie_weights(self, path: str | Path) -> None:
-        """Identifies the weights by their sha256; an evaluation is nested under the training run that made them."""
-        digest = sha256_of(path)
+    def tie_weights(self, sha256: str) -> None:
+        """Identifies the weights by their file's hash; an evaluation is nested under the run that trained them."""
         is_training = self._stage.startswith("train")
-        links, linked = ((), None) if is_training else (_LINKS, digest)
-        entry = Entry(_now_ms(), tags={"weights_sha256": digest}, links=links, linked_weights=linked)
+        links, linked = ((), None) if is_training else (_LINKS, sha256)
+        entry = Entry(_now_ms(), tags={"weights_sha256": sha256}, links=links, linked_weights=linked)
         self._delivery.report(entry)
 
     def starts_from(self, weights_sha256: str) -> None:

@@ -1,14 +1,15 @@
-"""The folder outside DVC that remembers a run in progress: checkpoints/<config hash>/ holds
+"""The folder outside DVC that holds a run in progress: checkpoints/<config hash>/ contains
 
-best.pt       weights, configuration and epoch of the best epoch so far: what becomes the DVC out
-last.pt       how far the run has come, with everything that is needed to go on from there
-previous.pt   last.pt before it was last written; what is used when last.pt is damaged
-other*.pt     a last.pt of other code, data or starting weights, put aside; before_fresh*.pt one that --fresh replaced
-damaged.pt    one that could not be read
-trainer.json  who holds the folder
-log.csv       a row per epoch
-mlflow/       what the training has logged, for its MLflow run
-ledger        what the budget's plan has cost
+best.safetensors  weights, configuration and epoch of the best epoch so far: what becomes the DVC out
+last.pt           the whole state of the run, from which it is resumed
+previous.pt       last.pt before it was last written; used when last.pt is damaged
+other*.pt         a last.pt of other code, data or starting weights, moved aside
+before_fresh*.pt  a last.pt that --fresh replaced
+damaged.pt        one that could not be read
+trainer.json      which process holds the folder
+log.csv           a row per epoch
+mlflow/           what the training has logged, for its MLflow run
+ledger            what the budget's plan has cost
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,13 @@ from torch import Tensor
 
 from stf.config import STFV8Config
 from stf.errors import CheckpointError
-from stf.io.hashing import sha256_of
-from stf.models.weights import load_checkpoint_flexible, read_checkpoint, save_checkpoint
+from stf.models.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from stf.training.identity import Origin
 from stf.training.lock import locked
 from stf.training.progress import Best, Progress
 from stf.training.train_state import TrainState
 
-
-@dataclass(frozen=True)
-class Found:
-    """The state on disk that a run goes on from, None without one, and what there is to tell about others."""
-
-    path: Path | None
-    payload: dict[str, Any] | None
-    told: tuple[str, ...]
+BEST = "best.safetensors"
 
 
 class CheckpointFolder:
@@ -58,28 +50,28 @@ class CheckpointFolder:
 
     @property
     def identity(self) -> str:
-        """Names the run whose state this is: the same after a restart, another one after a change."""
+        """Identifies the run whose state this is: the same after a restart, another one after a change."""
         return ":".join(dataclasses.astuple(self._origin))
 
     @property
     def starts_from_weights(self) -> bool:
-        """Whether the run started from weights that --resume named."""
+        """Whether the run started from weights that were given by --resume."""
         return self._origin.starting_weights != ""
 
-    def locked(self, tell: Callable[[str], None] = print) -> AbstractContextManager[None]:
+    def locked(self, report: Callable[[str], None] = print) -> AbstractContextManager[None]:
         """Holds the folder, see `stf.training.lock.locked`."""
-        return locked(self.path, tell)
+        return locked(self.path, report)
 
     def keep_best(self, train_state: TrainState, best: Best, path: str | Path | None = None) -> None:
-        """Writes the best weights to best.pt, or to `path`: weights, configuration and epoch only."""
+        """Writes the best weights, configuration and epoch to best.safetensors, or to `path`."""
         if not train_state.world.is_main:
             return
         network = copy.deepcopy(train_state.model)
         network.load_state_dict(best.weights)
-        save_checkpoint(path or self.path / "best.pt", network, config=self._config, epoch=best.epoch)
+        save_checkpoint(path or self.path / BEST, network, config=self._config, epoch=best.epoch)
 
     def keep_last(self, train_state: TrainState, progress: Progress) -> None:
-        """last.pt := the whole state between two steps. The schedule is a function of global_step."""
+        """Writes last.pt, the whole state between two steps. The schedule is a function of global_step."""
         random_states = train_state.world.all_gather(_random_state_of(train_state.device))
         if not train_state.world.is_main:
             return
@@ -99,120 +91,115 @@ class CheckpointFolder:
             previous=self._previous,
         )
 
-    def find(self) -> Found:
-        """The newest sound state of this very run; its payload is None when there is none.
+    def find(self) -> tuple[Checkpoint | None, list[str]]:
+        """(newest undamaged state of this run or None, messages for the user).
 
-        A state of other code, data or starting weights is put aside, and this run's own taken back that was put aside
-        for another's. A damaged one is put aside too, and the one before it taken. Raises CheckpointError when all
-        there are are damaged.
+        A state of other code, data or starting weights is moved aside, and a state of this run that was moved aside
+        earlier is restored. A damaged one is moved aside too, and the one before it is used. Raises CheckpointError
+        when all there are are damaged.
         """
-        told: list[str] = []
+        messages: list[str] = []
         is_damaged = False
         for path in filter(Path.exists, (self._last, self._previous)):
             try:
-                payload = read_checkpoint(path)
+                state = read_checkpoint(path)
             except CheckpointError as error:
-                told.append(str(error))
+                messages.append(str(error))
                 is_damaged = True
                 continue
             if is_damaged:
-                told.append(f"using the state before it; what is damaged is now {self._put_damaged_aside()}")
-            differs = self._difference(payload)
-            if not differs:
-                return Found(path, payload, tuple(told))
-            told.append(self.put_aside(f"belongs to other {' and '.join(differs)}"))
-            return self._taken_back(told)
-        if told:
-            raise CheckpointError(f"{'; '.join(told)}. No state is left to go on from; --fresh begins again")
-        return self._taken_back(told)
+                damaged = self._last.replace(self.path / "damaged.pt")
+                messages.append(f"using the state before it; the damaged one is now {damaged}")
+            differences = self._differences(state)
+            if not differences:
+                return state, messages
+            messages.append(self.move_aside(f"belongs to other {' and '.join(differences)}"))
+            return self._moved_back(messages)
+        if messages:
+            raise CheckpointError(
+                f"{'; '.join(messages)}. No usable state is left; --fresh starts again at epoch 1"
+            )
+        return self._moved_back(messages)
 
-    def _taken_back(self, told: list[str]) -> Found:
-        """The newest state of this very run among those that were put aside for another's, as last.pt again."""
+    def _moved_back(self, messages: list[str]) -> tuple[Checkpoint | None, list[str]]:
+        """The newest state of this run among those that were moved aside for another's, as last.pt again."""
         for path in sorted(self.path.glob("other*.pt"), key=lambda path: path.stat().st_mtime, reverse=True):
             with contextlib.suppress(CheckpointError):
-                payload = read_checkpoint(path)
-                if not self._difference(payload):
+                state = read_checkpoint(path)
+                if not self._differences(state):
                     os.replace(path, self._last)
-                    told = [*told, f"{path.name} is of this very code and data: it is {self._last} again"]
-                    return Found(self._last, payload, tuple(told))
-        return Found(None, None, tuple(told))
+                    message = f"{path.name} is of this code and data: it is {self._last} again"
+                    return dataclasses.replace(state, path=self._last), [*messages, message]
+        return None, messages
 
-    def put_aside(self, why: str, name: str = "other") -> str:
-        """Renames the folder's newest sound state, so that it is not gone on from; returns what to tell.
+    def move_aside(self, reason: str, name: str = "other") -> str:
+        """Renames the newest undamaged state, so that it is not resumed; returns a message for the user.
 
-        It becomes `name`.pt, `name`-2.pt, …: what was put aside earlier stays.
+        It becomes `name`.pt, `name`-2.pt, …: what was moved aside earlier stays.
         """
-        if self._last.exists() and self._previous.exists() and not _is_sound(self._last):
-            self._put_damaged_aside()
-        kept = [path for path in (self._last, self._previous) if path.exists()]
-        if not kept:
+        if self._last.exists() and self._previous.exists() and not _is_readable(self._last):
+            self._last.replace(self.path / "damaged.pt")
+        states = [path for path in (self._last, self._previous) if path.exists()]
+        if not states:
             return f"there is no state in {self.path}"
         names = (f"{name}.pt" if n == 1 else f"{name}-{n}.pt" for n in itertools.count(1))
-        other = next(path for path in map(self.path.joinpath, names) if not path.exists())
-        os.replace(kept[0], other)
-        for path in kept[1:]:
+        aside = next(path for path in map(self.path.joinpath, names) if not path.exists())
+        os.replace(states[0], aside)
+        for path in states[1:]:
             path.unlink()
-        return f"the state in {self.path} {why}: put aside as {other} (--resume {other} would go on from it)"
+        return f"the state in {self.path} {reason}: moved to {aside} (resume it with --resume {aside})"
 
-    def _put_damaged_aside(self) -> Path:
-        return self._last.replace(self.path / "damaged.pt")
-
-    def _difference(self, payload: dict[str, Any]) -> list[str]:
-        """In what a state differs from this run: of config_hash, fingerprint, code and starting weights."""
-        extra = payload.get("extra")
-        state = {"starting_weights": ""} | (extra if isinstance(extra, dict) else {})
-        wanted = dataclasses.asdict(self._origin)
-        return [name.replace("starting_", "starting ") for name in wanted if state.get(name) != wanted[name]]
+    def _differences(self, state: Checkpoint) -> list[str]:
+        """Which of config_hash, fingerprint, code and starting weights differ between a state and this run."""
+        extra = state.payload.get("extra")
+        theirs = {"starting_weights": ""} | (extra if isinstance(extra, dict) else {})
+        ours = dataclasses.asdict(self._origin)
+        return [name.replace("starting_", "starting ") for name in ours if theirs.get(name) != ours[name]]
 
     def resume(
-        self, path: str | Path, train_state: TrainState, tell: Callable[[str], None] = print
+        self, given: Checkpoint, train_state: TrainState, report: Callable[[str], None] = print
     ) -> tuple[Path, Progress, str]:
-        """Goes on from `path` if it is a state of this configuration and data, else starts from its weights.
+        """Resumes from a file if it is a state of this configuration and data, else starts from its weights.
 
-        Returns the file that is gone on from, the progress, and what to tell the user. Other code is told but accepted:
-        the user names the file. What starts from weights is another run than what starts from none: a state of the one
-        is not taken for one of the other, and is gone on from when the same weights are named again. Raises
-        CheckpointError for a file that is neither.
+        Returns the file that was used, the progress, and a message for the user. Other code is reported but accepted:
+        the user chose the file. A run that starts from weights is another run than one that starts from none: neither
+        takes the other's state, and it is resumed when the same weights are given again. Raises CheckpointError for a
+        file that is neither.
         """
-        payload = read_checkpoint(path)
-        if {"config_hash", "fingerprint"}.isdisjoint(self._difference(payload)):
-            start = payload["extra"].get("starting_weights", "")
+        if {"config_hash", "fingerprint"}.isdisjoint(self._differences(given)):
+            start = given.payload["extra"].get("starting_weights", "")
             self._origin = dataclasses.replace(self._origin, starting_weights=start)
-            progress, note = self.restore(path, payload, train_state)
-            differs = self._difference(payload)
-            return (
-                Path(path),
-                progress,
-                note + "".join(f" (it was written by other {name})" for name in differs),
-            )
-        digest = sha256_of(path)
-        self._origin = dataclasses.replace(self._origin, starting_weights=digest)
-        found = train_state.world.broadcast(self.find)
-        for told in found.told:
-            tell(told)
-        if found.path is not None and found.payload is not None:
-            return found.path, *self.restore(found.path, found.payload, train_state)
-        report = load_checkpoint_flexible(path, train_state.model)
+            progress, note = self.restore(given, train_state)
+            others = "".join(f" (it was written by other {name})" for name in self._differences(given))
+            return given.path, progress, note + others
+        self._origin = dataclasses.replace(self._origin, starting_weights=given.sha256)
+        state, messages = train_state.world.broadcast(self.find)
+        for message in messages:
+            report(message)
+        if state is not None:
+            return state.path, *self.restore(state, train_state)
+        load_report = given.load_into(train_state.model)
         if train_state.ema is not None:
             train_state.ema.set(train_state.model)
-        differs = [name for name in self._difference(payload) if name != "starting weights"]
-        reason = f"the state of another {' and '.join(differs)}" if "extra" in payload else "weights alone"
-        told = f"{path} holds {reason}: starting at epoch 1 from its weights\n{report.table()}"
-        return Path(path), Progress(), told
+        differences = [name for name in self._differences(given) if name != "starting weights"]
+        held = (
+            f"the state of another {' and '.join(differences)}"
+            if "extra" in given.payload
+            else "weights alone"
+        )
+        message = f"{given.path} holds {held}: starting at epoch 1 from its weights\n{load_report.table()}"
+        return given.path, Progress(), message
 
-    def restore(
-        self, path: str | Path, payload: dict[str, Any], train_state: TrainState
-    ) -> tuple[Progress, str]:
-        """Makes `train_state` what it was when the state was written; returns the progress and a note on what differs.
+    def restore(self, state: Checkpoint, train_state: TrainState) -> tuple[Progress, str]:
+        """Makes `train_state` what it was when the state was written; returns the progress and a note on differences.
 
-        Raises CheckpointError, naming `path`, when it does not fit. The number of processes may differ from that which
-        wrote it: a rank that the file does not know keeps its own fresh seed.
+        Raises CheckpointError when it does not fit. The number of processes may differ from that which wrote it: a rank
+        that the file does not know keeps its own fresh seed.
         """
         try:
-            state = payload["extra"]
-            progress = _restore_train_state(train_state, payload, state)
-            written, here = state["setting"], _setting_of(train_state)
-            changed = [
+            progress = _restore_train_state(train_state, state.payload, state.payload["extra"])
+            written, here = state.payload["extra"]["setting"], _setting_of(train_state)
+            changes = [
                 f"{name} {written.get(name)} then, {value} now"
                 for name, value in here.items()
                 if written.get(name) != value
@@ -221,14 +208,14 @@ class CheckpointFolder:
                 self.keep_best(train_state, progress.best)  # the file may come from another folder
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{path} holds a training state that does not fit this version ({str(error)[:150]}); --fresh begins "
-                "again"
+                f"{state.path} holds a training state that does not fit this version ({str(error)[:150]}); --fresh "
+                "starts again at epoch 1"
             ) from None
-        note = f" (with {', '.join(changed)}: the last bits of the weights may differ)" if changed else ""
+        note = f" (with {', '.join(changes)}: the last bits of the weights may differ)" if changes else ""
         return progress, note
 
 
-def _is_sound(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         read_checkpoint(path)
     except CheckpointError:
@@ -271,7 +258,7 @@ def _require_moments_that_fit(train_state: TrainState) -> None:
 
 
 def _setting_of(train_state: TrainState) -> dict[str, Any]:
-    """On what the bits of a result depend beside parameters, data and code."""
+    """What the bits of a result depend on beside parameters, data and code."""
     return {
         "device": train_state.device.type,
         "threads": torch.get_num_threads(),

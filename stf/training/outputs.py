@@ -15,8 +15,8 @@ from stf.config import Params, PhaseName, STFV8Config
 from stf.data.pairs import as_floats
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.io.atomic import sweep
-from stf.io.outputs import write_json
-from stf.models.checkpoint_file import write_atomically
+from stf.io.hashing import sha256_of
+from stf.io.outputs import write_bytes, write_json
 from stf.models.load_report import LoadReport
 from stf.models.size import multiply_adds
 from stf.tracking.pictures import hll_figure, pairs_figure
@@ -63,13 +63,13 @@ def write_outputs(
 ) -> tuple[Path, Path, Path]:
     """Weights, metrics and CSV log below `root`, each in one step; returns their paths."""
     name = f"phase_{phase}"
-    weights, metrics_json = root / f"weights/{name}.pt", root / f"metrics/{name}.json"
+    weights, metrics_json = root / f"weights/{name}.safetensors", root / f"metrics/{name}.json"
     log = root / f"metrics/{name}_log.csv"
     for directory in ("weights", "metrics"):
         sweep(root / directory, f"{name}*")
     folder.keep_best(train_state, best, weights)
     write_json(metrics_json, metrics)
-    write_atomically(log, (folder.path / "log.csv").read_bytes())
+    write_bytes(log, (folder.path / "log.csv").read_bytes())
     return weights, metrics_json, log
 
 
@@ -106,7 +106,7 @@ def log_outputs(
     run.figure(_flicker_figure(train_state, val_batches), "hll_maps.png")
     run.artifact(metrics_json)
     run.artifact(log)
-    run.tie_weights(weights)
+    run.tie_weights(sha256_of(weights))
     run.register(weights, config)
 
 

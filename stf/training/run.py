@@ -18,15 +18,14 @@ from stf.console.training import print_best, print_network, print_resumed, print
 from stf.data.ffpp import require_fingerprint
 from stf.data.video_sbi_dataset import VideoSBIDataset
 from stf.errors import TrainingError
-from stf.io.hashing import sha256_of
 from stf.io.paths import DATA_JSON, repository_root
 from stf.io.processes import open_processes, set_up_process
+from stf.models.checkpoint import read_checkpoint
 from stf.models.checkpointing import use_checkpointing
 from stf.models.compilation import compile_blocks
 from stf.models.network import build_network
 from stf.models.scan_backends import unusable_because
 from stf.models.spatial_weights import load_spatial_weights
-from stf.models.weights import load_checkpoint_flexible
 from stf.tracking.run import track
 from stf.tracking.training_report import open_report
 from stf.training.budget import ends_without_money, open_budget, spent_and_left
@@ -44,7 +43,7 @@ from stf.training.train_state import TrainState, build_train_state
 
 DRY_RUN_EPOCHS = 2
 DRY_RUN_PAIRS = 4
-PHASE_A_WEIGHTS = "weights/phase_a.pt"  # what phase B starts from
+PHASE_A_WEIGHTS = "weights/phase_a.safetensors"  # what phase B starts from
 GATE = "metrics/gate_a.json"
 MLFLOW_RECORD = "mlflow"  # in the checkpoint folder: what this training has logged, and its MLflow run
 PHASE_A_REPORT = "metrics/eval_a.json"  # its AUC is shown when the gate is closed
@@ -83,8 +82,8 @@ def train_phase(  # noqa: C901, PLR0915  # one training, top to bottom
 
         network, transfer, starting_sha256 = build_network(config, device), None, None
         if phase == "b" and not (dry_run and not Path(PHASE_A_WEIGHTS).exists()):
-            transfer = load_checkpoint_flexible(PHASE_A_WEIGHTS, network)
-            starting_sha256 = sha256_of(PHASE_A_WEIGHTS)
+            phase_a = read_checkpoint(PHASE_A_WEIGHTS)
+            transfer, starting_sha256 = phase_a.load_into(network), phase_a.sha256
             world.require_same(f"{PHASE_A_WEIGHTS} (sha256)", starting_sha256)
         else:
             if phase == "b":
@@ -250,17 +249,18 @@ def _starting_point(
     if world.rank > 0:  # each process draws its own dropout
         torch.manual_seed(seed + world.rank)
     if options.resume_path is not None:
-        world.require_same(f"{options.resume_path} (sha256)", sha256_of(options.resume_path))
-        path, progress, note = folder.resume(options.resume_path, train_state, warn)
+        given = read_checkpoint(options.resume_path)
+        world.require_same(f"{options.resume_path} (sha256)", given.sha256)
+        path, progress, note = folder.resume(given, train_state, warn)
     elif options.fresh and world.is_main:
-        click.echo(folder.put_aside("is not gone on from (--fresh)", "before_fresh"))
+        click.echo(folder.move_aside("is not resumed (--fresh)", "before_fresh"))
     elif not options.fresh:
-        state = world.broadcast(folder.find)
-        for text in state.told:
-            warn(text)
-        if state.path is not None and state.payload is not None:
+        state, messages = world.broadcast(folder.find)
+        for message in messages:
+            warn(message)
+        if state is not None:
             path = state.path
-            progress, note = folder.restore(state.path, state.payload, train_state)
+            progress, note = folder.restore(state, train_state)
     if path is None:
         click.echo("starting at epoch 1")
     elif options.resume_path is not None and progress.global_step == 0:  # from the weights of a file

@@ -81,7 +81,7 @@ class Clone:
 
     def outcome(self) -> Outcome:
         """Reads weights/ and metrics/; raises FileNotFoundError."""
-        digest = hashlib.sha256((self.path / "weights/phase_a.pt").read_bytes()).hexdigest()
+        digest = hashlib.sha256((self.path / "weights/phase_a.safetensors").read_bytes()).hexdigest()
         return Outcome(digest, (self.path / "metrics/phase_a.json").read_text(), self.rows())
 
     def rows(self) -> tuple[Row, ...]:

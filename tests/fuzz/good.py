@@ -18,7 +18,7 @@ from stf.data.cache.build import build_video
 from stf.data.cache.face_cache import FaceCache
 from stf.data.ffpp import FFPPTree
 from stf.models.backbone_v73 import STFMambaV73
-from stf.models.weights import save_checkpoint
+from stf.models.checkpoint import save_checkpoint
 from tests.conftest import write_tree
 from tests.reference.comparison_sets import score_table, write_files
 
@@ -61,6 +61,7 @@ def _write_checkpoints(folder: Path) -> None:
     config = STFV8Config.debug()
     model = STFMambaV73(config)
     optimizer = torch.optim.AdamW(model.parameters())
+    save_checkpoint(folder / "best.safetensors", model, config=config, epoch=3)
     save_checkpoint(folder / "best.pt", model, config=config, epoch=3, optimizer=optimizer)
     buffer = io.BytesIO()
     torch.save({"model": model.state_dict()}, buffer, _use_new_zipfile_serialization=False)

@@ -12,7 +12,8 @@ Rng = np.random.Generator
 # Each kind's share of all inputs: larger for fast readers and for inputs that an attacker can control.
 SHARES = {
     "png": 28.0, "npy": 16.0, "params.yaml": 18.0, "split JSON": 10.0, "other JSON": 12.0, "evaluation": 3.0,
-    "checkpoint": 9.0, "face cache": 5.0, "data set": 1.0, "video": 3.0, "video table": 2.0, "compare": 0.5,
+    "torch file": 6.0, "safetensors": 6.0, "face cache": 5.0, "data set": 1.0, "video": 3.0, "video table": 2.0,
+    "compare": 0.5,
 }  # fmt: skip
 
 SLOW = {"compare": 6.0}  # factor on the time limit: a whole command, with an MLflow store

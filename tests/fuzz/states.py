@@ -1,9 +1,11 @@
-"""Checkpoints and face caches: archives with pickles inside, and tables that point into pixels."""
+"""Checkpoints and face caches: tensors behind JSON, archives with pickles inside, tables that point into pixels."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -12,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from stf.config import STFV8Config
 from stf.data.cache.file import HEADER, OpenedFile, check_file
 from stf.models.backbone_v73 import STFMambaV73
-from stf.models.checkpoint_file import sealed
-from stf.models.weights import load_checkpoint_flexible, load_model
+from stf.models.checkpoint import METADATA, _checksum, load_checkpoint_flexible, read_checkpoint
 from tests.fuzz.kinds import Kind, Place, Rng
-from tests.fuzz.mutations import VALUES, pick, spoil_bytes, spoil_value
+from tests.fuzz.mutations import VALUES, pick, spoil_bytes, spoil_value, spoiled_json
 from tests.fuzz.payloads import payload
 
 torch.set_num_threads(1)
+_PARTS = ("config", "config", "config", "model", "model", "format", "epoch", "crop")  # of a checkpoint
 _GLOBALS = (
     b"cos\nsystem\n",
     b"cposix\nsystem\n",
@@ -75,7 +78,7 @@ def _rezipped(rng: Rng, data: bytes, place: Place) -> bytes:
             elif name == victim:
                 name = pick(rng, (f"../../{name}", "/tmp/x", "data.pkl", name.upper(), "a" * 3000))
             target.writestr(name, content)
-    return _with_sum(out.getvalue()) if rng.random() < 0.3 else out.getvalue()
+    return out.getvalue()
 
 
 def _odd_tensor(rng: Rng, tensor: torch.Tensor) -> torch.Tensor:
@@ -89,37 +92,28 @@ def _odd_tensor(rng: Rng, tensor: torch.Tensor) -> torch.Tensor:
     return pick(rng, ways)()
 
 
-def _respoken(rng: Rng, payload_: dict[str, Any]) -> bytes:
-    """The checkpoint written anew, with a sum that holds, of other values."""
-    spoken = dict(payload_)
-    part = pick(
-        rng, ("config", "config", "config", "model", "model", "optimizer", "format", "epoch", "extra")
-    )
+def _other_values(rng: Rng, content: dict[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+    """What a checkpoint holds, with one of its parts changed."""
+    changed = dict(content)
+    part = pick(rng, parts)
     if part == "config":
-        spoken["config"] = dict(spoken["config"])
+        changed["config"] = dict(changed["config"])
         for _ in range(int(rng.integers(1, 3))):
-            spoken["config"][pick(rng, list(spoken["config"]))] = pick(rng, (*VALUES, 8, 16, 64, 1024, 8192))
+            changed["config"][pick(rng, list(changed["config"]))] = pick(
+                rng, (*VALUES, 8, 16, 64, 1024, 8192)
+            )
     elif part == "model":
-        spoken["model"] = dict(spoken["model"])
-        name = pick(rng, list(spoken["model"]))
-        spoken["model"][name] = _odd_tensor(rng, spoken["model"][name].float())
+        changed["model"] = dict(changed["model"])
+        name = pick(rng, list(changed["model"]))
+        changed["model"][name] = _odd_tensor(rng, changed["model"][name].float())
     elif part == "optimizer":
-        spoken[part] = spoil_value(rng, {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]})
+        changed[part] = spoil_value(rng, {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]})
     else:
-        spoken[part] = pick(rng, VALUES)
-    buffer = io.BytesIO()
-    torch.save(spoken, buffer)
-    return _with_sum(buffer.getvalue())
+        changed[part] = pick(rng, VALUES)
+    return changed
 
 
-def _with_sum(archive: bytes) -> bytes:
-    out = io.BytesIO()
-    with sealed(out) as file:
-        file.write(archive)
-    return out.getvalue()
-
-
-def _make_checkpoint(rng: Rng, place: Place) -> None:
+def _make_torch_file(rng: Rng, place: Place) -> None:
     path, action = place.case / "best.pt", rng.random()
     data = (place.good / "best.pt").read_bytes()
     if action < 0.25:
@@ -127,7 +121,9 @@ def _make_checkpoint(rng: Rng, place: Place) -> None:
     elif action < 0.55:
         data = _rezipped(rng, data, place)
     elif action < 0.9:
-        data = _respoken(rng, _good(place.good / "best.pt"))
+        buffer = io.BytesIO()
+        torch.save(_other_values(rng, _good(place.good / "best.pt"), ("optimizer", "extra", *_PARTS)), buffer)
+        data = buffer.getvalue()
     elif action < 0.95:
         buffer = io.BytesIO()
         torch.save(
@@ -139,14 +135,39 @@ def _make_checkpoint(rng: Rng, place: Place) -> None:
     path.write_bytes(data)
 
 
+def _make_safetensors(rng: Rng, place: Place) -> None:
+    path, action = place.case / "best.safetensors", rng.random()
+    data = (place.good / "best.safetensors").read_bytes()
+    header_bytes = int.from_bytes(data[:8], "little")
+    if action < 0.3:
+        data = spoil_bytes(rng, data, pickle.dumps(payload(rng, place.canary)))
+    elif action < 0.6:  # another header of the length that it says
+        header = spoiled_json(rng, json.loads(data[8 : 8 + header_bytes]))
+        data = len(header).to_bytes(8, "little") + header + data[8 + header_bytes :]
+    elif action < 0.7:  # other settings, of which the checksum does not know
+        settings = spoiled_json(rng, {"format": "stf-mamba-1", "epoch": 3, "config": {}})
+        data = save(_good(place.good / "best.pt")["model"], {METADATA: settings.decode("utf-8", "replace")})
+    else:  # other values, with a checksum that holds
+        content = {k: v for k, v in _good(place.good / "best.pt").items() if k != "optimizer"}
+        settings = _other_values(rng, content, _PARTS)
+        weights = settings.pop("model")
+        with contextlib.suppress(
+            RuntimeError, ValueError, TypeError
+        ):  # a tensor that safetensors cannot hold
+            settings["sha256"] = _checksum(settings, weights)
+            data = save(weights, {METADATA: json.dumps(settings, sort_keys=True)})
+    path.write_bytes(data)
+
+
 def _read_checkpoint(place: Place) -> None:
-    path = place.case / "best.pt"
+    path = next(place.case.glob("best.*"))
     model = STFMambaV73(STFV8Config.debug())
     optimizer = torch.optim.AdamW(model.parameters())
     load_checkpoint_flexible(path, model, optimizer)
-    network, config, _ = load_model(path)
+    checkpoint = read_checkpoint(path)
+    network = checkpoint.build()
     assert all(value.isfinite().all() for value in network.state_dict().values())
-    config.validate()
+    checkpoint.config.validate()
 
 
 def _make_cache(rng: Rng, place: Place) -> None:
@@ -187,6 +208,7 @@ def _read_cache(place: Place) -> None:
 
 
 KINDS = (
-    Kind("checkpoint", _make_checkpoint, _read_checkpoint),
+    Kind("torch file", _make_torch_file, _read_checkpoint),
+    Kind("safetensors", _make_safetensors, _read_checkpoint),
     Kind("face cache", _make_cache, _read_cache),
 )

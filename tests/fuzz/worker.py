@@ -34,7 +34,7 @@ def load_kinds(names: Collection[str]) -> dict[str, Kind]:
     for name in names:
         if name in ("png", "npy"):
             from tests.fuzz.pictures import KINDS as more
-        elif name in ("checkpoint", "face cache"):
+        elif name in ("torch file", "safetensors", "face cache"):
             from tests.fuzz.states import KINDS as more
         elif name in ("data set", "video", "video table"):
             from tests.fuzz.trees import KINDS as more

@@ -9,11 +9,11 @@ import torch
 from stf.config import FLAGS, PHASE_A_FLAGS, PHASE_B_FLAGS, STFV8Config
 from stf.models.backbone_v8 import STFMambaV8
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.checkpoint import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.models.hydra_mixer import HydraQuasiseparableMixer, MamerBlock
 from stf.models.losses import STFV8Loss
 from stf.models.mamba_blocks import MambaVisionMixer
 from stf.models.network import build_network
-from stf.models.weights import load_checkpoint_flexible, load_model, save_checkpoint
 from tests.reference.models_clips import camera_clips, pairs
 
 
@@ -132,7 +132,8 @@ def test_the_network_follows_the_flags(tmp_path):
     model = build_network(config)
     assert type(model) is STFMambaV8
     save_checkpoint(tmp_path / "b.pt", model, config=config, epoch=3)
-    loaded, stored, epoch = load_model(tmp_path / "b.pt")
+    saved = read_checkpoint(tmp_path / "b.pt")
+    loaded, stored, epoch = saved.build(), saved.config, saved.epoch
     assert (type(loaded), stored, epoch) == (STFMambaV8, replace(config, num_workers=stored.num_workers), 3)
     for name, value in outputs(model.eval(), config).items():
         assert torch.equal(outputs(loaded, config)[name], value)

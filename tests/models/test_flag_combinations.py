@@ -13,9 +13,9 @@ import torch
 
 from stf.config import FLAGS, PHASE_A_FLAGS, PHASE_B_FLAGS, Params, STFV8Config
 from stf.data.video_sbi_dataset import PairBatchSampler, VideoSBIDataset, make_loader
+from stf.models.checkpoint import load_checkpoint_flexible, save_checkpoint
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
-from stf.models.weights import load_checkpoint_flexible, save_checkpoint
 from stf.training.step import Batch, train_step
 from stf.training.train_state import build_train_state
 
@@ -58,7 +58,7 @@ def phase_a_weights(tmp_path_factory):
     """What phase B starts from: the weights of phase A's network."""
     config = debug_config(PHASE_A_FLAGS)
     torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("phase_a") / "phase_a.pt"
+    path = tmp_path_factory.mktemp("phase_a") / "phase_a.safetensors"
     save_checkpoint(path, build_network(config), config=config, epoch=1)
     return path
 

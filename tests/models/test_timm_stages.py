@@ -22,11 +22,11 @@ from stf.config import PHASE_A_FLAGS, STFV8Config, TrainingParams
 from stf.errors import CheckpointError, ConfigError
 from stf.models import spatial_weights
 from stf.models.backbone_v73 import STFMambaV73
+from stf.models.checkpoint import load_checkpoint_flexible, read_checkpoint, save_checkpoint
 from stf.models.losses import STFV8Loss
 from stf.models.network import build_network
 from stf.models.spatial_weights import load_spatial_weights
 from stf.models.timm_stages import TimmStages, build_timm_network
-from stf.models.weights import load_checkpoint_flexible, load_model, save_checkpoint
 from stf.training.optimizer import learning_rates, parameter_groups
 from stf.training.step import Batch, train_step
 from stf.training.train_state import build_train_state
@@ -228,8 +228,9 @@ def test_a_checkpoint_of_ours_needs_neither_file_nor_hub(make_model, monkeypatch
     config.spatial_weights = str(tmp_path / "gone.safetensors")
     save_checkpoint(tmp_path / "trained.pt", model, config=config, epoch=1)
     monkeypatch.setattr(spatial_weights, "hf_hub_download", None)
-    loaded, kept_config, _ = load_model(tmp_path / "trained.pt")
-    assert kept_config.spatial_backbone == f"timm:{VIT}"
+    saved = read_checkpoint(tmp_path / "trained.pt")
+    loaded = saved.build()
+    assert saved.config.spatial_backbone == f"timm:{VIT}"
     with torch.no_grad():
         torch.testing.assert_close(loaded(clips()), model.eval()(clips()))
 
@@ -293,7 +294,9 @@ class Code:
 def test_missing_damaged_and_hostile_files_are_refused(files, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused(
-        CONV, tmp_path / "nowhere.pth", r"nowhere\.pth does not exist; give a file of timm's convnextv2_atto"
+        CONV,
+        tmp_path / "nowhere.pth",
+        r"model\.spatial_weights: .*nowhere\.pth does not exist.*a file of timm's convnextv2_atto",
     )
     torch.save({"state_dict": Code()}, tmp_path / "code.pth")
     refused(CONV, tmp_path / "code.pth", "would have to run code")
@@ -301,10 +304,10 @@ def test_missing_damaged_and_hostile_files_are_refused(files, tmp_path: Path, mo
     for suffix in (".safetensors", ".pth"):
         whole = files[CONV].with_suffix(suffix).read_bytes()
         (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
-        refused(CONV, tmp_path / f"half{suffix}", "cannot be read as weights")
+        refused(CONV, tmp_path / f"half{suffix}", "cannot be read as a checkpoint|cut short")
     for holds in (torch.zeros(3), {"epoch": 3}):
         torch.save(holds, tmp_path / "other.pth")
-        refused(CONV, tmp_path / "other.pth", r"cannot be read as weights|holds no weights")
+        refused(CONV, tmp_path / "other.pth", r"holds a Tensor|holds no weights")
 
 
 def test_offline_without_a_file_is_a_clear_error_within_seconds(tmp_path: Path, monkeypatch) -> None:

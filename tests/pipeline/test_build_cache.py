@@ -150,7 +150,7 @@ def test_training_with_and_without_the_cache_gives_the_same_weights(training_pla
     for face_cache in ("", "cache/faces"):
         result = run_training(train, "--fresh", runtime={"face_cache": face_cache})
         assert result.exit_code == 0, result.output
-        weights[face_cache] = digest(Path("weights/phase_a.pt"))
+        weights[face_cache] = digest(Path("weights/phase_a.safetensors"))
         assert ("4 videos, 48 frames" in result.output) == bool(face_cache)
     assert len(set(weights.values())) == 1
     shutil.rmtree("cache")

@@ -17,8 +17,9 @@ from stf.config import FLAGS, Params, STFV8Config
 from stf.data.ffpp import fingerprint_of, video_folder
 from stf.evaluation.results import TEST_DATA_USE
 from stf.evaluation.run import Request
+from stf.io.hashing import sha256_of
+from stf.models.checkpoint import save_checkpoint
 from stf.models.network import build_network
-from stf.models.weights import save_checkpoint
 from stf.tracking.run import track
 from stf.tracking.store import open_store
 from tests.reference.evaluation_sets import write_three_pairs
@@ -50,7 +51,9 @@ def write_project(folder: Path) -> Path:
     for phase, flags in FLAGS_ON.items():
         torch.manual_seed(0)
         config = dataclasses.replace(STFV8Config.debug(), **dict.fromkeys(flags, True))
-        save_checkpoint(folder / f"weights/phase_{phase}.pt", build_network(config), config=config, epoch=4)
+        save_checkpoint(
+            folder / f"weights/phase_{phase}.safetensors", build_network(config), config=config, epoch=4
+        )
     write_fingerprint(folder)
     return folder
 
@@ -77,7 +80,7 @@ def finished(empty_store, tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for phase in COMMANDS:
             with track(f"train_phase_{phase}", params=Params()) as run:
-                run.tie_weights(f"weights/phase_{phase}.pt")
+                run.tie_weights(sha256_of(f"weights/phase_{phase}.safetensors"))
             result = invoke(phase)
             assert result.exit_code == 0, result.output
             texts[phase] = result.output
@@ -134,7 +137,7 @@ def test_the_run_is_tracked_with_figures_and_files_under_its_training(project, p
     overall = document["qualities"]["c23"]["groups"]["overall"]["auc"]
     assert run.data.metrics["auc/overall"] == pytest.approx(overall, abs=1e-6)
     assert run.info.status == "FINISHED"
-    digest = hashlib.sha256((project / f"weights/phase_{phase}.pt").read_bytes()).hexdigest()
+    digest = hashlib.sha256((project / f"weights/phase_{phase}.safetensors").read_bytes()).hexdigest()
     assert run.data.tags["weights_sha256"] == document["checkpoint"]["weights_sha256"] == digest
     assert run.data.tags["mlflow.parentRunId"] == training.info.run_id
     assert run.data.tags["ssm_backend"] == "torch"
@@ -170,21 +173,23 @@ def test_options_leave_the_pipelines_outputs_alone(project, phase):
 @pytest.mark.parametrize(
     ("field", "value", "option"),
     [
-        ("checkpoint", "other.pt", "--checkpoint"),
+        ("checkpoint", "other.safetensors", "--checkpoint"),
         ("params_path", "other.yaml", "--params"),
         ("methods", ("FaceSwap",), "--methods"),
         ("sbi_test", True, "--sbi-test"),
     ],
 )
 def test_each_option_alone_makes_a_result_that_is_not_the_pipelines(field, value, option):
-    plain = Request("a", "weights/phase_a.pt", "params.yaml", methods=(), output=None, sbi_test=False)
+    plain = Request(
+        "a", "weights/phase_a.safetensors", "params.yaml", methods=(), output=None, sbi_test=False
+    )
     assert plain.changed() == ()
     assert dataclasses.replace(plain, **{field: value}).changed() == (option,)
 
 
 def test_another_output_and_checkpoint(project):
-    (project / "weights/phase_a.pt").rename(project / "other.pt")
-    result = invoke("a", "--checkpoint", "other.pt", "--output", "out/mine.json")
+    (project / "weights/phase_a.safetensors").rename(project / "other.safetensors")
+    result = invoke("a", "--checkpoint", "other.safetensors", "--output", "out/mine.json")
     assert result.exit_code == 0, result.output
     mine, plain = project / "out/mine.json", project / "metrics/eval_a.json"
     assert mine.read_bytes() == plain.read_bytes()
@@ -209,7 +214,7 @@ def test_a_method_that_cannot_be_read_is_an_error_after_the_report(project):
     [
         (("--methods", "FaceSwapp"), 2, 'did you mean "FaceSwap"'),
         (("--methods", "Face2Face"), 1, "methods on disk there: Deepfakes, FaceSwap"),
-        (("--checkpoint", "none.pt"), 1, "none.pt does not exist"),
+        (("--checkpoint", "none.safetensors"), 1, "none.safetensors does not exist"),
         (("--params", "none.yaml"), 2, "none.yaml does not exist"),
         (("--output", "out.txt"), 2, "ends in .json"),
         (("--output", "metrics/eval_b.json", "--sbi-test"), 2, "give another path"),

@@ -18,14 +18,14 @@ from click.testing import Result
 from pipeline.train_phase_a import main
 from stf.errors import Interrupted
 from stf.models.backbone_v8 import STFMambaV8
-from stf.models.weights import load_model, read_checkpoint
+from stf.models.checkpoint import read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
 from stf.training.budget_tracker import BudgetTracker
 from stf.training.preemption import Preemption
 from tests.reference.training_commands import digest, query, run_training
 
 NOTICE = Interrupted("stopped by SIGTERM; the same command resumes", 143)
-OUTPUTS = ("weights/phase_a.pt", "metrics/phase_a.json", "metrics/phase_a_log.csv")
+OUTPUTS = ("weights/phase_a.safetensors", "metrics/phase_a.json", "metrics/phase_a_log.csv")
 
 
 @pytest.fixture
@@ -46,11 +46,13 @@ def outputs_of(place: Path) -> dict[str, str]:
 def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     result = run_training(main)
     assert result.exit_code == 0, result.output
-    network, config, epoch = load_model(place / OUTPUTS[0])
+    trained = read_checkpoint(place / OUTPUTS[0])
+    network, config, epoch = trained.build(), trained.config, trained.epoch
     summary = json.loads((place / OUTPUTS[1]).read_text())
-    assert set(read_checkpoint(place / OUTPUTS[0])) == {
+    assert set(trained.payload) == {
         "format",
         "config",
+        "crop",
         "epoch",
         "model",
         "ssm_backend",
@@ -88,7 +90,7 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     assert sizes["model/parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert sizes["model/gmacs_per_clip"] > 0
     assert "scan backend: torch (auto: not mamba_ssm, its kernels need CUDA" in result.output
-    assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0])["ssm_backend"] == "torch"
+    assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0]).payload["ssm_backend"] == "torch"
     assert "estimate: phase A trains about" in result.output
     pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
     assert pictures == {"sample_pairs.png", "hll_maps.png"}
@@ -167,7 +169,7 @@ def test_state_of_other_code_is_not_gone_on_from(
     monkeypatch.setattr("stf.training.run.code_digest", lambda stage: "other")
     result = train()
     assert result.exit_code == 0, result.output
-    assert "belongs to other code: put aside as" in result.output
+    assert "belongs to other code: moved to" in result.output
     assert "starting at epoch 1" in result.output
     assert "epoch 2/2" in result.output
 
@@ -183,7 +185,8 @@ def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
     rows = untimed(place / OUTPUTS[2])
     looks = itertools.count(1)
     monkeypatch.setattr(Preemption, "request", lambda self: NOTICE if next(looks) == look else None)
-    left_over = place / "weights/.phase_a.pt.x1y2.part"  # of a run that was killed while writing its outputs
+    # of a run that was killed while writing its outputs
+    left_over = place / "weights/.phase_a.safetensors.x1y2.part"
     left_over.write_bytes(b"half")
     stopped = train("--fresh", **random)
     assert stopped.exit_code == 143, stopped.output
@@ -216,7 +219,8 @@ def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], pla
     """As `dvc exp run -S phase_a.use_wss=true` asks for it; the file says which network evaluation has to build."""
     result = train("--epochs", "1", phase_a={"use_wss": True})
     assert result.exit_code == 0, result.output
-    network, config, _ = load_model(place / OUTPUTS[0])
+    trained = read_checkpoint(place / OUTPUTS[0])
+    network, config = trained.build(), trained.config
     assert config.use_wss
     assert isinstance(network, STFMambaV8)
     assert json.loads((place / OUTPUTS[1]).read_text())["a_variant"] == "A+wss"
@@ -272,7 +276,7 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     summary = json.loads((place / OUTPUTS[1]).read_text())
     assert summary["a_stopped_by_budget"]
     assert summary["a_epochs"] < summary["a_planned_epochs"] == 20
-    assert load_model(place / OUTPUTS[0])[2] == summary["a_best_epoch"]
+    assert read_checkpoint(place / OUTPUTS[0]).epoch == summary["a_best_epoch"]
     before = outputs_of(place)
     (place / OUTPUTS[0]).unlink()
     again = train(**asked)  # no money for a further step, but for what is there already

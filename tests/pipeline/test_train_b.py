@@ -18,15 +18,15 @@ from click.testing import Result
 from pipeline.train_phase_a import main as train_a
 from pipeline.train_phase_b import main as train_b
 from stf.config import Params, STFV8Config
+from stf.models.checkpoint import read_checkpoint, save_checkpoint
 from stf.models.network import build_network
-from stf.models.weights import load_model, read_checkpoint, save_checkpoint
 from stf.tracking.run import track
 from stf.training.budget_tracker import BudgetTracker
 from stf.training.ledger import ledger_usd
 from tests.reference.training_commands import MODEL, digest, query, run_training
 
-START = "weights/phase_a.pt"
-OUTPUTS = ("weights/phase_b.pt", "metrics/phase_b.json", "metrics/phase_b_log.csv")
+START = "weights/phase_a.safetensors"
+OUTPUTS = ("weights/phase_b.safetensors", "metrics/phase_b.json", "metrics/phase_b_log.csv")
 Train = Callable[..., Result]
 
 
@@ -68,10 +68,10 @@ def files_of(place: Path) -> set[Path]:
 
 def test_it_starts_from_phase_a_and_tells_what_was_loaded(train: Train, place: Path) -> None:
     with track("train_phase_a", params=Params()) as run:
-        run.tie_weights(START)
+        run.tie_weights(digest(Path(START)))
     result = train("--epochs", "1", phase_b={"lr": 1.0e-6})
     assert result.exit_code == 0, result.output
-    before, after = read_checkpoint(START)["model"], read_checkpoint(OUTPUTS[0])["model"]
+    before, after = read_checkpoint(START).weights, read_checkpoint(OUTPUTS[0]).weights
     common = [name for name in after if name in before and before[name].shape == after[name].shape]
     assert len(common) > len(before) / 2
     for name in common:  # a rate of 1e-6 moves no weight by more than its few steps
@@ -97,7 +97,8 @@ def test_two_runs_end_with_the_same_bytes_and_the_evaluation_reads_them(train: T
         assert result.exit_code == 0, result.output
         hashes.append([digest(place / name) for name in OUTPUTS[:2]])
     assert hashes[0] == hashes[1]
-    _, config, epoch = load_model(OUTPUTS[0])
+    trained = read_checkpoint(OUTPUTS[0])
+    config, epoch = trained.config, trained.epoch
     summary = json.loads((place / OUTPUTS[1]).read_text())
     assert (summary["b_variant"], summary["b_best_epoch"]) == (config.variant(), epoch)
     assert summary["b_planned_epochs"] == 2
@@ -166,7 +167,7 @@ def test_without_phase_as_weights_it_does_not_start(train: Train, place: Path, c
         (place / START).write_bytes(content)
     result = train()
     assert result.exit_code == 1
-    assert "phase_a.pt" in result.output
+    assert "phase_a.safetensors" in result.output
     assert not (place / OUTPUTS[0]).exists()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stf.config import FLAGS, METHODS, Params, STFV8Config
+from stf.io.hashing import sha256_of
 from stf.tracking.run import track
 
 FINGERPRINT = "data 1"
@@ -98,7 +99,7 @@ def store_training(
     weights.write_text(weights.name)
     with track(f"train_phase_{phase}", params=params, config=config, fingerprint=FINGERPRINT) as run:
         run.log({"model/parameters": 123_456.0, "clips_per_s": 7.5, "cost_usd": 0.03, "val/best_auc": 0.61})
-        run.tie_weights(weights)
+        run.tie_weights(sha256_of(weights))
     return weights
 
 
@@ -117,7 +118,7 @@ def store_evaluation(
     files = folder / f"{weights.stem} files"
     path = write_files(files / f"{stage}.json", table, config.variant(), weights.read_bytes())
     with track(stage, params=params or Params(), config=config, fingerprint=fingerprint) as run:
-        run.tie_weights(weights)
+        run.tie_weights(sha256_of(weights))
         run.log(auc_metrics(table))
         for file in (path, path.with_name(f"{stage}_scores.csv")):
             run.artifact(file, "evaluation")

@@ -29,6 +29,7 @@ from stf.data.video_sbi_dataset import Provenance
 from stf.errors import DataError
 from stf.io.distributed import World
 from stf.io.processes import open_processes
+from stf.models.checkpoint import read_checkpoint
 from stf.models.checkpointing import use_checkpointing
 from stf.models.network import build_network
 from stf.models.spatial_weights import load_spatial_weights
@@ -144,7 +145,7 @@ def learn(name: str, folder: Path, world: World, failure: str = "") -> dict[str,
             train_state.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
         if until > 1:
             world.barrier()  # rank 0 has written it
-            _, progress, _ = checkpoints.resume(folder / name / "last.pt", train_state)
+            _, progress, _ = checkpoints.resume(read_checkpoint(folder / name / "last.pt"), train_state)
         fit(
             train_state,
             train,

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from stf.config import Params, STFV8Config
 from stf.errors import DataError, TrackingError
+from stf.io.hashing import sha256_of
 from stf.tracking import delivery
 from stf.tracking.delivery import send_unsent
 from stf.tracking.mlflow_run import MODEL_NAME
@@ -73,7 +74,7 @@ def _log_everything(run: TrackedRun, folder: Path) -> None:
     """Every kind of report once, metrics of three steps around them."""
     (folder / "tables").mkdir(exist_ok=True)
     (folder / "tables" / "a.csv").write_text("1")
-    (folder / "phase_a.pt").write_bytes(b"weights")
+    (folder / "phase_a.safetensors").write_bytes(b"weights")
     run.log({"loss": 0.5, "auc": float("nan")}, step=1)
     run.tag("stopped_by_budget", "false")
     run.artifact(folder / "tables" / "a.csv", "tables")
@@ -81,11 +82,11 @@ def _log_everything(run: TrackedRun, folder: Path) -> None:
     run.log({"loss": 0.25, "auc": 0.75}, step=2)
     run.figure(Figure(), "plots/roc.png")
     run.text("loaded 3\n", "notes/transfer.txt")
-    run.tie_weights(folder / "phase_a.pt")
-    run.register(folder / "phase_a.pt", STFV8Config())
+    run.tie_weights(sha256_of(folder / "phase_a.safetensors"))
+    run.register(folder / "phase_a.safetensors", STFV8Config())
     run.log({"loss": 0.125}, step=3)
     run.log({"cost_usd": 2.5})
-    (folder / "phase_a.pt").write_bytes(b"what a later run wrote there")
+    (folder / "phase_a.safetensors").write_bytes(b"what a later run wrote there")
 
 
 def _require_everything(run_id: str) -> None:
@@ -101,11 +102,13 @@ def _require_everything(run_id: str) -> None:
     assert len(run.data.params) == len(PARAMS.flat())
     folders = ("", "tables", "plots", "notes", "model")
     stored = {entry.path for folder in folders for entry in client.list_artifacts(run_id, folder)}
-    expected = {"a.csv", "tables/a.csv", "plots/roc.png", "notes/transfer.txt", "model/phase_a.pt"}
+    expected = {"a.csv", "tables/a.csv", "plots/roc.png", "notes/transfer.txt", "model/phase_a.safetensors"}
     assert expected <= stored
     (version,) = client.search_model_versions(f"name = '{MODEL_NAME}'")
     model = Path(client.get_model_version_download_uri(MODEL_NAME, version.version))
-    assert (model / "phase_a.pt").read_bytes() == b"weights", "the file as it was when the run kept it"
+    assert (model / "phase_a.safetensors").read_bytes() == b"weights", (
+        "the file as it was when the run kept it"
+    )
 
 
 def _unsent(root: Path) -> list[Path]:
@@ -368,14 +371,15 @@ def test_a_run_that_failed_says_so_later(root: Path, runs: Runs) -> None:
 def test_an_evaluation_is_nested_under_a_training_that_is_sent_with_it(
     root: Path, runs: Runs, tmp_path: Path
 ) -> None:
-    (tmp_path / "phase_a.pt").write_bytes(b"weights")
+    (tmp_path / "phase_a.safetensors").write_bytes(b"weights")
     memory = root / "checkpoints" / "0" / "mlflow"
     with _locked(root):
         with track("train_phase_a", params=PARAMS, memory=memory) as run:
-            run.tie_weights(tmp_path / "phase_a.pt")
+            run.tie_weights(sha256_of(tmp_path / "phase_a.safetensors"))
         with track("eval_a", params=PARAMS) as run:
-            run.tie_weights(tmp_path / "phase_a.pt")
-            run.log_evaluation({"auc/overall": 0.75}, tmp_path / "phase_a.pt")
+            digest = sha256_of(tmp_path / "phase_a.safetensors")
+            run.tie_weights(digest)
+            run.log_evaluation({"auc/overall": 0.75}, digest)
     send_unsent()
     by_stage = {run.data.tags["stage"]: run for run in runs()}
     parent = by_stage["eval_a"].data.tags["mlflow.parentRunId"]

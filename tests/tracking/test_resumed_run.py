@@ -245,7 +245,7 @@ def test_the_last_cost_is_the_runs(memory: Path, runs: Runs) -> None:
 
 
 def test_equal_weights_are_registered_once_in_a_run(memory: Path, tmp_path: Path, runs: Runs) -> None:
-    weights = tmp_path / "phase_a.pt"
+    weights = tmp_path / "phase_a.safetensors"
     for content, versions in ((b"weights", 1), (b"weights", 1), (b"better weights", 2)):
         weights.write_bytes(content)
         with track("train_phase_a", params=PARAMS, memory=memory, identity="1") as run:

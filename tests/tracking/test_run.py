@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
 from stf.errors import DataError, Interrupted, TrackingError
+from stf.io.hashing import sha256_of
 from stf.tracking.baseline import baseline_auc
 from stf.tracking.mlflow_run import MODEL_NAME
 from stf.tracking.names import OVERALL_AUC
@@ -170,16 +171,16 @@ def test_files_folders_and_figures_are_kept(runs: Runs, tmp_path: Path) -> None:
 def test_evaluation_is_nested_under_the_newest_training_of_the_same_weights(
     runs: Runs, tmp_path: Path
 ) -> None:
-    weights = tmp_path / "phase_a.pt"
+    weights = tmp_path / "phase_a.safetensors"
     for content in (b"other", b"weights", b"weights"):
         weights.write_bytes(content)
         with track("train_phase_a", params=PARAMS) as run:
-            run.tie_weights(weights)
+            run.tie_weights(sha256_of(weights))
     training = runs()[0]
     assert training.data.tags["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert "mlflow.parentRunId" not in training.data.tags
     with track("eval_a", params=PARAMS) as run:
-        run.tie_weights(weights)
+        run.tie_weights(sha256_of(weights))
     tags = runs()[0].data.tags
     assert tags["training_run_id"] == tags["mlflow.parentRunId"] == training.info.run_id
 
@@ -201,14 +202,14 @@ def test_the_training_run_carries_the_aucs_of_its_evaluation(runs: Runs, tmp_pat
 def test_evaluation_of_foreign_weights_has_no_parent(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "found.pt").write_bytes(b"from elsewhere")
     with track("eval_a", params=PARAMS) as run:
-        run.tie_weights(tmp_path / "found.pt")
+        run.tie_weights(sha256_of(tmp_path / "found.pt"))
     assert "mlflow.parentRunId" not in runs()[0].data.tags
 
 
 def test_phase_b_names_the_training_that_it_starts_from(runs: Runs, tmp_path: Path) -> None:
-    (tmp_path / "phase_a.pt").write_bytes(b"phase a")
+    (tmp_path / "phase_a.safetensors").write_bytes(b"phase a")
     with track("train_phase_a", params=PARAMS) as run:
-        run.tie_weights(tmp_path / "phase_a.pt")
+        run.tie_weights(sha256_of(tmp_path / "phase_a.safetensors"))
     start = runs()[0].info.run_id
     for content, known in ((b"phase a", {"starting_run_id": start}), (b"from elsewhere", {})):
         digest = hashlib.sha256(content).hexdigest()
@@ -220,17 +221,17 @@ def test_phase_b_names_the_training_that_it_starts_from(runs: Runs, tmp_path: Pa
 
 
 def test_model_is_registered_from_weights_and_json_alone(runs: Runs, tmp_path: Path) -> None:
-    (tmp_path / "phase_a.pt").write_bytes(b"weights")
+    (tmp_path / "phase_a.safetensors").write_bytes(b"weights")
     for _ in range(2):
         with track("train_phase_a", params=PARAMS, config=STFV8Config.phase_a()) as run:
-            run.register(tmp_path / "phase_a.pt", STFV8Config.phase_a())
+            run.register(tmp_path / "phase_a.safetensors", STFV8Config.phase_a())
     client = open_store().client
     versions = {int(v.version): v for v in client.search_model_versions(f"name = '{MODEL_NAME}'")}
     assert sorted(versions) == [1, 2]
     assert versions[2].tags["variant"] == "A"
     assert versions[2].run_id == runs()[0].info.run_id
     folder = Path(client.get_model_version_download_uri(MODEL_NAME, "2"))
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "phase_a.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "phase_a.safetensors"]
     assert STFV8Config(**json.loads((folder / "config.json").read_text())) == STFV8Config.phase_a()
 
 

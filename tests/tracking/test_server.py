@@ -75,7 +75,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
     monkeypatch.setattr("stf.tracking.delivery._RETRY_SHARE", float("inf"))
     server = _Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    (tmp_path / "phase_a.pt").write_bytes(b"weights")
+    (tmp_path / "phase_a.safetensors").write_bytes(b"weights")
     record = tmp_path / "checkpoints" / "0" / "mlflow"
     try:
         with track("train_phase_a", params=Params(), memory=record, identity="1") as run:
@@ -85,7 +85,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
                 assert time.monotonic() - began < 15, "a step is held up by a dead server"
                 if step == 10:
                     server.kill()
-                    run.register(tmp_path / "phase_a.pt", STFV8Config())
+                    run.register(tmp_path / "phase_a.safetensors", STFV8Config())
                 if step == 20 and comes_back == "during the run":
                     server.start()
                     run.log({"back": 1.0}, step=step)
@@ -104,7 +104,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
         assert only.info.status == "FINISHED"
         assert only.data.tags["registered_model"] == "stf-mamba v1"
         assert sorted((point.step, point.value) for point in history) == [(n, n / 8) for n in range(30)]
-        (kept,) = server.artifacts.rglob("phase_a.pt")
+        (kept,) = server.artifacts.rglob("phase_a.safetensors")
         assert kept.read_bytes() == b"weights"
     finally:
         server.kill()

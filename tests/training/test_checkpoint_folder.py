@@ -1,4 +1,4 @@
-"""What a checkpoint folder remembers, and that a resumed run ends where an uninterrupted one does."""
+"""What a checkpoint folder holds, and that a resumed run ends where an uninterrupted one does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 
 from stf.config import BudgetParams, DataParams, Params, PhaseAParams, PhaseBParams, RuntimeParams, SbiParams
 from stf.errors import CheckpointError, Interrupted, TrainingError
-from stf.models.weights import load_model, read_checkpoint
+from stf.models.checkpoint import read_checkpoint
 from stf.training.identity import Origin, config_hash
 from stf.training.progress import Best, Progress
 from stf.training.train_state import TrainState
@@ -54,7 +54,7 @@ def test_what_changes_training_changes_the_hash(change: dict[str, Any]) -> None:
 
 
 def test_every_parameter_that_training_depends_on_changes_the_hash() -> None:
-    """All of params.yaml but what is named here; else a run would go on from the state of other parameters."""
+    """All of params.yaml but what is named here; else a run would be resumed from the state of other parameters."""
     of_other_stages = {"audit", "evaluation", "budget", "runtime"}
     no_step = {"data.max_failure_share", "phase_b.min_phase_a_auc"}
     same = set()
@@ -102,20 +102,21 @@ def test_best_is_by_auc_then_loss_then_the_earlier_epoch() -> None:
 def test_a_folder_has_one_trainer_at_a_time(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run().folder
     monkeypatch.setattr("stf.training.lock.LOCK_WAIT_S", 0.2)
-    told: list[str] = []
+    messages: list[str] = []
     with (
         folder.locked(),
         pytest.raises(TrainingError, match=f"another process.*process {os.getpid()} on .*holds"),
-        folder.locked(told.append),
+        folder.locked(messages.append),
     ):
         pass
+    assert f"waiting up to 0 s for process {os.getpid()} on" in messages[0]
     with folder.locked():
         pass
 
 
 def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: MakeRun, tmp_path: Path) -> None:
     whole = make_run("whole", epochs=3, n_batches=3, **RANDOM)
-    wanted = whole.fit()
+    expected = whole.fit()
     cut = make_run("cut", epochs=3, n_batches=3, **RANDOM)
     plan, cut.plan = cut.plan, replace(cut.plan, epochs=1)  # the schedule is that of three epochs
     cut.fit()
@@ -124,9 +125,11 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
     resumed = make_run("resumed", epochs=3, n_batches=3, seed=5, **RANDOM)
     resumed.plan = plan
     torch.manual_seed(99)
-    _, progress, note = resumed.folder.resume(moved, resumed.train_state)
+    _, progress, note = resumed.folder.resume(read_checkpoint(moved), resumed.train_state)
     assert (note, progress.place(2)) == ("", "after epoch 1")
-    assert read_checkpoint(resumed.folder.path / "best.pt")["epoch"] == 1  # no folder is without its best
+    assert (
+        read_checkpoint(resumed.folder.path / "best.safetensors").epoch == 1
+    )  # no folder is without its best
     got = resumed.fit(progress)
 
     assert [s.global_step for s in resumed.steps] == [3, 4, 5, 6]
@@ -136,47 +139,49 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(make_run: Make
         assert torch.equal(a, b)
     for name, value in whole.train_state.evaluation_model.state_dict().items():
         assert torch.equal(value, resumed.train_state.evaluation_model.state_dict()[name]), name
-    same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in (wanted, got)]
+    same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in (expected, got)]
     assert same[0] == same[1]
-    assert (whole.folder.path / "best.pt").read_bytes() == (resumed.folder.path / "best.pt").read_bytes()
+    assert (whole.folder.path / "best.safetensors").read_bytes() == (
+        resumed.folder.path / "best.safetensors"
+    ).read_bytes()
 
 
-def run_in_pieces(make_run: MakeRun, leave_after: Sequence[int], **fields: Any) -> Any:
-    """A run that is told to leave after each of these global steps, and goes on with a new train_state each time."""
-    for piece, last in enumerate((*leave_after, None)):
+def run_in_pieces(make_run: MakeRun, stop_after: Sequence[int], **fields: Any) -> Any:
+    """A run that is asked to stop after each of these global steps, and resumed with a new train_state each time."""
+    for piece, last in enumerate((*stop_after, None)):
         run = make_run("pieces", seed=piece, **fields)  # first weights and dropout of each piece are others
-        found, progress = run.folder.find(), Progress()
-        if found.payload is not None:
-            progress, _ = run.folder.restore(found.path, found.payload, run.train_state)
+        (state, _), progress = run.folder.find(), Progress()
+        if state is not None:
+            progress, _ = run.folder.restore(state, run.train_state)
         if last is None:
             return run, run.fit(progress)
-        run.stop_request = leave_when(progress, last)
+        run.stop_request = stop_when(progress, last)
         with pytest.raises(Interrupted):
             run.fit(progress)
     raise AssertionError
 
 
-def leave_when(progress: Progress, step: int) -> Callable[[], Interrupted | None]:
-    """Asks to leave as soon as the run has taken this many optimizer steps."""
+def stop_when(progress: Progress, step: int) -> Callable[[], Interrupted | None]:
+    """Asks to stop as soon as the run has taken this many optimizer steps."""
     return lambda: Interrupted("enough", 143) if progress.global_step >= step else None
 
 
-@pytest.mark.parametrize("leave_after", [(1, 2, 3, 4, 5), (2, 2, 6)])
+@pytest.mark.parametrize("stop_after", [(1, 2, 3, 4, 5), (2, 2, 6)])
 def test_a_run_in_pieces_ends_with_the_bits_of_a_whole_one(
-    make_run: MakeRun, leave_after: tuple[int, ...]
+    make_run: MakeRun, stop_after: tuple[int, ...]
 ) -> None:
     """Cut after any step, the last of an epoch (before its validation) and the very last included."""
     fields = {"epochs": 3, "n_batches": 3, **RANDOM}
     whole = make_run("whole", **fields)
-    wanted = whole.fit()
-    run, got = run_in_pieces(make_run, leave_after, **fields)
+    expected = whole.fit()
+    run, got = run_in_pieces(make_run, stop_after, **fields)
     assert (got.epoch, got.global_step) == (3, 6)
     for name, value in weights_of(whole.train_state).items():
         assert torch.equal(value, run.train_state.model.state_dict()[name]), name
-    for name in ("best.pt", "last.pt"):
-        states = [untimed(read_checkpoint(each.folder.path / name)) for each in (whole, run)]
+    for name in ("best.safetensors", "last.pt"):
+        states = [untimed(read_checkpoint(each.folder.path / name).payload) for each in (whole, run)]
         assert_same(*states)
-    assert [untimed_record(r) for r in got.history] == [untimed_record(r) for r in wanted.history]
+    assert [untimed_record(r) for r in got.history] == [untimed_record(r) for r in expected.history]
 
 
 def untimed(payload: dict[str, Any]) -> dict[str, Any]:
@@ -219,9 +224,9 @@ def test_the_state_is_kept_within_an_epoch_too(make_run: MakeRun) -> None:
     )
     run.fit()
     assert kept == [False, True, True]
-    before = read_checkpoint(run.folder.path / "previous.pt")
+    before = read_checkpoint(run.folder.path / "previous.pt").payload
     assert (before["epoch"], before["extra"]["means"]["steps"]) == (0, 3)
-    assert read_checkpoint(run.folder.path / "last.pt")["epoch"] == 1
+    assert read_checkpoint(run.folder.path / "last.pt").epoch == 1
 
 
 def test_a_damaged_state_is_named_and_the_one_before_is_used(make_run: MakeRun) -> None:
@@ -231,12 +236,12 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(make_run: MakeRun) 
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1  # a single bit, which torch itself would not notice
     last.write_bytes(data)
-    found = run.folder.find()
-    assert found.path == run.folder.path / "previous.pt"
-    assert found.payload["epoch"] == 1
-    assert str(last) in found.told[0]
-    assert "checksum" in found.told[0]
-    assert (run.folder.path / "damaged.pt").read_bytes() == data  # never in the place of a sound one
+    state, messages = run.folder.find()
+    assert state.path == run.folder.path / "previous.pt"
+    assert state.epoch == 1
+    assert str(last) in messages[0]
+    assert "checksum" in messages[0]
+    assert (run.folder.path / "damaged.pt").read_bytes() == data  # never in the place of an undamaged one
     assert not last.exists()
 
 
@@ -251,70 +256,70 @@ def test_damaged_states_alone_are_an_error_that_says_what_to_do(make_run: MakeRu
 
 
 @pytest.mark.parametrize("other", ["fingerprint", "code"])
-def test_a_state_of_other_data_or_code_is_put_aside(make_run: MakeRun, other: str) -> None:
+def test_a_state_of_other_data_or_code_is_moved_aside(make_run: MakeRun, other: str) -> None:
     run = make_run(epochs=2)
     run.fit()
     kept = (run.folder.path / "last.pt").read_bytes()
     folder = make_run(origin=replace(ORIGIN, **{other: "other"})).folder
-    found = folder.find()
-    assert found.payload is None
-    assert "put aside" in found.told[0]
+    state, messages = folder.find()
+    assert state is None
+    assert "moved to" in messages[0]
     assert (folder.path / "other.pt").read_bytes() == kept
-    assert folder.find().told == ()
+    assert folder.find() == (None, [])
     assert not {"last.pt", "previous.pt"} & {path.name for path in folder.path.iterdir()}
 
 
-def test_what_is_put_aside_is_never_overwritten_and_taken_back_by_its_own(make_run: MakeRun) -> None:
+def test_what_is_moved_aside_is_never_overwritten_and_moved_back_for_its_own_run(make_run: MakeRun) -> None:
     mine = make_run(epochs=2)
     mine.fit()
-    wanted = (mine.folder.path / "last.pt").read_bytes()
+    expected = (mine.folder.path / "last.pt").read_bytes()
     for code in ("second", "third"):
         other = make_run(epochs=1, origin=replace(ORIGIN, code=code))
-        assert other.folder.find().payload is None
+        assert other.folder.find()[0] is None
         other.fit()
-    assert (mine.folder.path / "other.pt").read_bytes() == wanted
+    assert (mine.folder.path / "other.pt").read_bytes() == expected
     assert (mine.folder.path / "other-2.pt").exists()
-    found = make_run().folder.find()
-    assert found.path == mine.folder.path / "last.pt"
-    assert found.path.read_bytes() == wanted
-    assert "put aside" in found.told[0]
-    assert "again" in found.told[1]
+    state, messages = make_run().folder.find()
+    assert state.path == mine.folder.path / "last.pt"
+    assert state.path.read_bytes() == expected
+    assert "moved to" in messages[0]
+    assert "again" in messages[1]
     for name in ("before_fresh.pt", "before_fresh-2.pt"):
-        assert name in mine.folder.put_aside("is not gone on from", "before_fresh")
+        assert name in mine.folder.move_aside("is not resumed", "before_fresh")
         assert (mine.folder.path / name).exists()
         shutil.copy(mine.folder.path / name, mine.folder.path / "last.pt")
 
 
 @pytest.mark.parametrize("how", ["other code", "--fresh"])
-def test_the_sound_state_is_put_aside_not_the_damaged_one(make_run: MakeRun, how: str) -> None:
+def test_the_undamaged_state_is_moved_aside_not_the_damaged_one(make_run: MakeRun, how: str) -> None:
     run = make_run(epochs=2)
     run.fit()
     last, previous = run.folder.path / "last.pt", run.folder.path / "previous.pt"
-    sound = previous.read_bytes()
+    undamaged = previous.read_bytes()
     last.write_bytes(last.read_bytes()[:-1000])
     if how == "--fresh":
-        run.folder.put_aside("is not gone on from", "other")
+        run.folder.move_aside("is not resumed", "other")
     else:
-        assert make_run(origin=replace(ORIGIN, code="other")).folder.find().payload is None
-    assert (run.folder.path / "other.pt").read_bytes() == sound
+        assert make_run(origin=replace(ORIGIN, code="other")).folder.find()[0] is None
+    assert (run.folder.path / "other.pt").read_bytes() == undamaged
     assert (run.folder.path / "damaged.pt").exists()
 
 
-def test_a_state_of_other_code_is_gone_on_from_on_request(make_run: MakeRun) -> None:
+def test_a_state_of_other_code_is_resumed_on_request(make_run: MakeRun) -> None:
     run = make_run(epochs=2)
     run.fit()
     folder = make_run(origin=replace(ORIGIN, code="other")).folder
-    _, progress, note = folder.resume(run.folder.path / "last.pt", run.train_state)
+    _, progress, note = folder.resume(read_checkpoint(run.folder.path / "last.pt"), run.train_state)
     assert progress.epoch == 2
     assert "other code" in note
 
 
-def test_other_threads_are_told(make_run: MakeRun) -> None:
+def test_another_number_of_threads_is_reported(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.fit()
-    found = run.folder.find()
-    found.payload["extra"]["setting"]["threads"] = 7
-    _, note = run.folder.restore(found.path, found.payload, run.train_state)
+    state, _ = run.folder.find()
+    state.payload["extra"]["setting"]["threads"] = 7
+    _, note = run.folder.restore(state, run.train_state)
     assert "threads 7 then, 1 now" in note
 
 
@@ -349,10 +354,12 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
         make_run("second", origin=replace(ORIGIN, fingerprint="other"), seed=5, ema_decay=0.9),
     )
     first.fit()
-    _, progress, told = second.folder.resume(first.folder.path / "last.pt", second.train_state)
+    _, progress, message = second.folder.resume(
+        read_checkpoint(first.folder.path / "last.pt"), second.train_state
+    )
     assert progress == Progress()
-    assert "another fingerprint" in told
-    assert "from its weights" in told
+    assert "another fingerprint" in message
+    assert "from its weights" in message
     for name, value in weights_of(first.train_state).items():
         assert torch.equal(value, second.train_state.model.state_dict()[name])
         assert torch.equal(value, second.train_state.evaluation_model.state_dict()[name])
@@ -361,9 +368,11 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
 def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
     first, second = make_run("first", epochs=1), make_run("second", seed=5)
     first.fit()
-    _, progress, told = second.folder.resume(first.folder.path / "best.pt", second.train_state)
+    _, progress, message = second.folder.resume(
+        read_checkpoint(first.folder.path / "best.safetensors"), second.train_state
+    )
     assert progress == Progress()
-    assert "weights alone" in told
+    assert "weights alone" in message
     second.fit(progress)
     assert [step.global_step for step in second.steps] == [1, 2, 3, 4]
 
@@ -371,25 +380,25 @@ def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
 def test_what_started_from_weights_is_another_run(make_run: MakeRun, tmp_path: Path) -> None:
     first = make_run("first", epochs=1)
     first.fit()
-    weights = shutil.copy(first.folder.path / "best.pt", tmp_path / "weights.pt")
+    weights = shutil.copy(first.folder.path / "best.safetensors", tmp_path / "weights.safetensors")
     trial = make_run("first", epochs=2, seed=5)
     identity = trial.folder.identity
-    _, progress, _ = trial.folder.resume(weights, trial.train_state)
+    _, progress, _ = trial.folder.resume(read_checkpoint(weights), trial.train_state)
     assert trial.folder.identity != identity
     assert trial.folder.starts_from_weights
     assert (trial.folder.path / "other.pt").exists()  # the state of the run without
     trial.fit(progress)
     again = make_run("first", epochs=2, seed=6)
-    used, progress, _ = again.folder.resume(weights, again.train_state)
+    used, progress, _ = again.folder.resume(read_checkpoint(weights), again.train_state)
     assert (used, progress.epoch) == (trial.folder.path / "last.pt", 2)
     plain = make_run("first", epochs=2)
-    found = plain.folder.find()
-    assert "other starting weights" in found.told[0]
-    assert found.payload is not None  # the first run's own, taken back
-    assert found.payload["epoch"] == 1
+    state, messages = plain.folder.find()
+    assert "other starting weights" in messages[0]
+    assert state is not None  # the first run's own, moved back
+    assert state.epoch == 1
 
 
-def test_a_disk_that_fills_while_torch_writes_is_told_as_such(make_run: MakeRun) -> None:
+def test_a_disk_that_fills_while_torch_writes_is_reported_as_such(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.fit()
     before = {path.name: path.read_bytes() for path in run.folder.path.iterdir()}
@@ -425,17 +434,18 @@ def test_a_state_that_somebody_changed_is_named(make_run: MakeRun, spoil: Callab
     run = make_run(epochs=1)
     run.fit()
     path = run.folder.path / "last.pt"
-    payload = read_checkpoint(path)
-    spoil(payload)
+    state = read_checkpoint(path)
+    spoil(state.payload)
     with pytest.raises(CheckpointError, match=r"last\.pt holds a training state that does not fit"):
-        run.folder.restore(path, payload, run.train_state)
+        run.folder.restore(state, run.train_state)
 
 
 def test_last_pt_is_a_checkpoint_like_any_other(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.fit()
-    network, _, epoch = load_model(run.folder.path / "last.pt")
-    assert epoch == 1
+    state = read_checkpoint(run.folder.path / "last.pt")
+    network = state.build()
+    assert state.epoch == 1
     for name, value in weights_of(run.train_state).items():
         assert torch.equal(value, network.state_dict()[name])
 
@@ -447,7 +457,7 @@ def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path, damage: Call
     broken = tmp_path / "broken.pt"
     broken.write_bytes(damage((run.folder.path / "last.pt").read_bytes()))
     with pytest.raises(CheckpointError, match=r"broken\.pt"):
-        run.folder.resume(broken, run.train_state)
+        run.folder.resume(read_checkpoint(broken), run.train_state)
 
 
 def test_a_state_without_its_parts_is_named(make_run: MakeRun, tmp_path: Path) -> None:
@@ -457,4 +467,4 @@ def test_a_state_without_its_parts_is_named(make_run: MakeRun, tmp_path: Path) -
     del payload["optimizer"]
     torch.save(payload, tmp_path / "partial.pt")
     with pytest.raises(CheckpointError, match=r"partial\.pt.*optimizer"):
-        run.folder.resume(tmp_path / "partial.pt", run.train_state)
+        run.folder.resume(read_checkpoint(tmp_path / "partial.pt"), run.train_state)

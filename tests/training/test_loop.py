@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stf.errors import DataError, TrainingError
-from stf.models.weights import load_model, read_checkpoint
+from stf.models.checkpoint import read_checkpoint
 from stf.tracking.loggers import CSV_COLUMNS
 from stf.training.progress import Progress
 from stf.training.records import EpochRecord
@@ -71,7 +71,9 @@ def test_two_runs_end_with_the_same_bits(make_run: MakeRun) -> None:
         ends.append(runs[-1].fit())
     for a, b in zip(*(run.train_state.model.state_dict().values() for run in runs), strict=True):
         assert torch.equal(a, b)
-    assert (runs[0].folder.path / "best.pt").read_bytes() == (runs[1].folder.path / "best.pt").read_bytes()
+    assert (runs[0].folder.path / "best.safetensors").read_bytes() == (
+        runs[1].folder.path / "best.safetensors"
+    ).read_bytes()
     same = [[replace(r, **dict.fromkeys(TIMES, 0)) for r in end.history] for end in ends]
     assert same[0] == same[1]
 
@@ -86,7 +88,8 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -
     after = run.fit(progress)
     assert after.best is not None
     assert after.best.epoch == 1
-    kept, _, epoch = load_model(run.folder.path / "best.pt")
+    checkpoint = read_checkpoint(run.folder.path / "best.safetensors")
+    kept, epoch = checkpoint.build(), checkpoint.epoch
     assert epoch == 1
     assert all(torch.equal(best[name], value) for name, value in kept.state_dict().items())
     assert any(not torch.equal(best[n], v) for n, v in run.train_state.model.state_dict().items())
@@ -96,18 +99,19 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -
 def test_the_moving_average_is_what_is_kept(make_run: MakeRun) -> None:
     run = make_run(epochs=1, ema_decay=0.9)
     run.fit()
-    kept, _, _ = load_model(run.folder.path / "best.pt")
+    kept = read_checkpoint(run.folder.path / "best.safetensors").build()
     average = run.train_state.evaluation_model.state_dict()
     assert all(torch.equal(average[name], value) for name, value in kept.state_dict().items())
     assert any(not torch.equal(average[n], v) for n, v in run.train_state.model.state_dict().items())
 
 
-def test_best_pt_holds_weights_configuration_and_epoch_only(make_run: MakeRun) -> None:
+def test_the_best_weights_file_holds_weights_settings_and_epoch_only(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.fit()
-    assert set(read_checkpoint(run.folder.path / "best.pt")) == {
+    assert set(read_checkpoint(run.folder.path / "best.safetensors").payload) == {
         "format",
         "config",
+        "crop",
         "epoch",
         "model",
         "ssm_backend",
@@ -122,10 +126,9 @@ def test_a_spent_budget_ends_the_epoch_early_with_a_validated_checkpoint(make_ru
     assert (progress.epoch, len(progress.history)) == (1, 1)
     assert not run.epochs[0][1].complete
     assert progress.best is not None
-    assert load_model(run.folder.path / "best.pt")[2] == 1
-    state = read_checkpoint(
-        run.folder.path / "last.pt"
-    )  # of before the validation: with more budget it resumes there
+    assert read_checkpoint(run.folder.path / "best.safetensors").epoch == 1
+    # of before the validation: with more money the run is resumed from there
+    state = read_checkpoint(run.folder.path / "last.pt").payload
     assert (state["epoch"], state["extra"]["means"]["steps"], state["extra"]["best"]) == (0, 2, None)
 
 
@@ -141,7 +144,7 @@ def test_a_budget_that_ends_with_an_epoch_leaves_a_whole_one(make_run: MakeRun) 
 def test_nan_leaves_the_checkpoints_of_earlier_epochs_as_they_were(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     progress = run.fit()
-    before = {name: (run.folder.path / name).read_bytes() for name in ("best.pt", "last.pt")}
+    before = {name: (run.folder.path / name).read_bytes() for name in ("best.safetensors", "last.pt")}
     sound = run.train.make_batch
 
     def poisoned(n_pairs: int, seed: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (place / "weights").mkdir()
-    (place / "weights/phase_a.pt").write_text("of an earlier training")
+    (place / "weights/phase_a.safetensors").write_text("of an earlier training")
     before: dict[str, str] = {}
 
     def planted(train_state: TrainState, batches: Sequence[Batch], where: str) -> StepFigures:
@@ -88,7 +88,7 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     [line] = [line for line in result.output.splitlines() if line.startswith("error:")]
     assert line.startswith(f"error: {what} became ")
     assert "at epoch 2, step 2; nothing was overwritten" in line
-    assert {"phase_a.pt", "last.pt", "previous.pt", "best.pt", "log.csv"} <= {
+    assert {"phase_a.safetensors", "last.pt", "previous.pt", "best.safetensors", "log.csv"} <= {
         Path(name).name for name in before
     }
     assert kept_in(place) == before

@@ -173,7 +173,7 @@ def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path
     many["model"] |= {"dropout": 0.3}
     Path("params.yaml").write_text(yaml.safe_dump(many))
     assert in_two("pipeline.train_phase_a", nproc=True).returncode == 0
-    expected = Path("weights/phase_a.pt").read_bytes()
+    expected = Path("weights/phase_a.safetensors").read_bytes()
 
     again = subprocess.Popen(
         **two_of("pipeline.train_phase_a", "--fresh", nproc=True),
@@ -189,11 +189,11 @@ def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path
     assert again.returncode == 143
     assert "stopped by SIGTERM" in errors
     assert "12/12" not in output
-    Path("weights/phase_a.pt").unlink()
+    Path("weights/phase_a.safetensors").unlink()
     last = in_two("pipeline.train_phase_a", nproc=True)
     assert last.returncode == 0, last.stderr
     assert "resuming from" in last.stdout
-    assert Path("weights/phase_a.pt").read_bytes() == expected
+    assert Path("weights/phase_a.safetensors").read_bytes() == expected
 
 
 @pytest.mark.slow
