@@ -1,8 +1,9 @@
-"""Saving and loading a run's state, at full size: python -m benchmarks.checkpoint [--folder DIR]
+"""Saving and loading a run's state and its weights, at full size: python -m benchmarks.checkpoint [--folder DIR]
 
 The state of phase A's network after a step (weights, AdamW's two moments, moving average, weights of the best epoch),
 as training saves it after every epoch. The reference is plain torch.save and torch.load, which do not sync, add no
-checksum and do not keep the previous file. Times depend on the disk; --folder chooses one.
+checksum and do not keep the previous file. The weights alone are a safetensors file. Times depend on the disk; --folder
+chooses one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from benchmarks.harness import interleaved, print_table
 from stf.config import STFV8Config, TrainingParams
-from stf.models.checkpoint import read_checkpoint
+from stf.models.checkpoint import read_checkpoint, save_checkpoint
 from stf.models.network import build_network
 from stf.training.checkpoint_folder import CheckpointFolder
 from stf.training.identity import Origin
@@ -48,7 +49,7 @@ def full_size_train_state(config: STFV8Config) -> tuple[TrainState, Progress]:
 )
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1))
 def main(folder: Path | None, repeats: int) -> None:
-    """Time saving and loading a full-size training state against torch.save and torch.load."""
+    """Time saving and loading a full-size training state, and weights, against torch.save and torch.load."""
     config = STFV8Config.phase_a()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         train_state, progress = full_size_train_state(config)
@@ -64,6 +65,19 @@ def main(folder: Path | None, repeats: int) -> None:
         works = {
             "torch.load": lambda: torch.load(plain, weights_only=True),
             "find: checksum, weights only": checkpoints.find,
+        }
+        print_table("the same, read", interleaved(works, repeats), "torch.load")
+
+        model, weights = train_state.model, Path(scratch) / "weights.safetensors"
+        works = {
+            "torch.save": lambda: torch.save(model.state_dict(), plain),
+            "save_checkpoint: copy, checksum, fsync": lambda: save_checkpoint(weights, model, config=config),
+        }
+        saved = interleaved(works, repeats)
+        print_table(f"weights of {weights.stat().st_size / 1e6:.0f} MB", saved, "torch.save")
+        works = {
+            "torch.load": lambda: torch.load(plain, weights_only=True),
+            "read_checkpoint: both checksums": lambda: read_checkpoint(weights),
         }
         print_table("the same, read", interleaved(works, repeats), "torch.load")
 
