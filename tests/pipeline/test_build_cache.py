@@ -43,7 +43,7 @@ def run(*options: str, face_cache: str = "cache/faces") -> Result:
 def test_without_a_cache_folder_it_estimates_for_the_usual_one() -> None:
     estimated = run("--estimate", face_cache="")
     assert estimated.exit_code == 0, estimated.output
-    assert "cache/faces" in estimated.output.partition("still to build")[2]
+    assert "cache/faces" in estimated.output.partition("to be built")[2]
     assert not Path("cache").exists()
 
 
