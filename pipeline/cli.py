@@ -73,7 +73,7 @@ def unforeseen(error: Exception) -> str:
     """What is said of an error that no part of the project expected."""
     if isinstance(error, OSError) and (error.errno in _FULL or error.filename is not None):
         where = f"{error.filename}: " if error.filename is not None else ""
-        hint = "free some space" if error.errno in _FULL else "mend the file or its permissions"
+        hint = "free some space" if error.errno in _FULL else "fix the file or its permissions"
         return f"{where}{error.strerror}; {hint} and run the command again"
     what = " ".join(str(error).split())[:200]
     return f"unexpected {type(error).__name__}: {what}; run again with --debug to see where it comes from"

@@ -2,7 +2,7 @@
 
 
 class StfError(Exception):
-    """Something the user can mend; a command prints it as one line and exits with `exit_code`."""
+    """An error that the user can fix; a command prints it as one line and exits with `exit_code`."""
 
     exit_code = 1
 

@@ -73,7 +73,9 @@ def print_best(epoch: int, val_auc: float, weights: Path, metrics: Path) -> None
 def print_resumed(path: str | Path, place: str, *, finished: bool, note: str) -> None:
     """'resuming from checkpoints/…/last.pt after epoch 3', or that there is nothing left to train."""
     if finished:
-        text = f"this training had finished; its outputs are written from {path} (--fresh trains again)"
+        text = (
+            f"this training has already finished; its outputs are written from {path} (--fresh trains again)"
+        )
     else:
         text = f"resuming from {path} {place}"
     click.echo(text + note)

@@ -1,4 +1,4 @@
-"""Files from strangers: regular ones only, not larger than they can be, and JSON that means one thing.
+"""Untrusted files: only regular files of a bounded size are read, and JSON without duplicate keys.
 
 What cannot be read is an OSError, as it is for any other file, so that every reader words its own message. Links are
 followed: data sets are often put together of them. A pipe or a device in a file's place is refused unopened, because
@@ -57,10 +57,10 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values under one key json would take the last, in silence."""
-    found: dict[str, Any] = {}
+    """A duplicate key is an error: json would silently take the last value."""
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in unique:
             raise ValueError(f"the key {key[:60]!r} stands twice in one place")
-        found[key] = value
-    return found
+        unique[key] = value
+    return unique

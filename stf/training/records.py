@@ -47,7 +47,7 @@ class StepRecord(StepFigures):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One epoch, with exactly the columns of the CSV log (SPEC section 7)."""
+    """One epoch, with exactly the columns of the CSV log."""
 
     epoch: int
     phase: str

@@ -30,7 +30,7 @@ from tests.drill.scratch import Clone, Outcome, set_seed
 EXIT_S = 45.0  # a trainer that was signalled may take 30
 LONGEST_S = 300.0
 _STEP = re.compile(r"epoch (\d+)/\d+ +step (\d+)/\d+")
-_RESUMED = re.compile(r"going on from|resum(ing|ed) from|had finished|already finished", re.IGNORECASE)
+_RESUMED = re.compile(r"resum(ing|ed) from|already finished", re.IGNORECASE)
 _STARTED = "starting at epoch 1"
 
 

@@ -53,10 +53,10 @@ def test_more_videos_of_the_same_people_narrow_nothing():
     labels, scores, clusters = clustered(2)
     once = auc_interval(labels, scores, clusters, 500, seed=3)
     often = auc_interval(*(np.repeat(values, 5) for values in (labels, scores, clusters)), 500, seed=3)
-    as_if_strangers = auc_interval(labels, scores, np.arange(len(labels)).astype(str), 500, seed=3)
+    as_if_unrelated = auc_interval(labels, scores, np.arange(len(labels)).astype(str), 500, seed=3)
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
     assert (once.n_clusters, once.n_resamples) == (12, 500)
-    assert as_if_strangers.n_clusters == len(labels)
+    assert as_if_unrelated.n_clusters == len(labels)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -70,15 +70,15 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered / 150 <= 0.99
 
 
-def test_strangers_resampling_would_be_too_sure_where_people_share_a_level():
+def test_unrelated_resampling_would_be_too_sure_where_people_share_a_level():
     """Fakes of one pair alike, reals of another: what the cluster bootstrap is for."""
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(16), 8).astype(str)
     labels = np.repeat(np.tile([0, 1], 8), 8)  # every cluster holds one class
     scores = labels + np.repeat(rng.normal(0, 1, 16), 8) + rng.normal(0, 0.1, 128)
     people = auc_interval(labels, scores, clusters, 500, 0)
-    strangers = auc_interval(labels, scores, np.arange(128).astype(str), 500, 0)
-    assert people.high - people.low > 1.5 * (strangers.high - strangers.low)
+    unrelated = auc_interval(labels, scores, np.arange(128).astype(str), 500, 0)
+    assert people.high - people.low > 1.5 * (unrelated.high - strangers.low)
 
 
 def test_draws_without_a_class_are_drawn_again():

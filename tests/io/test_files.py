@@ -1,4 +1,4 @@
-"""Files from strangers are regular, bounded, and JSON in them means one thing."""
+"""Untrusted files are regular and bounded, and their JSON has one meaning."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def run(error: BaseException, *options: str) -> Result:
         ),
         (RecursionError("a\nb" * 500), "unexpected RecursionError"),
         (MemoryError(), "unexpected MemoryError"),
-        (PermissionError(errno.EACCES, "Permission denied", "data/x"), "data/x: Permission denied; mend"),
+        (PermissionError(errno.EACCES, "Permission denied", "data/x"), "data/x: Permission denied; fix"),
         (
             OSError(errno.ENOSPC, "No space left on device", "mlruns/a"),
             "mlruns/a: No space left on device; free",
