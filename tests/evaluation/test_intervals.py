@@ -78,7 +78,7 @@ def test_unrelated_resampling_would_be_too_sure_where_people_share_a_level():
     scores = labels + np.repeat(rng.normal(0, 1, 16), 8) + rng.normal(0, 0.1, 128)
     people = auc_interval(labels, scores, clusters, 500, 0)
     unrelated = auc_interval(labels, scores, np.arange(128).astype(str), 500, 0)
-    assert people.high - people.low > 1.5 * (unrelated.high - strangers.low)
+    assert people.high - people.low > 1.5 * (unrelated.high - unrelated.low)
 
 
 def test_draws_without_a_class_are_drawn_again():

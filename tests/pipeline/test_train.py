@@ -142,7 +142,7 @@ def test_a_cut_run_goes_on_to_the_same_weights(train: Callable[..., Result], pla
     for options in (("--resume", str(checkpoints / "last.pt")), ()):
         result = train(*options)
         assert result.exit_code == 0, result.output
-        assert "this training had finished; its outputs are written from" in result.output
+        assert "this training has already finished; its outputs are written from" in result.output
         assert outputs_of(place) == wanted
     assert len(query(place, "SELECT run_uuid FROM runs")) == 1
 

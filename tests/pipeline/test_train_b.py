@@ -199,7 +199,7 @@ def test_a_state_is_not_picked_up_after_phase_a_changed(train: Train, place: Pat
     assert train().exit_code == 0
     [state] = (place / "checkpoints").glob("*/last.pt")
     result = train("--resume", str(state))
-    assert "this training had finished; its outputs are written from" in result.output
+    assert "this training has already finished; its outputs are written from" in result.output
     write_start(place, seed=1)
     result = train("--resume", str(state))
     assert result.exit_code == 0, result.output
@@ -249,7 +249,7 @@ def test_both_phases_of_a_plan_share_its_money(train: Train, place: Path, dear: 
     assert {path: digest(path) for path in states} == states
     (place / OUTPUTS[0]).unlink()
     finished = run_training(train_a, **dear)  # what needs no money gets its outputs
-    assert "this training had finished" in finished.output
+    assert "this training has already finished" in finished.output
     assert finished.exit_code == 0
     assert train(phase_b={"epochs": 40}, **dear).exit_code == 0
     assert json.loads((place / OUTPUTS[1]).read_text())["b_stopped_by_budget"]
