@@ -74,7 +74,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
     monkeypatch.setattr("stf.tracking.delivery.RETRY_EVERY_S", 0.0)
     monkeypatch.setattr("stf.tracking.delivery._RETRY_SHARE", float("inf"))
     server = _Server(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", "//ann:sEcret@"))
     (tmp_path / "phase_a.safetensors").write_bytes(b"weights")
     record = tmp_path / "checkpoints" / "0" / "mlflow"
     try:
@@ -96,13 +96,14 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
             server.start()
             with track("eval_a", params=Params()):
                 pass
-            assert "MLflow has received the rest of train_phase_a" in capsys.readouterr().out
+            output = capsys.readouterr().out
+            assert "MLflow has received the rest of train_phase_a" in output
+            assert "sEcret" not in output
             assert not (record / "unsent").exists()
         store = open_store()
         (only,) = store.client.search_runs([store.experiment_id], "tags.stage = 'train_phase_a'")
         history = store.client.get_metric_history(only.info.run_id, "loss")
-        assert only.info.status == "FINISHED"
-        assert only.data.tags["registered_model"] == "stf-mamba v1"
+        assert (only.info.status, only.data.tags["registered_model"]) == ("FINISHED", "stf-mamba v1")
         assert sorted((point.step, point.value) for point in history) == [(n, n / 8) for n in range(30)]
         (kept,) = server.artifacts.rglob("phase_a.safetensors")
         assert kept.read_bytes() == b"weights"
