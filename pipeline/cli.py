@@ -48,14 +48,14 @@ def command(function: Callable[..., Any]) -> click.Command:
         except StfError as error:
             if debug:
                 raise
-            tell_error(str(error))
+            print_error(str(error))
             raise SystemExit(error.exit_code) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's to tell; a pipe that `| head` has closed ends the command in silence
-        except Exception as error:  # the last resort: nobody is shown a traceback who did not ask for one
+            raise  # click prints them; a pipe closed by `| head` ends the command silently
+        except Exception as error:  # the last resort: a traceback only with --debug
             if debug:
                 raise
-            tell_error(unforeseen(error))
+            print_error(unexpected(error))
             raise SystemExit(1) from error
 
     option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
@@ -64,13 +64,13 @@ def command(function: Callable[..., Any]) -> click.Command:
     )
 
 
-def tell_error(text: str) -> None:
+def print_error(text: str) -> None:
     """`text` in red on stderr; control characters, which a file's name may hold, as escapes."""
     click.secho(f"error: {printable(text)}", fg="red", err=True)
 
 
-def unforeseen(error: Exception) -> str:
-    """What is said of an error that no part of the project expected."""
+def unexpected(error: Exception) -> str:
+    """The message of an error that no part of the project handles."""
     if isinstance(error, OSError) and (error.errno in _FULL or error.filename is not None):
         where = f"{error.filename}: " if error.filename is not None else ""
         hint = "free some space" if error.errno in _FULL else "fix the file or its permissions"

@@ -85,7 +85,7 @@ def notes(results: Sequence[RowResult], grid: Grid) -> Iterator[str]:
         yield f"Trained, but no finished evaluation: {cells}."
     if grid.other_settings:
         names = ", ".join(f"{name} ({count})" for name, count in grid.other_settings.items())
-        yield f"Set aside: runs trained with other parameters than params.yaml has now: {names}."
+        yield f"Left out: runs trained with other parameters than params.yaml has now: {names}."
     yield from _uneven(results)
     yield "Min and cost: mean of the training runs; of runs that shared the machine they are too high."
 

@@ -107,7 +107,7 @@ def notes(contestants: Sequence[Contestant], comparisons: Sequence[Comparison]) 
         clips = "; ".join(f"{c.label}: {_clips(c)}" for c in contestants)
         yield f"Not the same clips: {clips}."
     yield (
-        "Val AUC: self-blended clips, the kept epoch. Clips/s (last epoch) and minutes: the training run's own. "
+        "Val AUC: self-blended clips, the best epoch. Clips/s (last epoch) and minutes: the training run's own. "
         "Cost: the run's own too, unless it was billed: then what its plan had cost by then, phase B's with phase A's."
     )
     machines = {c.costs.machine for c in contestants if c.costs.machine}

@@ -85,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells found, the (row key, seed) that were trained but not evaluated, and how many runs are set aside."""
+    """The cells, the (row key, seed) that were trained but not evaluated, and how many runs are left out."""
 
     cells: Mapping[tuple[str, int], Cell]
     not_evaluated: frozenset[tuple[str, int]]
@@ -100,7 +100,7 @@ class Grid:
 def collect(trainings: Iterable[RunLike], evaluations: Sequence[RunLike], params: Params) -> Grid:
     """Sorts runs of train_phase_a and eval_a, newest first, into the grid's cells.
 
-    A training counts when all that makes it, flags and seed aside, is as in `params`; a cell takes the newest.
+    A training counts when all its parameters but flags and seed are those of `params`; a cell takes the newest.
     """
     rows = {frozenset(row.flags): row.key for row in ROWS}
     setting = training_setting(params, "a")
@@ -220,7 +220,7 @@ def as_document(
         "seeds": list(grid.seeds),
         "rows": [_row_document(result) for result in results],
         "not_evaluated": [f"{key} seed {seed}" for key, seed in sorted(grid.not_evaluated)],
-        "set_aside_for_other_parameters": dict(grid.other_settings),
+        "left_out_for_other_parameters": dict(grid.other_settings),
     }
     return rounded(document)
 

@@ -96,7 +96,7 @@ def require_runs(names: Sequence[str], params: Params) -> None:
     if missing:
         raise TrainingError(
             f"{len(missing)} of {len(names)} experiments left no evaluated run: {', '.join(missing)}. `dvc queue logs "
-            'NAME` tells why; where it says "cached", DVC restored an earlier result: --force trains it again'
+            'NAME` shows why; where it says "cached", DVC restored an earlier result: --force trains it again'
         )
 
 

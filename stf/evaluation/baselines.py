@@ -1,4 +1,4 @@
-"""Trivial baselines: what scalars that nobody trained tell about real and fake.
+"""Trivial baselines: how well untrained scalars separate real from fake.
 
 In collections of clips the source often gives the label away; a network's AUC means little where one of these
 reaches it too. T frames, H, W pixels, C = 3 RGB channels.
@@ -104,7 +104,7 @@ def video_scalars(
 
 @dataclass(frozen=True)
 class ScalarAuc:
-    """How well one scalar tells fake from real, larger = fake; below .5 it is smaller in fakes. None: n/a."""
+    """How well one scalar separates fake from real, larger = fake; below .5 it is smaller in fakes. None: n/a."""
 
     n_real: int
     n_fake: int

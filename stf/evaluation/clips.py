@@ -49,7 +49,7 @@ class TestVideos:
     __test__ = False  # pytest would take the name for a test class
 
     groups: tuple[VideoGroup, ...]
-    not_on_disk: dict[str, tuple[str, ...]]  # quality → the wanted methods that are not there
+    not_on_disk: dict[str, tuple[str, ...]]  # quality → the requested methods that are not there
 
     @property
     def qualities(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class TestVideos:
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[str, ...]:
-    """The methods named by --methods, each text one name or several with commas; raises UsageError."""
+    """The methods given by --methods, each text one name or several with commas; raises UsageError."""
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     for name in names:
         if name not in METHODS:
@@ -74,9 +74,9 @@ def parse_methods(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def select_videos(tree: FFPPTree, methods: Sequence[str], headline: str) -> TestVideos:
-    """The test videos of every quality on disk that holds reals and at least one wanted method.
+    """The test videos of every quality on disk that holds reals and at least one requested method.
 
-    Raises DataError when the headline quality holds no real test video or no test fake of any wanted method.
+    Raises DataError when the headline quality holds no real test video or no test fake of any requested method.
     """
     groups: list[VideoGroup] = []
     not_on_disk: dict[str, tuple[str, ...]] = {}

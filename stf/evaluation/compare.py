@@ -99,8 +99,8 @@ def pair_scores(
         counts[reasons[str(merge)]] = counts.get(reasons[str(merge)], 0) + 1
     if not np.any(scored):
         raise DataError("the two evaluations share no video that both scored: they are of different data")
-    kept = merged.loc[scored].rename(columns={f"{column}_a": column for column in _SAME})
-    return Pairing(pd.DataFrame(kept[[*KEY, *_SAME, "score_a", "score_b"]]), left_out)
+    pairs = merged.loc[scored].rename(columns={f"{column}_a": column for column in _SAME})
+    return Pairing(pd.DataFrame(pairs[[*KEY, *_SAME, "score_a", "score_b"]]), left_out)
 
 
 def compare_groups(pairing: Pairing, quality: str) -> dict[str, PairedGroup]:
@@ -149,17 +149,17 @@ class Costs:
     gmacs_per_clip: float | None = None
     clips_per_s: float | None = None
     cost_usd: float | None = None
-    val_auc: float | None = None  # of the kept epoch, on self-blended clips
+    val_auc: float | None = None  # of the best epoch, on self-blended clips
     minutes: float | None = None
     machine: str | None = None
 
     @classmethod
     def of(cls, metrics: Mapping[str, float], minutes: float | None, tags: Mapping[str, str]) -> Costs:
         """From a training run's metrics, wall time and tags (the machine's)."""
-        found = {field: metrics[name] for name, field in TRAINING_METRICS.items() if name in metrics}
+        logged = {field: metrics[name] for name, field in TRAINING_METRICS.items() if name in metrics}
         gpu = tags.get("machine.gpu", "none")
         machine = tags.get("machine.cpu") if gpu == "none" else gpu
-        return cls(**found, minutes=minutes, machine=machine)
+        return cls(**logged, minutes=minutes, machine=machine)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Comparison:
 def compare(contestants: Sequence[Contestant]) -> tuple[Comparison, ...]:
     """Each of the others against the first; raises DataError where two share no scored video."""
     first = contestants[0]
-    found = []
+    comparisons = []
     for other in contestants[1:]:
         labels = (first.label, other.label)
         pairing = pair_scores(first.evaluation.table, other.evaluation.table, labels)
@@ -203,8 +203,8 @@ def compare(contestants: Sequence[Contestant]) -> tuple[Comparison, ...]:
             set(pairing.table["quality"]), key=lambda name: (name != first.evaluation.quality, name)
         )
         qualities = {quality: compare_groups(pairing, quality) for quality in shared}
-        found.append(Comparison(first, other, pairing, qualities))
-    return tuple(found)
+        comparisons.append(Comparison(first, other, pairing, qualities))
+    return tuple(comparisons)
 
 
 def is_synthetic(contestants: Sequence[Contestant]) -> bool:
@@ -214,19 +214,19 @@ def is_synthetic(contestants: Sequence[Contestant]) -> bool:
 
 def tracked_differences(comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Flat numbers for a tracking store: 'R2-R1/difference_overall', 'R2-R1/p_value_Deepfakes', …"""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for comparison in comparisons:
         pair = f"{comparison.b.label}-{comparison.a.label}"
         for name, group in comparison.qualities[comparison.headline].items():
             shown = group.shown
             if shown is not None:
-                found[f"{pair}/difference_{name}"] = shown.difference
-                found |= {f"{pair}/p_value_{name}": shown.p_value} if shown.p_value is not None else {}
-    return found
+                metrics[f"{pair}/difference_{name}"] = shown.difference
+                metrics |= {f"{pair}/p_value_{name}": shown.p_value} if shown.p_value is not None else {}
+    return metrics
 
 
 def as_document(contestants: Sequence[Contestant], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Everything the comparison found, as plain JSON values; not available is null. Differences are B − A."""
+    """The whole comparison as plain JSON values; not available is null. Differences are B − A."""
     document = {
         "note": SYNTHETIC_NOTE if is_synthetic(contestants) else None,
         "delong": DELONG_NOTE,

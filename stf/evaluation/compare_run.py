@@ -42,7 +42,7 @@ def report_comparison(runs: Sequence[str], params: Params, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         labels = [
             f"R{i}" for i in range(1, len(sources) + 1)
-        ]  # what a report calls them: variants are named A and B
+        ]  # what a report calls them: variants have the names A and B
         contestants = [
             load(label, run, Path(folder) / label) for label, run in zip(labels, sources, strict=True)
         ]

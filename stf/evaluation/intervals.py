@@ -1,6 +1,6 @@
 """Intervals and tests of AUCs: a bootstrap over people for one AUC and for a paired difference, and DeLong's test.
 
-Videos share people, so the bootstrap draws whole identity clusters; DeLong's test takes videos for independent.
+Videos share people, so the bootstrap draws whole identity clusters; DeLong's test assumes that videos are independent.
 
 Shapes: N videos, m fakes, n reals, K clusters, S resamples; label 1 is fake. Differences are B − A.
 """
@@ -62,14 +62,14 @@ def resample_weights(reals_K: np.ndarray, fakes_K: np.ndarray, n_resamples: int,
     """
     n_clusters = len(reals_K)
     rng = np.random.default_rng(seed)
-    kept: list[np.ndarray] = []
+    draws: list[np.ndarray] = []
     n_kept = 0
     while n_kept < n_resamples:
         weights_SK = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=_CHUNK)
         weights_SK = weights_SK[(weights_SK @ reals_K) * (weights_SK @ fakes_K) > 0]
-        kept.append(weights_SK)
+        draws.append(weights_SK)
         n_kept += len(weights_SK)
-    return np.concatenate(kept)[:n_resamples]
+    return np.concatenate(draws)[:n_resamples]
 
 
 def resampled_aucs(
@@ -156,7 +156,7 @@ class DeLong:
 def placements(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(wins_m, losses_n): the reals below each fake, and the fakes above each real; ties count ½.
 
-    They are n·V₁₀ and m·V₀₁ of DeLong's equations: kept as counts, which floats hold exactly.
+    They are n·V₁₀ and m·V₀₁ of DeLong's equations: as counts, which floats hold exactly.
     """
     is_fake_N = labels_N == 1
     ranks_N = rankdata(scores_N)
@@ -183,20 +183,20 @@ def delong(labels_N: np.ndarray, scores_a_N: np.ndarray, scores_b_N: np.ndarray)
         placements(labels_N, scores) for scores in (scores_a_N, scores_b_N)
     )
     auc_a, auc_b = wins_a_m.sum() / (m * n), wins_b_m.sum() / (m * n)
-    found = DeLong(float(auc_a), float(auc_b), float((wins_b_m - wins_a_m).sum() / (m * n)))
+    result = DeLong(float(auc_a), float(auc_b), float((wins_b_m - wins_a_m).sum() / (m * n)))
     if m < 2 or n < 2:
-        return found
+        return result
     # L·S·Lᵀ of the paper with L = (−1, 1), as the variance of differences: nothing cancels
     variance = np.var(wins_b_m - wins_a_m, ddof=1) / (m * n**2)
     variance += np.var(losses_b_n - losses_a_n, ddof=1) / (n * m**2)
     if variance == 0:
         alike = np.array_equal(rankdata(scores_a_N), rankdata(scores_b_N))
-        return _tested(found, 0.0, 1.0) if alike else found
+        return _tested(result, 0.0, 1.0) if alike else result
     error = math.sqrt(variance)
-    return _tested(found, error, 2 * float(norm.sf(abs(found.difference) / error)))
+    return _tested(result, error, 2 * float(norm.sf(abs(result.difference) / error)))
 
 
-def _tested(found: DeLong, error: float, p_value: float) -> DeLong:
+def _tested(result: DeLong, error: float, p_value: float) -> DeLong:
     reach = error * float(norm.ppf((1 + LEVEL) / 2))
-    low, high = found.difference - reach, found.difference + reach
-    return DeLong(found.auc_a, found.auc_b, found.difference, error, low, high, p_value)
+    low, high = result.difference - reach, result.difference + reach
+    return DeLong(result.auc_a, result.auc_b, result.difference, error, low, high, p_value)

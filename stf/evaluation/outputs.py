@@ -28,7 +28,7 @@ from stf.io.files import read_bounded, read_json
 from stf.io.outputs import require_own_json, write_text
 
 DETAILS_SUFFIX = "_details"
-DETAILS_KEY = "qualities"  # what tells an evaluation's details from other JSON
+DETAILS_KEY = "qualities"  # by which an evaluation's details are recognised
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def flat_metrics(evaluation: Evaluation, phase: str) -> dict[str, float | int | 
 
 
 def all_details(evaluation: Evaluation, phase: str, weights_sha256: str) -> dict[str, Any]:
-    """NAME_details.json: everything the evaluation found, as plain JSON values; not available is null."""
+    """NAME_details.json: the whole evaluation as plain JSON values; not available is null."""
     e = evaluation
     document: dict[str, Any] = {
         "phase": phase,
@@ -149,24 +149,24 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
     """Writes one line per video: ids, label, score, clips, what could not be read, the untrained scalars.
 
     Nine significant digits, all that a float32 has: with fewer, a network whose scores lie close together would tie
-    videos that it tells apart, and the AUC of this file would not be the document's.
+    videos that it separates, and the AUC of this file would not be the document's.
     """
     write_text(path, table.to_csv(None, index=False, float_format="%.9g", lineterminator="\n"))
 
 
 def tracked_metrics(evaluation: Evaluation) -> dict[str, float]:
     """<measure>/<method> for a tracking store (auc/Deepfakes, auc/overall, …), at another quality auc_raw/Deepfakes."""
-    found: dict[str, float] = {"threshold": evaluation.threshold.value}
+    tracked: dict[str, float] = {"threshold": evaluation.threshold.value}
     for result in evaluation.qualities:
         quality = "" if result is evaluation.headline else f"_{result.quality}"
         for name, metrics in result.groups.items():
             values = {key: value for key, value in _group(metrics).items() if isinstance(value, int | float)}
-            found |= {f"{key}{quality}/{name}": float(value) for key, value in values.items()}
+            tracked |= {f"{key}{quality}/{name}": float(value) for key, value in values.items()}
     for scalar, groups in evaluation.baselines.items():
         auc = groups[OVERALL].auc
-        found |= {f"baseline_auc/{scalar}": auc} if auc is not None else {}
-    found |= {f"open_state_share/qp{share.qp}": share.mean for share in evaluation.open_shares}
-    return found | {f"sbi_test_auc/{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
+        tracked |= {f"baseline_auc/{scalar}": auc} if auc is not None else {}
+    tracked |= {f"open_state_share/qp{share.qp}": share.mean for share in evaluation.open_shares}
+    return tracked | {f"sbi_test_auc/{r.recipe.split()[0]}": r.auc for r in evaluation.self_blended}
 
 
 def _accounts(evaluation: Evaluation, quality: str) -> dict[str, Any]:

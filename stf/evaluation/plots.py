@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stf.evaluation.ablation import RowResult
     from stf.evaluation.compare import Comparison, Contestant
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# Okabe and Ito's palette, which colour-blind readers can distinguish
 COLOURS = {
     REAL: "#0072B2",
     "Deepfakes": "#D55E00",

@@ -23,7 +23,7 @@ Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (batches, what the
 
 
 def unwatched(batches: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-    """The progress display of those who want none."""
+    """The batches without a progress display."""
     return batches
 
 
@@ -80,13 +80,13 @@ def score_videos(
         pin_memory=scorer.device != "cpu",
         generator=torch.Generator(),
     )
-    found = []
+    scored = []
     for batch in watch(loader, "Scoring test clips", len(loader)):
         p_fake = [] if batch["video"] is None else scorer.p_fake(batch["video"]).tolist()
-        found.append((batch["errors"], list(zip(batch["video_index"], p_fake, strict=True))))
+        scored.append((batch["errors"], list(zip(batch["video_index"], p_fake, strict=True))))
     scores: list[list[float]] = [[] for _ in videos]
     errors: list[list[str]] = [[] for _ in videos]
-    for batch_errors, batch_scores in scorer.world.unshard(found):
+    for batch_errors, batch_scores in scorer.world.unshard(scored):
         for video_index, text in batch_errors:
             errors[video_index].append(text)
         for video_index, score in batch_scores:

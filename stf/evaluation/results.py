@@ -52,7 +52,7 @@ class Gate:
         write_text(path, json.dumps(asdict(self)) + "\n")
 
 
-def judge(overall_auc: float, threshold: float) -> Gate:
+def gate_for(overall_auc: float, threshold: float) -> Gate:
     """Passed when `overall_auc` (0 to 1) is above `threshold`, not equal to it."""
     return Gate(passed=overall_auc > threshold, threshold=threshold)
 
@@ -115,8 +115,8 @@ class Evaluation:
 def group_rows(table: pd.DataFrame, quality: str, method: str) -> pd.DataFrame:
     """The scored videos of one quality: all reals and the fakes of `method`, or of every method for OVERALL."""
     scored = (table["quality"] == quality) & table["score"].notna()
-    wanted = scored if method == OVERALL else scored & table["method"].isin([REAL, method])
-    return pd.DataFrame(table.loc[wanted])
+    selected = scored if method == OVERALL else scored & table["method"].isin([REAL, method])
+    return pd.DataFrame(table.loc[selected])
 
 
 def quality_result(
@@ -157,7 +157,7 @@ def evaluate(
 ) -> Evaluation:
     """Scores a checkpoint on the test split's real and manipulated videos in every quality on disk.
 
-    With `gate_threshold` the overall AUC is judged by it: the gate of phase B, which is phase A's alone.
+    With `gate_threshold` the overall AUC must exceed it: the gate of phase B, which only phase A has.
     Raises DataError when there is nothing to score, CheckpointError when the network returns no numbers.
     """
     data, config, n_clips = params.data, scorer.config, params.evaluation.clips_per_video
@@ -185,7 +185,7 @@ def evaluate(
         for quality in videos.qualities
     )
     auc = results[0].overall.auc
-    gate = None if auc is None or gate_threshold is None else judge(auc, gate_threshold)
+    gate = None if auc is None or gate_threshold is None else gate_for(auc, gate_threshold)
     return Evaluation(
         variant=config.variant(),
         epoch=epoch,

@@ -54,7 +54,7 @@ class Request:
 def run_evaluation(
     request: Request, params: Params, world: World, gate_threshold: float | None = None
 ) -> None:
-    """Scores the checkpoint, prints the report, writes the files, and tells MLflow.
+    """Scores the checkpoint, prints the report, writes the files, and logs to MLflow.
 
     Several processes score together; rank 0 does the rest. With `gate_threshold` the plain command also writes the
     gate of phase B. Raises what stf.evaluation raises.

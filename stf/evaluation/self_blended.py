@@ -60,7 +60,7 @@ def score_self_blended(
     """Every clip of `dataset`, in its own order."""
     sampler = PairBatchSampler(dataset.n_pairs, scorer.config.batch_size, seed=0, shuffle=False)
     loader = make_loader(dataset, scorer.world.shard(list(sampler)), scorer.num_workers)
-    found = [
+    batches = [
         (
             batch["label"].numpy(),
             scorer.p_fake(batch["video"]),
@@ -68,7 +68,7 @@ def score_self_blended(
         )
         for batch in watch(loader, f"Scoring {what}", len(loader))
     ]
-    labels, scores, video_ids = zip(*scorer.world.unshard(found), strict=True)
+    labels, scores, video_ids = zip(*scorer.world.unshard(batches), strict=True)
     return SelfBlendedScores(
         np.concatenate(labels), np.concatenate(scores), tuple(itertools.chain.from_iterable(video_ids))
     )
@@ -81,8 +81,8 @@ def validation_threshold(scorer: ClipScorer, params: Params, watch: Watch = unwa
     (its own flags), in the training quality.
     """
     dataset = _dataset("val", scorer, params, params.seed)
-    found = score_self_blended(scorer, dataset, "validation clips", watch)
-    return choose_threshold(found.labels_N, found.scores_N)
+    scores = score_self_blended(scorer, dataset, "validation clips", watch)
+    return choose_threshold(scores.labels_N, scores.scores_N)
 
 
 def self_blended_test(
@@ -93,14 +93,14 @@ def self_blended_test(
     for recipe, (compression, drift) in SBI_TEST_FLAGS.items():
         config = replace(scorer.config, use_compression_aug=compression, use_multiscale_drift=drift)
         dataset = _dataset("test", replace(scorer, config=config), params, SBI_TEST_SEED)
-        found = score_self_blended(scorer, dataset, f"self-blended test clips, {recipe}", watch)
+        scores = score_self_blended(scorer, dataset, f"self-blended test clips, {recipe}", watch)
         clusters = identity_clusters(FFPPTree(params.data.root).splits["test"])
-        clusters_N = np.array([clusters[video_id] for video_id in found.video_ids])
+        clusters_N = np.array([clusters[video_id] for video_id in scores.video_ids])
         n_resamples = params.evaluation.bootstrap_samples
-        interval = auc_interval(found.labels_N, found.scores_N, clusters_N, n_resamples, params.seed)
-        n_fake = int(found.labels_N.sum())
-        auc = float(roc_auc_score(found.labels_N, found.scores_N))
-        n_real = len(found.labels_N) - n_fake
+        interval = auc_interval(scores.labels_N, scores.scores_N, clusters_N, n_resamples, params.seed)
+        n_fake = int(scores.labels_N.sum())
+        auc = float(roc_auc_score(scores.labels_N, scores.scores_N))
+        n_real = len(scores.labels_N) - n_fake
         results.append(SelfBlendedResult(recipe, RECIPE_MEANING[recipe], auc, interval, n_real, n_fake))
     return tuple(results)
 
@@ -136,7 +136,7 @@ def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) ->
     config = replace(scorer.config, data_root=params.data.root, use_compression_aug=False)
     data = replace(params.data, num_frames=config.num_frames, img_size=config.img_size)
     dataset = VideoSBIDataset("val", config, data=replace(data, val_pairs_per_video=1), sbi=params.sbi)
-    found: list[list[float]] = []
+    shares_by_clip: list[list[float]] = []
     mine = scorer.world.shard(range(dataset.n_pairs))
     for i in watch(mine, "Reading the open share of the state", len(mine)):
         frames_TSSC = np.rint(255 * dataset.pair(0, i).real.transpose(1, 2, 3, 0)).astype(np.uint8)
@@ -145,6 +145,6 @@ def open_shares(scorer: ClipScorer, params: Params, watch: Watch = unwatched) ->
             coded = torch.from_numpy(h264_round_trip(np.ascontiguousarray(frames_TSSC), qp, "rgb24"))
             video = coded.permute(3, 0, 1, 2)[None].to(scorer.device) / 255
             shares.append(model.eval().open_share(video).item())
-        found.append(shares)
-    by_qp = zip(QPS, zip(*scorer.world.unshard(found), strict=True), strict=True)
+        shares_by_clip.append(shares)
+    by_qp = zip(QPS, zip(*scorer.world.unshard(shares_by_clip), strict=True), strict=True)
     return tuple(OpenShare(qp, float(np.mean(s)), float(np.std(s)), len(s)) for qp, s in by_qp)

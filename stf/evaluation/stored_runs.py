@@ -1,4 +1,4 @@
-"""Which stored runs may be held against each other: same data, same parameters, and all of the videos."""
+"""Which stored runs may be compared: same data, same parameters, and all of the videos."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def evaluation_setting(params: Params) -> dict[str, str]:
     return {key: str(flat[key]) for key in _EVALUATION_KEYS}
 
 
-def differing(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """The parameters in which a run differs from `wanted`; one that the run did not know yet counts as equal."""
-    return [key for key, value in wanted.items() if found.get(key, value) != value]
+def differing(actual: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """The parameters in which a run differs from `expected`; one that the run did not know yet counts as equal."""
+    return [key for key, value in expected.items() if actual.get(key, value) != value]
 
 
 def n_videos(evaluation: RunLike) -> int:
@@ -69,14 +69,14 @@ def whole_evaluations(evaluations: Sequence[RunT], params: Params) -> dict[str, 
     Of several evaluations of the same weights the one with the most videos counts, then the first: one of a few
     methods alone does not stand for the whole.
     """
-    wanted, found = evaluation_setting(params), {}
+    setting, evaluations_by_weights = evaluation_setting(params), {}
     for run in evaluations:
         digest = run.tags.get("weights_sha256")
-        if digest is None or f"auc/{OVERALL}" not in run.metrics or differing(run.params, wanted):
+        if digest is None or f"auc/{OVERALL}" not in run.metrics or differing(run.params, setting):
             continue
-        if digest not in found or n_videos(run) > n_videos(found[digest]):
-            found[digest] = run
-    return found
+        if digest not in evaluations_by_weights or n_videos(run) > n_videos(evaluations_by_weights[digest]):
+            evaluations_by_weights[digest] = run
+    return evaluations_by_weights
 
 
 def newest_of(
@@ -91,9 +91,9 @@ def newest_of(
     Seed and parameters are those of the training run, or the evaluation's own where the store lacks that.
     """
     made_by = {run.tags["weights_sha256"]: run for run in reversed(trainings) if "weights_sha256" in run.tags}
-    wanted = training_setting(params, phase) | {"seed": str(params.seed)}
+    setting = training_setting(params, phase) | {"seed": str(params.seed)}
     for digest, evaluation in whole_evaluations(evaluations, params).items():
         origin: RunLike = made_by.get(digest, evaluation)
-        if evaluation.tags.get("variant") == variant and not differing(origin.params, wanted):
+        if evaluation.tags.get("variant") == variant and not differing(origin.params, setting):
             return evaluation
     return None

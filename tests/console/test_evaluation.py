@@ -94,10 +94,10 @@ def test_a_row_without_figures_says_so(evaluated):
 
 @pytest.mark.parametrize("phase", ["a", "b"])
 def test_every_report_names_the_gate_as_the_one_use_of_test_data(evaluated, phase):
-    said = TEST_DATA_USE[phase]
-    assert said in flat(printed(evaluated, phase=phase))
-    assert all_details(evaluated, phase, "0")["test_data_use"] == said
-    assert "the one declared use of test data" in said
+    statement = TEST_DATA_USE[phase]
+    assert statement in flat(printed(evaluated, phase=phase))
+    assert all_details(evaluated, phase, "0")["test_data_use"] == statement
+    assert "the one declared use of test data" in statement
 
 
 def test_the_sample_is_called_synthetic_everywhere(evaluated, tmp_path):

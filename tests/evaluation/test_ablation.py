@@ -75,7 +75,7 @@ def test_a_run_falls_into_the_cell_of_its_flags_and_seed_and_the_newest_counts()
     assert grid.cells["a", 1].costs.val_auc == 0.6
 
 
-def test_what_is_no_cell_of_this_grid_is_set_aside():
+def test_what_is_no_cell_of_this_grid_is_left_out():
     longer = dataclasses.replace(PARAMS, phase_a=dataclasses.replace(PARAMS.phase_a, epochs=99))
     more_clips = dataclasses.replace(
         PARAMS, evaluation=dataclasses.replace(PARAMS.evaluation, clips_per_video=1)

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from stf.config import FLAGS, STFV8Config
 from stf.evaluation.predict import ClipScorer
-from stf.evaluation.results import OVERALL, Evaluation, evaluate, group_rows, judge
+from stf.evaluation.results import OVERALL, Evaluation, evaluate, gate_for, group_rows
 from stf.io.distributed import World
 from stf.models.network import build_network
 from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_for, write_three_pairs
@@ -69,7 +69,7 @@ def test_evaluating_twice_gives_the_same(evaluated, three_pairs):
     scorer = dataclasses.replace(scorer_for(three_pairs), num_workers=2)
     again = evaluate(scorer, 7, params, params.evaluation.methods)
     assert again.gate is None  # nobody asked
-    assert evaluated.gate == judge(evaluated.headline.overall.auc, 0.7)
+    assert evaluated.gate == gate_for(evaluated.headline.overall.auc, 0.7)
     for a, b in itertools.zip_longest(again.qualities, evaluated.qualities):
         assert a == b
     np.testing.assert_array_equal(again.table["score"], evaluated.table["score"])
@@ -89,23 +89,23 @@ def test_an_evaluation_by_several_processes_is_that_of_one(three_pairs: Path) ->
         scorer = ClipScorer(network, config, world=world)
         return evaluate(scorer, 1, params, methods, sbi_test=True)
 
-    wanted = part(World())
-    assert wanted.open_shares
-    assert len(wanted.self_blended) == 2
+    expected = part(World())
+    assert expected.open_shares
+    assert len(expected.self_blended) == 2
     for evaluation in play(2, part):
-        pd.testing.assert_frame_equal(evaluation.table, wanted.table, check_exact=True)
+        pd.testing.assert_frame_equal(evaluation.table, expected.table, check_exact=True)
         for name in ("threshold", "qualities", "baselines", "self_blended", "open_shares"):
-            assert getattr(evaluation, name) == getattr(wanted, name), name
+            assert getattr(evaluation, name) == getattr(expected, name), name
 
 
 def test_the_auc_must_be_above_the_threshold():
-    assert judge(0.7001, 0.70).passed
-    assert not judge(0.70, 0.70).passed
-    assert not judge(0.5, 0.70).passed
+    assert gate_for(0.7001, 0.70).passed
+    assert not gate_for(0.70, 0.70).passed
+    assert not gate_for(0.5, 0.70).passed
 
 
 def test_the_file_is_the_same_for_every_auc_on_one_side(tmp_path):
-    judge(0.71, 0.70).write(tmp_path / "new" / "a.json")
-    judge(0.99, 0.70).write(tmp_path / "b.json")
+    gate_for(0.71, 0.70).write(tmp_path / "new" / "a.json")
+    gate_for(0.99, 0.70).write(tmp_path / "b.json")
     assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert json.loads((tmp_path / "b.json").read_text()) == {"passed": True, "threshold": 0.70}

@@ -83,14 +83,14 @@ def test_the_report_fits_100_columns_and_says_what_it_is(repository):
     text = invoke().output
     assert max(len(line) for line in text.splitlines()) <= 100
     flat = " ".join(text.split())
-    for said in (
+    for text in (
         "Synthetic stand-in: the data is the built-in sample",
         "R2 (A) against R1 (V7.3), c23",
         "DeLong's test takes videos for independent",
         "10000 resamples of identity pairs",
         "Only 8 identity pairs",
     ):
-        assert said in flat
+        assert text in flat
 
 
 def test_the_comparison_is_a_run_with_figures_and_files(repository):
@@ -129,9 +129,9 @@ def test_a_file_and_a_training_run_and_what_they_do_not_share(repository):
     )[0]
     result = invoke("e.json", training.info.run_id[:16])
     assert result.exit_code == 0, result.output
-    said = " ".join(result.output.split())
-    assert "R2 against R1 leaves out: c23/Face2Face: 16 only in R2; c23/NeuralTextures: 16 only in R2" in said
-    assert "c23/real: 1 only in R2" in said
+    text = " ".join(result.output.split())
+    assert "R2 against R1 leaves out: c23/Face2Face: 16 only in R2; c23/NeuralTextures: 16 only in R2" in text
+    assert "c23/real: 1 only in R2" in text
 
 
 def test_what_is_missing_of_the_default_is_said_with_the_command(repository):
@@ -188,8 +188,8 @@ def test_the_grid_lists_every_row_and_names_what_is_missing(repository):
     assert result.exit_code == 0, result.output
     assert max(len(line) for line in result.output.splitlines()) <= 100
     assert result.output.count("not run") == 9
-    said = " ".join(result.output.split())
-    assert "Not in the store: v73 (seed 2), v73-contrastive (seed 0, 1, 2)" in said
+    text = " ".join(result.output.split())
+    assert "Not in the store: v73 (seed 2), v73-contrastive (seed 0, 1, 2)" in text
     rows = {row["key"]: row for row in json.loads(Path("tmp/compare/grid.json").read_text())["rows"]}
     assert len(rows) == 11
     assert rows["a"]["difference_to_v73"]["n"] == 2
