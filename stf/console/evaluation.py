@@ -167,7 +167,6 @@ def notes(
     for result in evaluation.qualities[1:]:
         aucs = (
             f"{title.lower() if is_overall else title} {percent(m.auc)}"
-            + (_spread(m.auc_interval) if is_overall else "")
             for title, m, is_overall in _titled(result.groups)
         )
         yield f"AUC % in {result.quality}: {', '.join(aucs)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import IO
 
@@ -11,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 WIDTH = 100
+# box.SIMPLE_HEAD with a rule of ASCII, whose bytes are its columns in a log file too
+RULE_BELOW_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 FEW_CLUSTERS = 10  # with fewer clusters of people a bootstrap's interval is too narrow
 
 
@@ -27,7 +30,7 @@ def make_table(title: str, *columns: str) -> Table:
         title=title,
         title_justify="left",
         title_style="bold",
-        box=box.SIMPLE_HEAD,
+        box=RULE_BELOW_HEAD,
         show_edge=False,
         pad_edge=False,
         collapse_padding=True,
@@ -49,7 +52,6 @@ def number(value: float | None, scale: float, decimals: int) -> str:
 
 def print_notes(console: Console, texts: Iterable[str]) -> None:
     """Sentences as bullets."""
-    bullets = Table.grid(padding=(0, 1))
     for text in texts:
-        bullets.add_row("•", escape(text))
-    console.print(bullets)
+        lines = textwrap.wrap(text, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
+        console.print(escape("\n  ".join(["• " + lines[0], *lines[1:]])), soft_wrap=True)

@@ -30,8 +30,8 @@ SYNTHETIC_NOTE = (
 )
 TEST_DATA_USE = {
     "a": (
-        "The threshold comes from validation alone. The gate of phase B is the one declared use of test data: phase B "
-        "starts only when the overall AUC on the test videos is above phase_b.min_phase_a_auc."
+        "The threshold comes from validation alone. The gate of phase B (overall AUC above phase_b.min_phase_a_auc) is "
+        "the one declared use of test data."
     ),
     "b": (
         "The threshold comes from validation alone. The gate was the one declared use of test data: phase B was "

@@ -112,7 +112,6 @@ def _report(
     for path in written:
         run.artifact(path, "evaluation")
     console.print(
-        f"• Written: {outputs.metrics}, {outputs.details}, {outputs.scores}, {outputs.roc_plot.parent}/",
-        markup=False,
+        f"• Written: {outputs.metrics}; details, scores and plots beside it", markup=False, soft_wrap=True
     )
     write_gate(evaluation, outputs)

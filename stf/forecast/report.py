@@ -75,7 +75,7 @@ def estimated_line(
     usd = forecast.training_hours * params.budget.cost_per_hour
     bound = {"data": "the data loader", "network": "the network", "cores": "the cores"}[forecast.bottleneck]
     return (
-        f"projected ${usd:.2f} of ${params.budget.max_budget:.2f}: phase {phase.upper()} trains about "
+        f"projected ${usd:.2f} of ${params.budget.max_budget:.2f}: phase {phase.upper()}, about "
         f"{duration(forecast.training_hours)} (estimate: {forecast.clips_per_s:.1f} clips/s, limited by {bound})"
     )
 
