@@ -296,10 +296,8 @@ class Checkpoint:
                     f"{self.path}: the state of the {name} does not fit this run's: {str(error)[:150]}"
                 ) from None
             restored.append(name)
-        epoch, best_auc = (
-            self.payload.get("epoch"),
-            self.payload.get("best_auc"),
-        )  # another project's: anything
+        # of another project's file they may be anything
+        epoch, best_auc = self.payload.get("epoch"), self.payload.get("best_auc")
         return LoadReport(
             loaded=tuple(loaded),
             new=tuple(name for name in own if name not in weights),
