@@ -25,12 +25,12 @@ from tests.drill.scenarios import (
     succeeded,
     trainers,
 )
-from tests.drill.scratch import Clone, Outcome, set_seed
+from tests.drill.scratch import STEPS_PER_EPOCH, Clone, Outcome, set_seed
 
 EXIT_S = 45.0  # a trainer that was signalled may take 30
 LONGEST_S = 300.0
-_STEP = re.compile(r"epoch (\d+)/\d+ +step (\d+)/\d+")
-_RESUMED = re.compile(r"resum(ing|ed) from|already finished", re.IGNORECASE)
+_RESUMED = re.compile(r"resuming from|already finished")
+_PLACE = re.compile(r"resuming from \S+ (?:after epoch (\d+)|in epoch (\d+), after step (\d+) of (\d+))")
 _STARTED = "starting at epoch 1"
 
 
@@ -53,6 +53,7 @@ class Kill:
     moment: Moment
     at_s: float  # after the start
     had_state: bool  # whether a checkpoint existed
+    trained_steps: int = 0  # until then
     exit_s: float = 0.0  # until the trainer was gone
     resumed: bool = False
     needed_git: bool = False  # the same command was refused until git was back on its branch
@@ -101,7 +102,6 @@ class _Drill:
         self._clone, self._scenario, self._report = clone, scenario, report
         self._log = clone.path.with_name(clone.name + ".log")
         self._read: dict[Path, int] = {}
-        self._seen: set[tuple[str, str]] = set()
         self._open_kills: list[Kill] = []  # not known yet whether training resumed after them
         if scenario.launcher not in EXPERIMENTS:
             set_seed(clone)
@@ -183,6 +183,7 @@ class _Drill:
             )  # then the terminal's prompt is back, and the same command is typed again
         except subprocess.TimeoutExpired:
             self._problem(f"{launched.args} still ran after {LONGEST_S:.0f} s")
+        done.trained_steps = self._clone.trained_steps()
         self._report(f"{self._scenario.name:16} {moment.kind:8} at {at_s:5.1f} s")
         return self._new_text()
 
@@ -205,15 +206,13 @@ class _Drill:
 
     def _note_resumption(self, earlier: list[Kill], text: str) -> None:
         """Notes whether an attempt resumed after the `earlier` kills, and how many steps it repeated."""
-        steps = set(_STEP.findall(text))
         resumed = _RESUMED.search(text) is not None
         if resumed or _STARTED in text:
             for done in earlier:
                 done.resumed = resumed or not done.had_state
                 self._open_kills.remove(done)
-            if earlier:
-                earlier[-1].repeated_steps = len(steps & self._seen)
-        self._seen |= steps
+            if earlier and "already finished" not in text:
+                earlier[-1].repeated_steps = earlier[-1].trained_steps - _first_step(text)
 
     def compare(self, expected: Outcome) -> None:
         """Compares the chain's outcome with `expected`."""
@@ -228,3 +227,12 @@ class _Drill:
             chain.identical = (outcome.weights, outcome.summary) == (expected.weights, expected.summary)
         except (OSError, subprocess.CalledProcessError) as error:
             self._problem(f"{error} {getattr(error, 'stdout', '')}")
+
+
+def _first_step(text: str) -> int:
+    """The optimizer steps before the one that a run resumed at, from its output; 0 if it started at epoch 1."""
+    place = _PLACE.search(" ".join(text.split()))
+    if place is None:
+        return 0
+    epochs, epoch, step, steps = (int(number or 0) for number in place.groups())
+    return epochs * STEPS_PER_EPOCH if epoch == 0 else (epoch - 1) * steps + step

@@ -26,8 +26,8 @@ BRANCH = "drill"
 SEED = 1  # set by the experiments; the committed params.yaml has 0
 EPOCHS = 6
 _SPEC = SampleSpec(train=8, val=2, test=2, n_frames=14, height=96, width=112)
+STEPS_PER_EPOCH = 4  # 8 videos × 4 pairs × 2 clips in batches of 8, two of which make a step
 # Everything that a checkpoint must restore is on: dropout, moving average, gradient accumulation, a loader worker.
-# Four steps an epoch, so few that the console shows each of them when it is not a terminal.
 _CHANGES: dict[str, dict[str, Any]] = {
     "data": {"num_frames": 8, "img_size": 48, "train_pairs_per_video": 4, "val_pairs_per_video": 2},
     "model": {"dropout": 0.1, "drop_path": 0.1},
@@ -94,6 +94,15 @@ class Clone:
                 tuple(value for name, value in row.items() if name not in _TIMES)
                 for row in csv.DictReader(file)
             )
+
+    def trained_steps(self) -> int:
+        """The optimizer steps that the run in progress has trained, by its record for MLflow; 0 without a run."""
+        steps = [0]
+        for record in self.path.glob("checkpoints/*/mlflow/run.jsonl"):
+            lines = record.read_text().split("\n")[:-1]  # without one that a kill cut off
+            entries = [json.loads(line) for line in lines]
+            steps += [entry.get("step", 0) for entry in entries if "step/loss" in entry.get("metrics", {})]
+        return max(steps)
 
     def tracked(self) -> tuple[int, int]:
         """(MLflow runs of phase A, their metric points that were recorded more than once)."""
