@@ -133,7 +133,8 @@ def make_template(folder: Path, epochs: int = EPOCHS) -> Clone:
     fingerprint = FFPPTree(clone.path / SAMPLE_ROOT).fingerprint("contents")
     (clone.path / "metrics").mkdir(exist_ok=True)
     (clone.path / "metrics/data.json").write_text(json.dumps({"fingerprint": fingerprint}))
-    (clone.path / "metrics/leak_audit.json").write_text("{}")
+    for name in ("data_details", "leak_audit", "leak_audit_details"):
+        (clone.path / f"metrics/{name}.json").write_text("{}")
     _forget_stages(clone.path / "dvc.lock")
     clone.run("dvc", "commit", "-q", "-f", "verify_data")  # its audit takes a minute and is of no use here
     clone.run("git", "add", "-A")
