@@ -188,10 +188,10 @@ def test_a_dry_run_without_phase_a_starts_from_scratch(
 ) -> None:
     (place / START).unlink()
     loaded = Mock()
-    monkeypatch.setattr("stf.training.run.load_checkpoint_flexible", loaded)
+    monkeypatch.setattr("stf.training.run.read_checkpoint", loaded)
     result = train("--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"there is no {START}, so the network starts from scratch" in result.output
+    assert f"{START} does not exist, so the network starts from scratch" in result.output
     loaded.assert_not_called()
 
 
