@@ -14,7 +14,6 @@ import click
 
 from stf.config import BudgetParams, STFV8Config
 from stf.console.tables import WIDTH
-from stf.models.size import multiply_adds, parameters
 
 
 class Clip(Protocol):
@@ -42,6 +41,11 @@ def print_wrapped(text: str) -> None:
 
 def print_network(config: STFV8Config, backend: str, why_not_mamba_ssm: str) -> None:
     """Variant, flags, clip and size of the network, and which scan backend runs and why."""
+    from stf.models.size import (
+        multiply_adds,
+        parameters,
+    )  # seconds of imports, which --help need not wait for
+
     flags = ", ".join(flag.removeprefix("use_") for flag in config.active_flags())
     print_wrapped(f"STF-Mamba {config.variant()}: {flags or 'no flag on'}")
     n_parameters, work = sum(parameters(config).values()), sum(multiply_adds(config).values())

@@ -118,7 +118,7 @@ def test_a_timm_backbone_with_local_weights_is_projected_and_trained(
     assert trained.exit_code == 0, trained.output
     assert "tensors from stem.pth" in trained.output
     assert trained.output.count("projected $0.00 of $5.00: phase A") == 1
-    assert Path("weights/phase_a.pt").exists()
+    assert Path("weights/phase_a.safetensors").exists()
     result = forecast(model=model)
     assert result.exit_code == 0, result.output
     assert "projected $" in result.output

@@ -188,9 +188,10 @@ def test_a_loader_worker_that_is_killed_ends_training_with_one_line(place: Path)
             time.sleep(0.1)
         psutil.Process(process.pid).children()[-1].send_signal(signal.SIGKILL)
         line = error_of(process)
-    # the second where its death is met in the middle of handing a batch over, which tells no signal
+    # the second when it dies while it hands over a batch: then no signal is reported
     assert re.search(
-        r"a loader worker (was killed, as|ended, killed perhaps, as by) a machine or container", line
+        r"a loader worker (was killed, as happens when a|ended, perhaps killed because the) machine or container",
+        line,
     )
     assert "runtime.num_workers (now 2)" in line
     assert "training.batch_size (now 4)" in line
