@@ -26,7 +26,7 @@ class CheckpointError(StfError):
 
 
 class TrainingError(StfError):
-    """A training run that cannot go on (non-finite loss, budget spent before it started)."""
+    """A training run that cannot continue (non-finite loss, budget spent before it started)."""
 
 
 class TrackingError(StfError):
@@ -34,7 +34,7 @@ class TrackingError(StfError):
 
 
 class PeerError(StfError):
-    """One of several processes that work together has failed or gone, so the others cannot go on."""
+    """One of several processes that work together has failed or ended, so the others cannot continue."""
 
 
 class Interrupted(StfError):

@@ -1,5 +1,4 @@
-"""Which videos of the test split are scored, and their clips: validation's crop, evenly spread, no augmentation
-(SPEC section 8).
+"""Which videos of the test split are scored, and their clips: validation's crop, evenly spread, no augmentation.
 
 B clips, T frames, S = img_size, RGB.
 """

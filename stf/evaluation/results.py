@@ -1,4 +1,4 @@
-"""Score table → figures per method and overall, per quality; the gate of phase B (SPEC section 7)."""
+"""Score table → figures per method and overall, per quality; the gate of phase B."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ class MlflowRun:
 
 def find_or_create(store: Store, token: str, name: str, start_ms: int) -> tuple[Run, bool]:
     """The run with this token, and whether it had to be created."""
-    found = store.client.search_runs([store.experiment_id], f"tags.{TOKEN_TAG} = '{token}'")
-    if found:
-        return found[0], False
+    runs = store.client.search_runs([store.experiment_id], f"tags.{TOKEN_TAG} = '{token}'")
+    if runs:
+        return runs[0], False
     tags = {TOKEN_TAG: token}
     return store.client.create_run(store.experiment_id, start_ms, tags=tags, run_name=name), True

@@ -83,8 +83,8 @@ class Progress:
             raise ValueError("its epochs and steps do not agree")
         for record in self.history:
             for field_ in dataclasses.fields(record):
-                wanted = str if field_.type in (str, "str") else (int, float)
-                if not isinstance(getattr(record, field_.name), wanted):
+                kind = str if field_.type in (str, "str") else (int, float)
+                if not isinstance(getattr(record, field_.name), kind):
                     raise TypeError(f"{field_.name} of an epoch is of another type")
         if self.best is not None:
             if self.best.epoch not in range(1, self.epoch + 1):
