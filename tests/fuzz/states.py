@@ -151,9 +151,8 @@ def _make_safetensors(rng: Rng, place: Place) -> None:
         content = {k: v for k, v in _good(place.good / "best.pt").items() if k != "optimizer"}
         settings = _other_values(rng, content, _PARTS)
         weights = settings.pop("model")
-        with contextlib.suppress(
-            RuntimeError, ValueError, TypeError
-        ):  # a tensor that safetensors cannot hold
+        # a sparse, quantized, … tensor is not for safetensors
+        with contextlib.suppress(RuntimeError, ValueError, TypeError, KeyError):
             settings["sha256"] = _checksum(settings, weights)
             data = save(weights, {METADATA: json.dumps(settings, sort_keys=True)})
     path.write_bytes(data)
