@@ -161,15 +161,15 @@ def notes(
     """The notes below the table, one or two sentences each."""
     t = evaluation.threshold
     yield (
-        f"Threshold {t.value:.3f}: balanced accuracy {percent(t.balanced_accuracy)} %, AUC {percent(t.auc)} % on "
-        f"{t.n_real} + {t.n_fake} self-blended validation clips."
+        f"Threshold {t.value:.3f}: balanced accuracy {percent(t.balanced_accuracy)} %, AUC {percent(t.auc)} % "
+        f"({t.n_real} + {t.n_fake} self-blended validation clips)"
     )
     for result in evaluation.qualities[1:]:
         aucs = (
             f"{title.lower() if is_overall else title} {percent(m.auc)}"
             for title, m, is_overall in _titled(result.groups)
         )
-        yield f"AUC % in {result.quality}: {', '.join(aucs)}."
+        yield f"{result.quality}: AUC % {', '.join(aucs)}"
     yield test_data_use
     overall = evaluation.headline.overall
     if overall.auc_interval is not None:
@@ -191,7 +191,7 @@ def notes(
             for share in evaluation.open_shares
         )
         n = evaluation.open_shares[0].n_clips
-        yield f"Share of the state that is read, on {n} real validation clips: {shares} (mean ± std)."
+        yield f"State in use on {n} real validation clips: {shares} (mean ± std)"
     yield from _defects(evaluation)
     if evaluation.gate is not None:
         verdict = "open" if evaluation.gate.passed else "closed"

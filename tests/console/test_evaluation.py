@@ -69,7 +69,7 @@ def test_the_main_tables_columns_stand_in_this_order(evaluated):
 
 def test_further_tables_are_printed_on_request(evaluated):
     text, verbose = printed(evaluated), printed(evaluated, verbose=True)
-    assert "AUC % in raw: Deepfakes" in text
+    assert "raw: AUC % Deepfakes" in text
     for title in ("At the validation threshold", "The same in raw", "Trivial baselines"):
         assert title not in text
         assert title in verbose
