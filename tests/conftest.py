@@ -175,9 +175,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository_root(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository root with its own store, set as the working folder, to run commands in."""
-    root = Path(shutil.copytree(empty_store, tmp_path / "workplace"))
+    root = Path(shutil.copytree(empty_store, tmp_path / "repository_root"))
     monkeypatch.chdir(root)
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -185,13 +185,13 @@ def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def training_place(workplace: Path, tiny_tree: Path) -> Path:
-    """A workplace with verified data in data/, to run training commands in."""
-    tiny_tree.rename(workplace / "data")
-    (workplace / "metrics").mkdir()
+def training_root(repository_root: Path, tiny_tree: Path) -> Path:
+    """`repository_root` with verified data in data/, to run training commands in."""
+    tiny_tree.rename(repository_root / "data")
+    (repository_root / "metrics").mkdir()
     verified = {"fingerprint": fingerprint_of("data")}
-    (workplace / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
-    return workplace
+    (repository_root / "metrics/data.json").write_text(json.dumps(verified), encoding="utf-8")
+    return repository_root
 
 
 @pytest.fixture

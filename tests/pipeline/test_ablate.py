@@ -45,13 +45,13 @@ class Dvc:
 
 
 @pytest.fixture
-def repository(workplace):
+def repository(repository_root):
     """A repository whose store holds phase A with seed 0."""
     Path("metrics").mkdir()
     Path("metrics/data.json").write_text(json.dumps({"fingerprint": FINGERPRINT}))
     Path("params.yaml").write_text("seed: 3\n")
-    store_both(workplace, PHASE_A_FLAGS, score_table(0.5), seed=0)
-    return workplace
+    store_both(repository_root, PHASE_A_FLAGS, score_table(0.5), seed=0)
+    return repository_root
 
 
 def invoke(*arguments):
@@ -77,7 +77,7 @@ def test_force_leaves_nothing_out_and_other_parameters_make_other_runs(repositor
     assert "0 of them in the store" in invoke("--dry-run", "--rows", "a").output
 
 
-def test_it_clears_its_own_names_queues_and_works_off(repository, monkeypatch):
+def test_it_replaces_its_own_experiments_queues_them_and_runs_them(repository, monkeypatch):
     dvc = Dvc(repository)
     monkeypatch.setattr(ablation_queue, "dvc", dvc)
     result = invoke("--rows", "v73,a", "--seeds", "1", "--jobs", "2")
@@ -90,7 +90,7 @@ def test_it_clears_its_own_names_queues_and_works_off(repository, monkeypatch):
     assert len(dvc.calls) == 7  # nothing due, nothing run
 
 
-def test_experiments_that_leave_no_run_are_named(repository, monkeypatch):
+def test_experiments_without_a_run_are_reported(repository, monkeypatch):
     monkeypatch.setattr(ablation_queue, "dvc", Dvc(repository, works=False))
     result = invoke("--rows", "v73", "--seeds", "0,1", "--jobs", "2")
     assert result.exit_code == 1
@@ -105,13 +105,13 @@ def test_a_grid_that_runs_already_is_left_alone(repository, monkeypatch):
     assert "grid-v73-s1 is running already" in result.output
 
 
-def test_stages_meet_this_python_and_git_an_identity(repository, monkeypatch):
+def test_stages_run_with_this_python_and_git_has_an_identity(repository, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
-    found = ablation_queue.dvc_environment({"PATH": "/bin", "GIT_AUTHOR_NAME": "me"})
-    assert found["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
-    assert (found["GIT_AUTHOR_NAME"], found["GIT_COMMITTER_NAME"]) == ("me", "stf-mamba")
-    assert found["GIT_COMMITTER_EMAIL"] == found["GIT_AUTHOR_EMAIL"] == "stf-mamba@localhost"
+    environment = ablation_queue.dvc_environment({"PATH": "/bin", "GIT_AUTHOR_NAME": "me"})
+    assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
+    assert (environment["GIT_AUTHOR_NAME"], environment["GIT_COMMITTER_NAME"]) == ("me", "stf-mamba")
+    assert environment["GIT_COMMITTER_EMAIL"] == environment["GIT_AUTHOR_EMAIL"] == "stf-mamba@localhost"
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_errors_are_one_line_with_their_exit_code(repository, arguments, code, m
     assert len(result.output.splitlines()) == 1
 
 
-def test_outside_a_repository_it_says_so(workplace):
+def test_outside_a_repository_is_an_error(repository_root):
     assert "params.yaml does not exist" in invoke("--dry-run").output
     Path("params.yaml").write_text("seed: 0\n")
     result = invoke("--dry-run")
     assert (result.exit_code, "has not been verified" in result.output) == (1, True)
 
 
-def test_a_dvc_command_that_fails_is_told(repository):
+def test_a_dvc_command_that_fails_is_reported(repository):
     with pytest.raises(TrainingError, match="dvc exp list failed"):
         ablation_queue.dvc(["exp", "list"], os.environ, quiet=True)  # no DVC repository here

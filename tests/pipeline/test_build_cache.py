@@ -39,7 +39,7 @@ def run(*options: str, face_cache: str = "cache/faces") -> Result:
     return CliRunner().invoke(main, options)
 
 
-@pytest.mark.usefixtures("training_place")
+@pytest.mark.usefixtures("training_root")
 def test_without_a_cache_folder_it_estimates_for_the_usual_one() -> None:
     estimated = run("--estimate", face_cache="")
     assert estimated.exit_code == 0, estimated.output
@@ -51,7 +51,7 @@ def files() -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path("cache").rglob("*.faces")}
 
 
-def test_estimate_then_build_then_nothing_left_to_build(training_place: Path) -> None:
+def test_estimate_then_build_then_nothing_left_to_build(training_root: Path) -> None:
     estimated = run("--estimate")
     assert estimated.exit_code == 0, estimated.output
     assert "to be built" in estimated.output
@@ -69,7 +69,7 @@ def test_estimate_then_build_then_nothing_left_to_build(training_place: Path) ->
     assert "0 videos, 0 frames" in run("--estimate").output
 
 
-def test_a_truncated_file_is_built_again(training_place: Path) -> None:
+def test_a_truncated_file_is_built_again(training_root: Path) -> None:
     run()
     path = next(Path("cache").rglob("001.faces"))
     whole = path.read_bytes()
@@ -79,7 +79,7 @@ def test_a_truncated_file_is_built_again(training_place: Path) -> None:
 
 
 def test_a_relative_folder_is_in_the_real_repository(
-    training_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under `dvc exp run --temp`, whose working folder is temporary."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
@@ -88,11 +88,11 @@ def test_a_relative_folder_is_in_the_real_repository(
     assert len([*(tmp_path / "repository/cache/faces").rglob("*.faces")]) == 4
 
 
-def test_an_empty_parameter_and_changed_data_are_one_line_errors(training_place: Path) -> None:
+def test_an_empty_parameter_and_changed_data_are_one_line_errors(training_root: Path) -> None:
     refused = run(face_cache="")
     assert refused.exit_code == 2
     assert "runtime.face_cache is empty" in refused.output
-    (training_place / "data/FaceForensics++/new.txt").write_text("data changed")
+    (training_root / "data/FaceForensics++/new.txt").write_text("data changed")
     changed = run()
     assert changed.exit_code == 1
     assert "has changed since it was verified" in changed.output
@@ -100,9 +100,9 @@ def test_an_empty_parameter_and_changed_data_are_one_line_errors(training_place:
 
 
 def test_a_full_disk_is_a_one_line_error_with_a_way_out(
-    training_place: Path, monkeypatch: pytest.MonkeyPatch
+    training_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = shutil.disk_usage(training_place)._replace(free=0)
+    full = shutil.disk_usage(training_root)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     result = run()
     assert result.exit_code == 1
@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_one_line_error_with_a_way_out(
 
 
 def test_training_fills_the_cache_and_reads_the_same_clips(
-    training_place: Path, capsys: pytest.CaptureFixture[str]
+    training_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fingerprint = fingerprint_of("data")
     prepare_face_cache(params_with(""), fingerprint)
@@ -145,7 +145,7 @@ def test_at_most_ten_videos_with_uncached_clips_are_listed() -> None:
     assert "whole" not in text
 
 
-def test_training_with_and_without_the_cache_gives_the_same_weights(training_place: Path) -> None:
+def test_training_with_and_without_the_cache_gives_the_same_weights(training_root: Path) -> None:
     weights = {}
     for face_cache in ("", "cache/faces"):
         result = run_training(train, "--fresh", runtime={"face_cache": face_cache})

@@ -79,7 +79,7 @@ def test_by_default_baseline_phase_a_and_phase_b_of_params_yaml(repository):
     assert overall["bootstrap"]["p_value"] < 0.05
 
 
-def test_the_report_fits_100_columns_and_says_what_it_is(repository):
+def test_the_report_fits_100_columns_and_has_a_title(repository):
     text = invoke().output
     assert max(len(line) for line in text.splitlines()) <= 100
     flat = " ".join(text.split())
@@ -134,7 +134,7 @@ def test_a_file_and_a_training_run_and_what_they_do_not_share(repository):
     assert "c23/real: 1 only in R2" in text
 
 
-def test_what_is_missing_of_the_default_is_said_with_the_command(repository):
+def test_a_missing_default_evaluation_is_reported_with_its_command(repository):
     delete("eval_b")
     result = invoke()
     assert result.exit_code == 0, result.output
@@ -198,7 +198,7 @@ def test_the_grid_lists_every_row_and_names_what_is_missing(repository):
     assert cv2.imread("tmp/compare/grid.png").std() > 5
 
 
-def test_a_grid_of_nothing_is_told(repository):
+def test_an_empty_grid_is_reported(repository):
     delete("eval_a")
     result = invoke("--grid")
     assert (result.exit_code, "make grid" in result.output) == (1, True)

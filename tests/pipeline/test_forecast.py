@@ -21,19 +21,21 @@ from tests.reference.training_commands import MODEL, run_training
 
 
 @pytest.fixture
-def forecast(training_place: Path) -> Callable[..., Result]:
+def forecast(training_root: Path) -> Callable[..., Result]:
     """Runs the command for a second with tiny parameters and these changes."""
     return functools.partial(run_training, main, "--seconds", "1", "--cores", "2")
 
 
-def test_it_measures_prints_and_keeps(forecast: Callable[..., Result], training_place: Path) -> None:
+def test_it_measures_prints_and_stores_the_forecast(
+    forecast: Callable[..., Result], training_root: Path
+) -> None:
     result = forecast("--require", runtime={"num_workers": 2})
     assert result.exit_code == 0, result.output
     assert "the plan fits the budget: projected $" in result.output
     *lines, written_to = result.output.splitlines()
     assert max(map(len, lines)) <= 100
     assert written_to.endswith("checkpoints/forecast.json")
-    stored = json.loads((training_place / "checkpoints/forecast.json").read_text())
+    stored = json.loads((training_root / "checkpoints/forecast.json").read_text())
     sources = {figure["name"]: figure["source"] for figure in stored["inputs"]}
     assert sources["pair of clips, one core"] == sources["training, phase B"] == "measured"
     assert "assumed" not in sources.values() or usable_cores() < 2
@@ -45,7 +47,7 @@ def test_it_measures_prints_and_keeps(forecast: Callable[..., Result], training_
     assert set(plan["phases"]) == {"a", "b"}
 
 
-def test_a_plan_that_is_too_dear_says_what_helps_and_fails_on_request(
+def test_a_plan_over_budget_suggests_savings_and_fails_on_request(
     forecast: Callable[..., Result],
 ) -> None:
     dear = {"cost_per_hour": 1e5, "max_budget": 0.1}
@@ -56,7 +58,7 @@ def test_a_plan_that_is_too_dear_says_what_helps_and_fails_on_request(
     assert "What helps: a GPU" in result.output
 
 
-def test_without_data_it_says_so_and_assumes_the_official_counts(
+def test_without_data_it_reports_that_and_assumes_the_official_counts(
     forecast: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = functools.partial(hd.write_tree, height=144, width=160, face=40.0)
@@ -99,8 +101,8 @@ def test_a_cache_that_is_built_costs_nothing_more(forecast: Callable[..., Result
     assert frames_and_hours() == (0, 0)
 
 
-def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_place: Path) -> None:
-    own = training_place / "own.yaml"
+def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_root: Path) -> None:
+    own = training_root / "own.yaml"
     own.write_text("seed: 1\n")
     result = forecast("--output", "own.yaml")
     assert result.exit_code == 2
@@ -109,7 +111,7 @@ def test_nothing_else_is_overwritten(forecast: Callable[..., Result], training_p
 
 
 def test_a_timm_backbone_with_local_weights_is_projected_and_trained(
-    forecast: Callable[..., Result], training_place: Path
+    forecast: Callable[..., Result], training_root: Path
 ) -> None:
     """The estimate times a second network: its random weights must do, as the trained one's come from the file."""
     torch.save(timm.create_model("test_efficientnet").state_dict(), "stem.pth")

@@ -29,26 +29,26 @@ OUTPUTS = ("weights/phase_a.safetensors", "metrics/phase_a.json", "metrics/phase
 
 
 @pytest.fixture
-def place(training_place: Path) -> Path:
-    return training_place
+def root(training_root: Path) -> Path:
+    return training_root
 
 
 @pytest.fixture
-def train(place: Path, plain_training: None) -> Callable[..., Result]:
+def train(root: Path, plain_training: None) -> Callable[..., Result]:
     """`train("--option", …, phase_a={"lr": …})` runs the command with PARAMS and these changes."""
     return functools.partial(run_training, main)
 
 
-def outputs_of(place: Path) -> dict[str, str]:
-    return {name: digest(place / name) for name in OUTPUTS if (place / name).exists()}
+def outputs_of(root: Path) -> dict[str, str]:
+    return {name: digest(root / name) for name in OUTPUTS if (root / name).exists()}
 
 
-def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
+def test_a_run_writes_its_outputs_and_logs_to_mlflow(root: Path) -> None:
     result = run_training(main)
     assert result.exit_code == 0, result.output
-    trained = read_checkpoint(place / OUTPUTS[0])
+    trained = read_checkpoint(root / OUTPUTS[0])
     network, config, epoch = trained.build(), trained.config, trained.epoch
-    summary = json.loads((place / OUTPUTS[1]).read_text())
+    summary = json.loads((root / OUTPUTS[1]).read_text())
     assert set(trained.payload) == {
         "format",
         "config",
@@ -60,7 +60,7 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     assert summary["a_best_epoch"] == epoch
     assert (summary["a_variant"], summary["a_epochs"], summary["a_planned_epochs"]) == ("A", 2, 2)
     assert not [name for name in summary if "time" in name or "cost" in name]
-    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+    with (root / OUTPUTS[2]).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -69,11 +69,11 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     assert config.num_frames == 8
     assert network.training is False
 
-    tags = dict(query(place, "SELECT key, value FROM tags"))
-    assert tags["weights_sha256"] == digest(place / OUTPUTS[0])
+    tags = dict(query(root, "SELECT key, value FROM tags"))
+    assert tags["weights_sha256"] == digest(root / OUTPUTS[0])
     assert tags["variant"] == "A"
     assert tags["registered_model"].startswith("stf-mamba")
-    metrics = {key for (key,) in query(place, "SELECT DISTINCT key FROM metrics")}
+    metrics = {key for (key,) in query(root, "SELECT DISTINCT key FROM metrics")}
     assert {
         "val/auc",
         "loss/train",
@@ -86,84 +86,82 @@ def test_a_run_writes_its_outputs_and_tells_mlflow(place: Path) -> None:
     figures = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm", "lr")
     assert {f"step/{name}" for name in (*figures, "pairs_failed", "backbone_lr")} <= metrics
     assert not {key for key in metrics if "seed" in key}
-    sizes = dict(query(place, "SELECT key, value FROM metrics WHERE key LIKE 'model/%'"))
+    sizes = dict(query(root, "SELECT key, value FROM metrics WHERE key LIKE 'model/%'"))
     assert sizes["model/parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert sizes["model/gmacs_per_clip"] > 0
     assert "scan backend: torch (auto: not mamba_ssm, its kernels need CUDA" in result.output
-    assert tags["ssm_backend"] == read_checkpoint(place / OUTPUTS[0]).payload["ssm_backend"] == "torch"
+    assert tags["ssm_backend"] == read_checkpoint(root / OUTPUTS[0]).payload["ssm_backend"] == "torch"
     assert re.match(r"projected \$\d+\.\d\d of \$5\.00: phase A, about ", result.output)
-    pictures = {path.name for path in (place / "mlruns/artifacts").rglob("*.png")}
+    pictures = {path.name for path in (root / "mlruns/artifacts").rglob("*.png")}
     assert pictures == {"sample_pairs.png", "hll_maps.png"}
 
 
 def test_workers_and_repetition_change_no_byte_of_the_results(
-    train: Callable[..., Result], place: Path
+    train: Callable[..., Result], root: Path
 ) -> None:
     hashes = []
     for workers in (0, 2):
         result = train("--fresh", runtime={"num_workers": workers})
         assert result.exit_code == 0, result.output
-        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+        hashes.append([digest(root / name) for name in OUTPUTS[:2]])
     assert hashes[0] == hashes[1]
 
 
-def test_options_take_the_place_of_the_file_and_are_recorded(
-    train: Callable[..., Result], place: Path
-) -> None:
+def test_options_override_the_file_and_are_recorded(train: Callable[..., Result], root: Path) -> None:
     result = train("--epochs", "1", "--batch-size", "2")
     assert result.exit_code == 0, result.output
-    summary = json.loads((place / OUTPUTS[1]).read_text())
+    summary = json.loads((root / OUTPUTS[1]).read_text())
     assert (summary["a_planned_epochs"], summary["a_optimizer_steps"]) == (1, 4)
-    recorded = dict(query(place, "SELECT key, value FROM params"))
+    recorded = dict(query(root, "SELECT key, value FROM params"))
     assert (recorded["phase_a.epochs"], recorded["training.batch_size"]) == ("1", "2")
 
 
-def test_a_dry_run_touches_no_output(train: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+def test_a_dry_run_touches_no_output(train: Callable[..., Result], root: Path, tmp_path: Path) -> None:
     for name in OUTPUTS:
-        (place / name).parent.mkdir(exist_ok=True)
-        (place / name).write_text("as it was")
-    before = sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml")
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("as it was")
+    before = sorted(str(path) for path in root.rglob("*") if path.name != "params.yaml")
     result = train("--dry-run", phase_a={"epochs": 50})
     assert result.exit_code == 0, result.output
     assert "dry run" in result.output
     assert " 2/2 " in result.output
-    assert all((place / name).read_text() == "as it was" for name in OUTPUTS)
-    assert sorted(str(path) for path in place.rglob("*") if path.name != "params.yaml") == before
+    assert all((root / name).read_text() == "as it was" for name in OUTPUTS)
+    assert sorted(str(path) for path in root.rglob("*") if path.name != "params.yaml") == before
 
 
-def test_a_cut_run_goes_on_to_the_same_weights(train: Callable[..., Result], place: Path) -> None:
+def test_a_finished_run_rewrites_the_same_outputs(train: Callable[..., Result], root: Path) -> None:
     assert train().exit_code == 0
-    wanted = outputs_of(place)
-    [checkpoints] = (place / "checkpoints").iterdir()
+    expected = outputs_of(root)
+    [checkpoints] = (root / "checkpoints").iterdir()
     early = torch.load(checkpoints / "last.pt", weights_only=True)
     assert early["epoch"] == 2
     for name in OUTPUTS:
-        (place / name).unlink()
+        (root / name).unlink()
     for options in (("--resume", str(checkpoints / "last.pt")), ()):
         result = train(*options)
         assert result.exit_code == 0, result.output
         assert "this training has already finished; its outputs are written from" in result.output
-        assert outputs_of(place) == wanted
-    assert len(query(place, "SELECT run_uuid FROM runs")) == 1
+        assert outputs_of(root) == expected
+    assert len(query(root, "SELECT run_uuid FROM runs")) == 1
 
 
-def test_fresh_trains_anew_and_loses_nothing(train: Callable[..., Result], place: Path) -> None:
+def test_fresh_trains_again_and_loses_nothing(train: Callable[..., Result], root: Path) -> None:
     assert train().exit_code == 0
-    wanted = outputs_of(place)
-    [last] = (place / "checkpoints").glob("*/last.pt")
+    expected = outputs_of(root)
+    [last] = (root / "checkpoints").glob("*/last.pt")
     before = last.read_bytes()
     result = train("--fresh")
     assert result.exit_code == 0, result.output
     assert "starting at epoch 1" in result.output
     assert last.with_name("before_fresh.pt").read_bytes() == before
-    assert {name: outputs_of(place)[name] for name in OUTPUTS[:2]} == {n: wanted[n] for n in OUTPUTS[:2]}
-    assert len(query(place, "SELECT run_uuid FROM runs")) == 2
+    assert {name: outputs_of(root)[name] for name in OUTPUTS[:2]} == {n: expected[n] for n in OUTPUTS[:2]}
+    assert len(query(root, "SELECT run_uuid FROM runs")) == 2
     result = train("--fresh", "--resume", str(last))
     assert result.exit_code == 2
 
 
-def test_state_of_other_code_is_not_gone_on_from(
-    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+def test_state_of_other_code_is_not_resumed(
+    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train().exit_code == 0
     monkeypatch.setattr("stf.training.run.code_digest", lambda stage: "other")
@@ -176,34 +174,34 @@ def test_state_of_other_code_is_not_gone_on_from(
 
 # in the validation of the first epoch; after a step, and in the validation of the second
 @pytest.mark.parametrize("look", [5, *(pytest.param(look, marks=pytest.mark.slow) for look in (2, 8))])
-def test_a_run_that_was_told_to_leave_goes_on_by_itself_to_the_same_results(
-    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch, look: int
+def test_a_preempted_run_resumes_automatically_to_the_same_results(
+    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch, look: int
 ) -> None:
     random = {"model": {"dropout": 0.3, "drop_path": 0.2}, "training": {"ema_decay": 0.5}}
     assert train(**random).exit_code == 0
-    wanted = {name: digest(place / name) for name in OUTPUTS[:2]}
-    rows = untimed(place / OUTPUTS[2])
+    expected = {name: digest(root / name) for name in OUTPUTS[:2]}
+    rows = untimed(root / OUTPUTS[2])
     looks = itertools.count(1)
     monkeypatch.setattr(Preemption, "request", lambda self: NOTICE if next(looks) == look else None)
     # of a run that was killed while writing its outputs
-    left_over = place / "weights/.phase_a.safetensors.x1y2.part"
+    left_over = root / "weights/.phase_a.safetensors.x1y2.part"
     left_over.write_bytes(b"half")
     stopped = train("--fresh", **random)
     assert stopped.exit_code == 143, stopped.output
     assert "the same command resumes" in stopped.output
-    (place / OUTPUTS[0]).unlink()
+    (root / OUTPUTS[0]).unlink()
     result = train(**random)
     assert result.exit_code == 0, result.output
     assert re.search(r"resuming from .*last\.pt (after|in) epoch", result.output)
-    assert {name: digest(place / name) for name in OUTPUTS[:2]} == wanted
-    assert untimed(place / OUTPUTS[2]) == rows
+    assert {name: digest(root / name) for name in OUTPUTS[:2]} == expected
+    assert untimed(root / OUTPUTS[2]) == rows
     assert not left_over.exists()
-    with (place / OUTPUTS[2]).open(encoding="utf-8") as file:
+    with (root / OUTPUTS[2]).open(encoding="utf-8") as file:
         costs = [float(row["cost_usd"]) for row in csv.DictReader(file)]
     assert costs == sorted(costs)
-    assert query(place, "SELECT status FROM runs") == [("FINISHED",), ("FINISHED",)]
+    assert query(root, "SELECT status FROM runs") == [("FINISHED",), ("FINISHED",)]
     points = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid, step"
-    assert query(place, points) == [(1,)] * 8
+    assert query(root, points) == [(1,)] * 8
 
 
 def untimed(path: Path) -> list[dict[str, str]]:
@@ -215,53 +213,51 @@ def untimed(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], place: Path) -> None:
+def test_phase_a_trains_with_a_flag_of_phase_b(train: Callable[..., Result], root: Path) -> None:
     """As `dvc exp run -S phase_a.use_wss=true` asks for it; the file says which network evaluation has to build."""
     result = train("--epochs", "1", phase_a={"use_wss": True})
     assert result.exit_code == 0, result.output
-    trained = read_checkpoint(place / OUTPUTS[0])
+    trained = read_checkpoint(root / OUTPUTS[0])
     network, config = trained.build(), trained.config
     assert config.use_wss
     assert isinstance(network, STFMambaV8)
-    assert json.loads((place / OUTPUTS[1]).read_text())["a_variant"] == "A+wss"
+    assert json.loads((root / OUTPUTS[1]).read_text())["a_variant"] == "A+wss"
 
 
 def test_a_scan_backend_that_cannot_run_here_is_refused_before_anything_is_touched(
-    train: Callable[..., Result], place: Path
+    train: Callable[..., Result], root: Path
 ) -> None:
-    before = sorted(place.rglob("*"))
+    before = sorted(root.rglob("*"))
     result = train(model={"ssm_backend": "mamba_ssm"})
     assert result.exit_code == 2
     assert "mamba_ssm" in result.output
-    assert [path for path in sorted(place.rglob("*")) if path.name != "params.yaml"] == before
+    assert [path for path in sorted(root.rglob("*")) if path.name != "params.yaml"] == before
 
 
-def test_data_that_changed_since_it_was_verified_is_refused(
-    train: Callable[..., Result], place: Path
-) -> None:
-    next((place / "data").rglob("*.png")).touch()
+def test_data_that_changed_since_it_was_verified_is_refused(train: Callable[..., Result], root: Path) -> None:
+    next((root / "data").rglob("*.png")).touch()
     result = train()
     assert result.exit_code == 1
     assert "dvc repro verify_data" in result.output
-    assert not (place / "checkpoints").exists()
+    assert not (root / "checkpoints").exists()
 
 
 def test_training_that_diverges_names_the_clips_and_leaves_the_last_outputs(
-    train: Callable[..., Result], place: Path
+    train: Callable[..., Result], root: Path
 ) -> None:
     assert train().exit_code == 0
-    before = outputs_of(place)
+    before = outputs_of(root)
     result = train(phase_a={"lr": 1.0e30, "warmup_epochs": 0})
     assert result.exit_code == 1, result.output
     assert "from frame" in result.output
     assert "seed (0, " in result.output
-    assert outputs_of(place) == before
-    statuses = query(place, "SELECT status FROM runs ORDER BY start_time")
+    assert outputs_of(root) == before
+    statuses = query(root, "SELECT status FROM runs ORDER BY start_time")
     assert statuses == [("FINISHED",), ("FAILED",)]
 
 
 def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
-    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(step=1000.0)  # every look at the clock costs $0.39
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
@@ -273,20 +269,20 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     assert result.exit_code == 0, result.output
     assert "the budget stopped training in epoch" in result.output
     assert "epochs left fit in" in result.output
-    summary = json.loads((place / OUTPUTS[1]).read_text())
+    summary = json.loads((root / OUTPUTS[1]).read_text())
     assert summary["a_stopped_by_budget"]
     assert summary["a_epochs"] < summary["a_planned_epochs"] == 20
-    assert read_checkpoint(place / OUTPUTS[0]).epoch == summary["a_best_epoch"]
-    before = outputs_of(place)
-    (place / OUTPUTS[0]).unlink()
-    again = train(**asked)  # no money for a further step, but for what is there already
+    assert read_checkpoint(root / OUTPUTS[0]).epoch == summary["a_best_epoch"]
+    before = outputs_of(root)
+    (root / OUTPUTS[0]).unlink()
+    again = train(**asked)  # no budget for a further step, but enough for the outputs of the finished ones
     assert again.exit_code == 0, again.output
     assert "the budget stopped training in epoch" in again.output
-    assert outputs_of(place).keys() == before.keys()
-    assert json.loads((place / OUTPUTS[1]).read_text())["a_stopped_by_budget"]
+    assert outputs_of(root).keys() == before.keys()
+    assert json.loads((root / OUTPUTS[1]).read_text())["a_stopped_by_budget"]
     dearer = train(**asked | {"phase_a": {"epochs": 20, "lr": 1e-4}})
-    assert dearer.exit_code == 0, dearer.output  # another plan has its own money
-    for path in (place / "checkpoints").glob("*/*.pt"):
+    assert dearer.exit_code == 0, dearer.output  # another plan has its own budget
+    for path in (root / "checkpoints").glob("*/*.pt"):
         path.unlink()
     refused = train(**asked)
     assert refused.exit_code == 1
@@ -294,7 +290,7 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
 
 
 @pytest.mark.parametrize(
-    ("options", "sections", "named"),
+    ("options", "sections", "expected"),
     [
         (("--epochs", "0"), {}, "--epochs"),
         (("--batch-size", "3"), {}, "batch_size"),
@@ -304,23 +300,23 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     ],
 )
 def test_wrong_options_are_usage_errors(
-    train: Callable[..., Result], options: tuple[str, ...], sections: dict[str, Any], named: str
+    train: Callable[..., Result], options: tuple[str, ...], sections: dict[str, Any], expected: str
 ) -> None:
     result = train(*options, **sections)
     assert result.exit_code == 2
-    assert named in result.output
+    assert expected in result.output
 
 
-def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result], place: Path) -> None:
+def test_activation_checkpointing_changes_no_weight(train: Callable[..., Result], root: Path) -> None:
     assert train().exit_code == 0
-    without = digest(place / OUTPUTS[0])
+    without = digest(root / OUTPUTS[0])
     result = train("--fresh", runtime={"activation_checkpointing": True})
     assert result.exit_code == 0, result.output
-    assert digest(place / OUTPUTS[0]) == without
+    assert digest(root / OUTPUTS[0]) == without
 
 
 def test_compiling_without_a_compiler_is_refused(
-    train: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     result = train(runtime={"compile": True})

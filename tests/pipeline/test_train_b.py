@@ -1,4 +1,4 @@
-"""`python -m pipeline.train_phase_b` on a tiny tree: what it starts from, when it refuses, what it tells MLflow."""
+"""`python -m pipeline.train_phase_b` on a tiny tree: what it starts from, when it refuses, what it logs to MLflow."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ OUTPUTS = ("weights/phase_b.safetensors", "metrics/phase_b.json", "metrics/phase
 Train = Callable[..., Result]
 
 
-def write_start(place: Path, seed: int = 0) -> None:
+def write_start(root: Path, seed: int = 0) -> None:
     """A phase A that nobody trained."""
     settings = {"num_frames": 8, "img_size": 32, **MODEL}
     config = dataclasses.replace(STFV8Config.phase_a(), **settings)
     torch.manual_seed(seed)
-    save_checkpoint(place / START, build_network(config), config=config, epoch=7)
+    save_checkpoint(root / START, build_network(config), config=config, epoch=7)
 
 
-def write_gate(place: Path, passed: bool = True, threshold: float = 0.7) -> None:
-    (place / "metrics/gate_a.json").write_text(json.dumps({"passed": passed, "threshold": threshold}))
+def write_gate(root: Path, passed: bool = True, threshold: float = 0.7) -> None:
+    (root / "metrics/gate_a.json").write_text(json.dumps({"passed": passed, "threshold": threshold}))
 
 
-def write_report(place: Path, auc: float) -> None:
-    (place / "metrics/eval_a.json").write_text(json.dumps({"a_auc_overall": auc}))
+def write_report(root: Path, auc: float) -> None:
+    (root / "metrics/eval_a.json").write_text(json.dumps({"a_auc_overall": auc}))
 
 
 @pytest.fixture
-def place(training_place: Path) -> Path:
+def root(training_root: Path) -> Path:
     """Verified data, phase A's weights, an open gate."""
-    write_start(training_place)
-    write_gate(training_place)
-    return training_place
+    write_start(training_root)
+    write_gate(training_root)
+    return training_root
 
 
 @pytest.fixture
-def train(place: Path, plain_training: None) -> Train:
+def train(root: Path, plain_training: None) -> Train:
     """`train("--option", …, phase_b={"lr": …})` runs the command with PARAMS and these changes."""
     return functools.partial(run_training, train_b)
 
 
-def files_of(place: Path) -> set[Path]:
+def files_of(root: Path) -> set[Path]:
     """All but what every call of `train` and of MLflow writes."""
-    kept = (path for path in place.rglob("*") if path.is_file() and "mlruns" not in path.parts)
+    kept = (path for path in root.rglob("*") if path.is_file() and "mlruns" not in path.parts)
     return {path for path in kept if path.name != "params.yaml"}
 
 
-def test_it_starts_from_phase_a_and_tells_what_was_loaded(train: Train, place: Path) -> None:
+def test_it_starts_from_phase_a_and_reports_what_was_loaded(train: Train, root: Path) -> None:
     with track("train_phase_a", params=Params()) as run:
         run.tie_weights(digest(Path(START)))
     result = train("--epochs", "1", phase_b={"lr": 1.0e-6})
@@ -78,38 +78,36 @@ def test_it_starts_from_phase_a_and_tells_what_was_loaded(train: Train, place: P
         assert torch.allclose(before[name].float(), after[name].float(), atol=1e-4), name
 
     assert f"starting from {START}, epoch 7" in result.output
-    metrics = dict(query(place, "SELECT key, value FROM metrics WHERE key LIKE 'transfer/%'"))
+    metrics = dict(query(root, "SELECT key, value FROM metrics WHERE key LIKE 'transfer/%'"))
     assert metrics["transfer/loaded_tensors"] == len(common)
     assert metrics["transfer/new_tensors"] == len(set(after) - set(before))
-    tags = dict(query(place, "SELECT key, value FROM tags WHERE key LIKE 'starting%'"))
-    (training_run,) = query(
-        place, "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'train_phase_a'"
-    )
-    assert tags == {"starting_weights_sha256": digest(place / START), "starting_run_id": training_run[0]}
-    table = next((place / "mlruns/artifacts").rglob("transfer/table.txt")).read_text()
+    tags = dict(query(root, "SELECT key, value FROM tags WHERE key LIKE 'starting%'"))
+    (training_run,) = query(root, "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'train_phase_a'")
+    assert tags == {"starting_weights_sha256": digest(root / START), "starting_run_id": training_run[0]}
+    table = next((root / "mlruns/artifacts").rglob("transfer/table.txt")).read_text()
     assert "stage3" in table
     assert f"epoch 7: {len(common)} loaded, {len(set(after) - set(before))} new" in result.output
 
 
-def test_two_runs_end_with_the_same_bytes_and_the_evaluation_reads_them(train: Train, place: Path) -> None:
+def test_two_runs_end_with_the_same_bytes_and_the_evaluation_reads_them(train: Train, root: Path) -> None:
     hashes = []
     for workers in (0, 2):
         result = train("--fresh", runtime={"num_workers": workers})
         assert result.exit_code == 0, result.output
-        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+        hashes.append([digest(root / name) for name in OUTPUTS[:2]])
     assert hashes[0] == hashes[1]
     trained = read_checkpoint(OUTPUTS[0])
     config, epoch = trained.config, trained.epoch
-    summary = json.loads((place / OUTPUTS[1]).read_text())
+    summary = json.loads((root / OUTPUTS[1]).read_text())
     assert (summary["b_variant"], summary["b_best_epoch"]) == (config.variant(), epoch)
     assert summary["b_planned_epochs"] == 2
 
 
 @pytest.mark.parametrize("report", [None, "{", '{"a_auc_overall": null}', "[]"])
-def test_a_closed_gate_is_refused_with_the_figures(train: Train, place: Path, report: str | None) -> None:
-    write_gate(place, passed=False)
-    before = files_of(place)
-    write_report(place, 0.58214)
+def test_a_closed_gate_is_refused_with_the_figures(train: Train, root: Path, report: str | None) -> None:
+    write_gate(root, passed=False)
+    before = files_of(root)
+    write_report(root, 0.58214)
     result = train()
     assert result.exit_code == 1
     assert (
@@ -118,18 +116,18 @@ def test_a_closed_gate_is_refused_with_the_figures(train: Train, place: Path, re
     )
     assert "Billing is off" in result.output
     assert "phase_a.epochs" in result.output
-    (place / "metrics/eval_a.json").unlink()
+    (root / "metrics/eval_a.json").unlink()
     if report is not None:
-        (place / "metrics/eval_a.json").write_text(report)
+        (root / "metrics/eval_a.json").write_text(report)
     result = train()
     assert result.exit_code == 1
     assert "AUC on real deepfakes is not above phase_b.min_phase_a_auc = 0.7" in result.output
-    assert files_of(place) - {place / "metrics/eval_a.json"} == before
-    assert query(place, "SELECT * FROM runs") == []
+    assert files_of(root) - {root / "metrics/eval_a.json"} == before
+    assert query(root, "SELECT * FROM runs") == []
 
 
 @pytest.mark.parametrize(
-    ("gate", "said"),
+    ("gate", "expected"),
     [
         (None, "gate_a.json does not exist"),
         ("", "gate_a.json cannot be read"),
@@ -139,55 +137,55 @@ def test_a_closed_gate_is_refused_with_the_figures(train: Train, place: Path, re
         ('{"passed": true, "threshold": 0.6}', "phase_b.min_phase_a_auc = 0.6, which is now 0.7"),
     ],
 )
-def test_without_a_sound_gate_it_does_not_start(
-    train: Train, place: Path, gate: str | None, said: str
+def test_without_a_valid_gate_it_does_not_start(
+    train: Train, root: Path, gate: str | None, expected: str
 ) -> None:
-    (place / "metrics/gate_a.json").unlink()
+    (root / "metrics/gate_a.json").unlink()
     if gate is not None:
-        (place / "metrics/gate_a.json").write_text(gate)
+        (root / "metrics/gate_a.json").write_text(gate)
     result = train()
     assert result.exit_code == 1
-    assert said in result.output
+    assert expected in result.output
     assert "run `dvc repro eval_a` to write it" in result.output
     assert "Traceback" not in result.output
 
 
-def test_what_evaluation_reports_beside_the_verdict_changes_nothing(train: Train, place: Path) -> None:
+def test_evaluation_figures_other_than_the_verdict_change_nothing(train: Train, root: Path) -> None:
     hashes = []
     for auc in (0.71, 0.99):
-        write_report(place, auc)
+        write_report(root, auc)
         assert train("--epochs", "1").exit_code == 0
-        hashes.append([digest(place / name) for name in OUTPUTS[:2]])
+        hashes.append([digest(root / name) for name in OUTPUTS[:2]])
     assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
-def test_without_phase_as_weights_it_does_not_start(train: Train, place: Path, content: bytes | None) -> None:
-    (place / START).unlink()
+def test_without_phase_as_weights_it_does_not_start(train: Train, root: Path, content: bytes | None) -> None:
+    (root / START).unlink()
     if content is not None:
-        (place / START).write_bytes(content)
+        (root / START).write_bytes(content)
     result = train()
     assert result.exit_code == 1
     assert "phase_a.safetensors" in result.output
-    assert not (place / OUTPUTS[0]).exists()
+    assert not (root / OUTPUTS[0]).exists()
 
 
-def test_a_dry_run_ignores_the_gate_and_touches_nothing(train: Train, place: Path) -> None:
-    write_gate(place, passed=False)
-    before = {path: path.read_bytes() for path in files_of(place)}
+def test_a_dry_run_ignores_the_gate_and_touches_nothing(train: Train, root: Path) -> None:
+    write_gate(root, passed=False)
+    before = {path: path.read_bytes() for path in files_of(root)}
     result = train("--dry-run", phase_b={"epochs": 50})
     assert result.exit_code == 0, result.output
     assert "without a check of metrics/gate_a.json" in result.output
     assert f"starting from {START}" in result.output
     assert " 2/2 " in result.output
-    assert {path: path.read_bytes() for path in files_of(place)} == before
-    assert query(place, "SELECT * FROM runs") == []
+    assert {path: path.read_bytes() for path in files_of(root)} == before
+    assert query(root, "SELECT * FROM runs") == []
 
 
 def test_a_dry_run_without_phase_a_starts_from_scratch(
-    train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place / START).unlink()
+    (root / START).unlink()
     loaded = Mock()
     monkeypatch.setattr("stf.training.run.read_checkpoint", loaded)
     result = train("--dry-run")
@@ -196,17 +194,17 @@ def test_a_dry_run_without_phase_a_starts_from_scratch(
     loaded.assert_not_called()
 
 
-def test_a_state_is_not_picked_up_after_phase_a_changed(train: Train, place: Path) -> None:
+def test_a_state_is_not_resumed_after_phase_a_changed(train: Train, root: Path) -> None:
     assert train().exit_code == 0
-    [state] = (place / "checkpoints").glob("*/last.pt")
+    [state] = (root / "checkpoints").glob("*/last.pt")
     result = train("--resume", str(state))
     assert "this training has already finished; its outputs are written from" in result.output
-    write_start(place, seed=1)
+    write_start(root, seed=1)
     result = train("--resume", str(state))
     assert result.exit_code == 0, result.output
     assert "the state of another config_hash: starting at epoch 1" in result.output
-    assert len(list((place / "checkpoints").glob("*/last.pt"))) == 2
-    write_start(place, seed=2)
+    assert len(list((root / "checkpoints").glob("*/last.pt"))) == 2
+    write_start(root, seed=2)
     assert "starting at epoch 1" in train().output
 
 
@@ -221,55 +219,55 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"runtime": {"billing": True}, "budget": {"cost_per_hour": 3.6}}
 
 
-def test_both_phases_of_a_plan_share_its_money(train: Train, place: Path, dear: dict[str, Any]) -> None:
+def test_both_phases_of_a_plan_share_its_budget(train: Train, root: Path, dear: dict[str, Any]) -> None:
     dear["phase_a"] = {"epochs": 1}
     first = run_training(train_a, **dear)
     assert first.exit_code == 0, first.output
-    [ledger] = (place / "checkpoints").glob("*/ledger/a")
+    [ledger] = (root / "checkpoints").glob("*/ledger/a")
     spent_a = ledger_usd(ledger)
     assert 0.5 < spent_a < 4.4
     result = train(phase_b={"epochs": 40}, **dear)
     assert result.exit_code == 0, result.output
     assert "the budget stopped training" in result.output
-    summary = json.loads((place / OUTPUTS[1]).read_text())
+    summary = json.loads((root / OUTPUTS[1]).read_text())
     assert summary["b_stopped_by_budget"]
     [ledger_b] = ledger.parent.glob("b_*")
     assert 4.5 <= spent_a + ledger_usd(ledger_b) < 5.5  # 90 % of $5, and a few more looks at the clock
 
-    before = {name: digest(place / name) for name in OUTPUTS}
-    states = {path: digest(path) for path in (place / "checkpoints").glob("*/*.pt")}
+    before = {name: digest(root / name) for name in OUTPUTS}
+    states = {path: digest(path) for path in (root / "checkpoints").glob("*/*.pt")}
     again = train("--fresh", phase_b={"epochs": 40}, **dear)
     assert again.exit_code == 1
     assert "no budget is left: earlier runs of this plan spent $" in again.output
     assert "of $5.00" in again.output
-    assert {name: digest(place / name) for name in OUTPUTS} == before
-    refused = run_training(train_a, "--fresh", **dear)  # and for phase A it is the same money
+    assert {name: digest(root / name) for name in OUTPUTS} == before
+    refused = run_training(train_a, "--fresh", **dear)  # phase A shares the budget
     assert "no budget is left" in refused.output
     refused = run_training(train_a, "--epochs", "2", **dear)  # with an option too
     assert "no budget is left" in refused.output
     assert {path: digest(path) for path in states} == states
-    (place / OUTPUTS[0]).unlink()
-    finished = run_training(train_a, **dear)  # what needs no money gets its outputs
+    (root / OUTPUTS[0]).unlink()
+    finished = run_training(train_a, **dear)  # what costs nothing gets its outputs
     assert "this training has already finished" in finished.output
     assert finished.exit_code == 0
     assert train(phase_b={"epochs": 40}, **dear).exit_code == 0
-    assert json.loads((place / OUTPUTS[1]).read_text())["b_stopped_by_budget"]
+    assert json.loads((root / OUTPUTS[1]).read_text())["b_stopped_by_budget"]
 
     ablation = train(phase_b={"epochs": 1, "use_contrastive_hll": False}, **dear)
     assert ablation.exit_code == 0, ablation.output
     assert len(list(ledger.parent.glob("b_*"))) == 2
 
 
-def test_a_closed_gate_tells_the_money(train: Train, place: Path) -> None:
-    write_gate(place, passed=False)
-    write_report(place, 0.5)
+def test_a_closed_gate_reports_the_remaining_budget(train: Train, root: Path) -> None:
+    write_gate(root, passed=False)
+    write_report(root, 0.5)
     result = train(runtime={"billing": True}, budget={"max_budget": 10.0})
     assert "The plan has spent $0.00 of $10.00, with $9.00 left before training stops." in result.output
 
 
 def test_an_option_of_phase_b_does_not_open_another_plan(
-    train: Train, place: Path, dear: dict[str, Any]
+    train: Train, root: Path, dear: dict[str, Any]
 ) -> None:
     assert train("--epochs", "1", "--batch-size", "2", **dear).exit_code == 0
     assert train("--epochs", "1", **dear).exit_code == 0
-    assert len({path.parent for path in (place / "checkpoints").glob("*/ledger")}) == 1
+    assert len({path.parent for path in (root / "checkpoints").glob("*/ledger")}) == 1

@@ -33,7 +33,7 @@ def run_with(root: Path | str, *options: str, **audit: object) -> Result:
 
 
 def test_a_defect_exits_with_1_prints_the_table_and_records_no_fingerprint(
-    workplace: Path, tiny_tree: Path
+    repository_root: Path, tiny_tree: Path
 ) -> None:
     path = video_folder(tiny_tree, None, "c23", "frames", "002") / "003.png"
     path.write_bytes(path.read_bytes()[:100])
@@ -54,7 +54,9 @@ def test_a_defect_exits_with_1_prints_the_table_and_records_no_fingerprint(
     assert list(Path(SAMPLE_ROOT).iterdir()) == []
 
 
-def test_a_hostile_split_file_is_a_one_line_error_with_exit_code_1(workplace: Path, tiny_tree: Path) -> None:
+def test_a_hostile_split_file_is_a_one_line_error_with_exit_code_1(
+    repository_root: Path, tiny_tree: Path
+) -> None:
     split_file(tiny_tree, "test").write_text('[["../../../../etc", "passwd"]]')
     result = run_with(tiny_tree)
     assert result.exit_code == 1
@@ -63,13 +65,13 @@ def test_a_hostile_split_file_is_a_one_line_error_with_exit_code_1(workplace: Pa
     assert "Traceback" not in result.output
 
 
-def test_a_wrong_parameter_exits_with_2(workplace: Path, tiny_tree: Path) -> None:
+def test_a_wrong_parameter_exits_with_2(repository_root: Path, tiny_tree: Path) -> None:
     assert run_with(tiny_tree, pairs=10).exit_code == 2
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_good_data_pass_and_a_second_run_writes_the_same_files(
-    workplace: Path, make_tree: Callable[..., Path], times: int
+    repository_root: Path, make_tree: Callable[..., Path], times: int
 ) -> None:
     root = make_tree(size=(176, 128))
     first = run_with(root)
@@ -108,7 +110,7 @@ def test_good_data_pass_and_a_second_run_writes_the_same_files(
 
 
 def test_a_missing_sample_is_generated(
-    workplace: Path, shared_tree: Path, monkeypatch: pytest.MonkeyPatch
+    repository_root: Path, shared_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replaces the generator by one whose sample has a defect, so that the audit does not run."""
     generated: list[Path] = []

@@ -50,7 +50,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def query(place: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Rows of the store of `place`."""
-    with closing(sqlite3.connect(place / "mlruns/mlflow.db")) as store:
+def query(root: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the MLflow store below `root`."""
+    with closing(sqlite3.connect(root / "mlruns/mlflow.db")) as store:
         return store.execute(sql).fetchall()

@@ -11,11 +11,11 @@ from stf.tracking.store import Store, open_store
 
 
 @pytest.fixture
-def root(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(repository_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository root with a store of its own; the working folder is another one, as under `exp run --temp`."""
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
-    return workplace
+    return repository_root
 
 
 @pytest.fixture

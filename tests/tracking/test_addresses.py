@@ -40,7 +40,7 @@ def unsent(root: Path) -> list[Path]:
         "nosuch+driver://ann:sEcret@h",
     ],
 )
-def test_no_address_stops_a_run_or_shows_its_password(
+def test_no_store_address_stops_a_run_or_shows_its_password(
     address: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -98,7 +98,7 @@ def _locked(wait_s: float) -> None:
     raise TrackingError("the database is locked")
 
 
-def test_the_shown_address_has_no_password_and_no_place_of_the_repository(root: Path) -> None:
+def test_the_shown_address_has_no_password_and_no_path_of_the_repository(root: Path) -> None:
     assert shown_address("https://ann:secret@mlflow.lab:5000/x") == "https://mlflow.lab:5000/x"
     assert shown_address("https://mlflow.lab") == "https://mlflow.lab"
     assert shown_address(f"sqlite:///{root}/mlruns/mlflow.db") == "sqlite:///mlruns/mlflow.db"

@@ -15,7 +15,7 @@ from rich.console import Console
 from stf.errors import TrackingError
 from stf.tracking.loggers import CSV_COLUMNS, ConsoleLogger, CSVLogger
 
-SPEC_COLUMNS = (
+EXPECTED_COLUMNS = (
     "epoch, phase, train_loss, train_acc, val_loss, val_acc, val_auc, val_f1, lr, epoch_time, gpu_mem_gb, best_auc, "
     "cost_usd, ce_loss, hll_loss, timestamp"
 )
@@ -47,8 +47,8 @@ def _console(is_terminal: bool) -> tuple[Console, io.StringIO]:
     return Console(file=text, force_terminal=is_terminal, width=200), text
 
 
-def test_columns_are_the_specifications() -> None:
-    assert ", ".join(CSV_COLUMNS) == SPEC_COLUMNS
+def test_the_log_has_the_expected_columns() -> None:
+    assert ", ".join(CSV_COLUMNS) == EXPECTED_COLUMNS
 
 
 def test_every_row_is_on_disk_at_once(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_every_row_is_on_disk_at_once(tmp_path: Path) -> None:
         assert [row["epoch"] for row in rows] == [str(n) for n in range(1, epoch + 1)]
 
 
-def test_a_new_run_starts_a_new_file_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+def test_a_new_run_starts_a_new_file_and_a_resumed_one_appends(tmp_path: Path) -> None:
     for append, lines in ((False, 2), (True, 3), (False, 2)):
         CSVLogger(tmp_path / "log.csv", append=append).log(ROW)
         assert len((tmp_path / "log.csv").read_text().splitlines()) == lines
@@ -78,7 +78,7 @@ def test_foreign_file_and_foreign_columns_are_refused(tmp_path: Path) -> None:
         logger.log({key: value for key, value in ROW.items() if key != "val_auc"})
 
 
-def test_a_disk_that_refuses_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_failed_write_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         TrackingError, match=r"/dev/full cannot be written: No space left on device; free some space"
     ):
@@ -107,7 +107,7 @@ def test_off_a_terminal_there_is_one_line_per_epoch() -> None:
     assert {len(line) for line in (heading, *lines)} == {96}
 
 
-def test_the_time_left_of_a_run_that_goes_on_within_an_epoch_is_taken_from_its_own_steps(
+def test_eta_of_a_run_resumed_within_an_epoch_uses_its_own_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s = [0.0]
@@ -140,7 +140,7 @@ def test_epoch_line_shows_cost_so_far_projected_cost_and_eta() -> None:
     ]
 
 
-def test_eta_of_a_resumed_run_counts_the_epochs_that_are_left() -> None:
+def test_eta_of_a_resumed_run_counts_the_remaining_epochs() -> None:
     console, text = _console(is_terminal=False)
     with ConsoleLogger(
         "b", epochs=50, steps_per_epoch=1, cost_per_hour=1.0, first_epoch=50, console=console
@@ -163,7 +163,7 @@ def test_speed_counts_from_the_start_of_the_epoch(monkeypatch: pytest.MonkeyPatc
         assert re.findall(r"\S+ clips/s  \S+ pairs/s", text.getvalue())[-1] == "2.0 clips/s  1.0 pairs/s"
 
 
-def test_on_a_terminal_a_bar_moves_and_is_taken_down() -> None:
+def test_on_a_terminal_a_progress_bar_moves_and_is_removed() -> None:
     console, text = _console(is_terminal=True)
     with ConsoleLogger("a", epochs=1, steps_per_epoch=4, cost_per_hour=1.39, console=console) as logger:
         for step in range(1, 5):

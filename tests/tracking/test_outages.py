@@ -1,4 +1,4 @@
-"""A store that fails stops no run, loses nothing and holds nothing up; what is missing is sent later."""
+"""A store that fails stops no run, loses nothing and delays nothing; what is missing is sent later."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _steps(run_id: str, key: str = "loss") -> list[int]:
     return [point.step for point in open_store().client.get_metric_history(run_id, key)]
 
 
-def test_a_run_whose_store_answers_leaves_nothing_behind(root: Path, runs: Runs, tmp_path: Path) -> None:
+def test_a_run_whose_store_responds_leaves_no_unsent_record(root: Path, runs: Runs, tmp_path: Path) -> None:
     with track("train_phase_a", params=PARAMS) as run:
         _log_everything(run, tmp_path)
     _require_everything(runs()[0].info.run_id)
@@ -203,7 +203,7 @@ def test_a_store_that_fails_now_and_then_gets_every_point_once(
 
 
 class _Dying(http.server.BaseHTTPRequestHandler):
-    """Says that it is well, and knows nothing else."""
+    """Answers health checks only."""
 
     asked: ClassVar[list[str]] = []
 
@@ -218,7 +218,7 @@ class _Dying(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_answers_nothing_but_its_health(
+def test_a_server_that_answers_only_health_checks(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Dying)
@@ -249,18 +249,18 @@ def test_a_damaged_database(
     _require_everything(runs()[0].info.run_id)
 
 
-def test_a_place_for_mlruns_that_cannot_be_written(root: Path, runs: Runs, tmp_path: Path) -> None:
-    (root / "mlruns").rename(root / "aside")
+def test_an_mlruns_folder_that_cannot_be_created(root: Path, runs: Runs, tmp_path: Path) -> None:
+    (root / "mlruns").rename(root / "moved")
     (root / "mlruns").write_text("a file where the folder should be")
     with track("train_phase_a", params=PARAMS) as run:
         _log_everything(run, tmp_path)
     (root / "mlruns").unlink()
-    (root / "aside").rename(root / "mlruns")
+    (root / "moved").rename(root / "mlruns")
     send_unsent()
     _require_everything(runs()[0].info.run_id)
 
 
-def test_nowhere_to_write_the_record_is_one_clear_error(root: Path) -> None:
+def test_an_unwritable_record_is_one_clear_error(root: Path) -> None:
     shutil.rmtree(root / "checkpoints", ignore_errors=True)
     (root / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(TrackingError, match=r"checkpoints.* cannot be written \(.*\); free some space"):
@@ -293,7 +293,7 @@ def test_a_disk_that_gets_full_is_one_clear_error_and_leaves_whole_lines(
     assert len(steps) > 100
 
 
-def test_killed_in_the_middle_of_a_line_the_rest_is_sent(
+def test_of_a_run_killed_in_the_middle_of_a_line_the_rest_is_sent(
     root: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "RETRY_EVERY_S", 60.0)
@@ -315,7 +315,7 @@ def test_killed_in_the_middle_of_a_line_the_rest_is_sent(
     assert _steps(run.info.run_id) == list(range(49))
 
 
-def test_killed_before_its_first_report_a_run_leaves_nothing(root: Path, runs: Runs) -> None:
+def test_a_run_killed_before_its_first_report_leaves_nothing(root: Path, runs: Runs) -> None:
     folder = root / "checkpoints/unsent/mlflow-0"
     folder.mkdir(parents=True)
     for name in ("unsent", "run.jsonl"):
@@ -345,7 +345,7 @@ def test_a_training_that_the_store_never_received_is_resumed_as_one_run(
     assert _unsent(root) == []
 
 
-def test_of_a_training_that_failed_and_was_resumed_no_error_is_left(root: Path, runs: Runs) -> None:
+def test_a_failed_training_that_was_resumed_shows_no_error(root: Path, runs: Runs) -> None:
     memory = root / "checkpoints" / "0" / "mlflow"
     with (
         _locked(root),
@@ -360,7 +360,7 @@ def test_of_a_training_that_failed_and_was_resumed_no_error_is_left(root: Path, 
     assert (run.info.status, run.data.tags.get("error")) == ("FINISHED", None)
 
 
-def test_a_run_that_failed_says_so_later(root: Path, runs: Runs) -> None:
+def test_the_failure_of_an_unsent_run_is_reported_later(root: Path, runs: Runs) -> None:
     with _locked(root), pytest.raises(DataError), track("train", params=PARAMS):
         raise DataError("no frames")
     send_unsent()

@@ -112,7 +112,7 @@ def test_another_identity_is_another_run(memory: Path, runs: Runs) -> None:
     assert len(runs()) == 2
 
 
-def test_without_a_memory_every_call_is_a_new_run(runs: Runs) -> None:
+def test_without_a_memory_file_every_call_is_a_new_run(runs: Runs) -> None:
     for _ in range(2):
         with track("train_phase_a", params=PARAMS) as run:
             for step in (2, 1, 3):
@@ -235,7 +235,7 @@ def test_the_later_value_of_a_provisional_step_counts(memory: Path, runs: Runs) 
     assert run.data.metrics["val/auc"] == 0.6
 
 
-def test_the_last_cost_is_the_runs(memory: Path, runs: Runs) -> None:
+def test_the_last_cost_is_the_cost_of_the_run(memory: Path, runs: Runs) -> None:
     """MLflow takes the value of the highest step for the last one, so a figure of the whole run needs that step."""
     with track("train_phase_a", params=PARAMS, memory=memory, identity="i") as run:
         for epoch in (1, 2):

@@ -61,7 +61,7 @@ def test_run_carries_params_flags_and_provenance(runs: Runs, monkeypatch: pytest
     assert all(tags[f"machine.{name}"] for name in machine)
 
 
-def test_commit_is_named_and_outputs_of_stages_do_not_make_it_dirty(
+def test_the_commit_is_recorded_and_outputs_of_stages_do_not_make_it_dirty(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git = _repository(tmp_path / "code", monkeypatch)
@@ -93,7 +93,7 @@ def _repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return git
 
 
-def test_metrics_of_steps_all_arrive(runs: Runs) -> None:
+def test_all_metrics_of_steps_arrive(runs: Runs) -> None:
     """1,000 points in batches of 400."""
     with track("train_phase_a", params=PARAMS) as run:
         for step in range(500):
@@ -125,7 +125,7 @@ def test_cost_comes_from_the_stage_or_from_the_clock(runs: Runs) -> None:
     ("raised", "status"),
     [(DataError("no frames"), "FAILED"), (KeyError("k"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
 )
-def test_a_run_that_raises_says_so_and_keeps_its_metrics(
+def test_a_run_that_raises_is_failed_and_keeps_its_metrics(
     runs: Runs, raised: BaseException, status: str
 ) -> None:
     with pytest.raises(type(raised)), track("train_phase_a", params=PARAMS) as run:
@@ -151,7 +151,7 @@ def test_a_full_disk_does_not_hide_what_ended_a_run(
         pass
 
 
-def test_files_folders_and_figures_are_kept(runs: Runs, tmp_path: Path) -> None:
+def test_files_folders_and_figures_are_stored(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.csv").write_text("1")
     with track("eval_a", params=PARAMS) as run:
@@ -205,7 +205,7 @@ def test_evaluation_of_foreign_weights_has_no_parent(runs: Runs, tmp_path: Path)
     assert "mlflow.parentRunId" not in runs()[0].data.tags
 
 
-def test_phase_b_names_the_training_that_it_starts_from(runs: Runs, tmp_path: Path) -> None:
+def test_phase_b_records_the_training_that_it_starts_from(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "phase_a.safetensors").write_bytes(b"phase a")
     with track("train_phase_a", params=PARAMS) as run:
         run.tie_weights(sha256_of(tmp_path / "phase_a.safetensors"))

@@ -82,7 +82,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
             for step in range(30):
                 began = time.monotonic()
                 run.log({"loss": step / 8}, step=step)
-                assert time.monotonic() - began < 15, "a step is held up by a dead server"
+                assert time.monotonic() - began < 15, "a dead server delays a step"
                 if step == 10:
                     server.kill()
                     run.register(tmp_path / "phase_a.safetensors", STFV8Config())

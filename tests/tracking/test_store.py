@@ -17,7 +17,7 @@ from stf.tracking.run import track
 from stf.tracking.store import EXPERIMENT, open_store, store_uri
 
 
-def test_store_lies_in_the_real_repository_not_in_dvcs_copy(root: Path) -> None:
+def test_the_store_is_in_the_real_repository_not_in_dvcs_copy(root: Path) -> None:
     store = open_store()
     assert store.experiment_id == "1"  # the link that `make ui` prints names it
     assert Path.cwd() != root
@@ -70,7 +70,7 @@ def test_artifacts_follow_the_folder_when_it_moves(root: Path, monkeypatch: pyte
     assert not root.exists()
 
 
-def test_deleted_experiment_is_brought_back(root: Path) -> None:
+def test_a_deleted_experiment_is_restored(root: Path) -> None:
     store = open_store()
     store.client.delete_experiment(store.experiment_id)
     assert open_store().client.get_experiment_by_name(EXPERIMENT).lifecycle_stage == "active"

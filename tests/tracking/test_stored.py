@@ -1,4 +1,4 @@
-"""Runs are found by id, beginning of an id, name or DVC experiment, and their evaluation comes back as files."""
+"""Runs are found by id, prefix of an id, name or DVC experiment, and their evaluation is read back as files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def store(root: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_a_run_is_found_by_each_of_its_names(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_can_be_selected_by_each_of_its_names(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = finished_runs(("eval_a",), FINGERPRINT)[0]
     assert newest.tags["variant"] == "A"
     for text in (newest.run_id, newest.run_id[:20], newest.name, "eval_a A"):
@@ -38,7 +38,7 @@ def test_a_run_is_found_by_each_of_its_names(store: Path, monkeypatch: pytest.Mo
     assert find_evaluation("grid-a-s0").run_id == newest.run_id
 
 
-def test_a_training_run_stands_for_the_newest_evaluation_of_its_weights(store: Path, tmp_path: Path) -> None:
+def test_a_training_run_selects_the_newest_evaluation_of_its_weights(store: Path, tmp_path: Path) -> None:
     older = finished_runs(("train_phase_a",), FINGERPRINT)[0]
     weights = store_training(tmp_path, PHASE_A_FLAGS)  # trained again: the same bytes
     store_evaluation(tmp_path, weights, PHASE_A_FLAGS, score_table(0.9))
@@ -47,20 +47,20 @@ def test_a_training_run_stands_for_the_newest_evaluation_of_its_weights(store: P
     assert training_of(newest.tags["weights_sha256"]).run_id != older.run_id  # the newest that made them
 
 
-def test_its_files_come_back(store: Path, tmp_path: Path) -> None:
+def test_files_of_an_evaluation_are_read_back(store: Path, tmp_path: Path) -> None:
     (tmp_path / "copy of it").mkdir()
     path = fetch_evaluation(find_evaluation("eval_a V7.3"), tmp_path / "copy of it")
     assert path.name == "eval_a_details.json"
     assert path.with_name("eval_a_scores.csv").read_text().startswith("video_id")
 
 
-def test_a_name_of_nothing_is_a_usage_error(store: Path) -> None:
+def test_an_unknown_name_is_a_usage_error(store: Path) -> None:
     for text in ("nothing", "abcdef0123", "f" * 32, "it's", "%", "", "a\\", "eval_a", "--"):
         with pytest.raises(UsageError, match="no run in"):
             find_evaluation(text)
 
 
-def test_an_empty_store_is_told(root: Path) -> None:
+def test_an_empty_store_is_reported(root: Path) -> None:
     with pytest.raises(UsageError, match="no run in sqlite"):
         find_evaluation("eval_a V7.3")
     assert finished_runs(("eval_a",), FINGERPRINT) == []
@@ -68,7 +68,7 @@ def test_an_empty_store_is_told(root: Path) -> None:
     assert training_of("' OR 1=1") is None
 
 
-def test_a_beginning_that_ids_share_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ambiguous_id_prefix_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter(f"abcd{i:028x}" for i in range(9))
     monkeypatch.setattr("uuid.uuid4", lambda: type("Id", (), {"hex": next(ids)}))
     for _ in range(2):
@@ -78,7 +78,7 @@ def test_a_beginning_that_ids_share_is_refused(root: Path, monkeypatch: pytest.M
         find_evaluation("abcd")
 
 
-def test_a_run_that_cannot_be_compared_says_why(root: Path, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_compared_is_reported_with_the_reason(root: Path, tmp_path: Path) -> None:
     store_training(tmp_path, ())
     with pytest.raises(TrackingError, match="has no finished evaluation"):
         find_evaluation("train_phase_a V7.3")
@@ -92,7 +92,7 @@ def test_a_run_that_cannot_be_compared_says_why(root: Path, tmp_path: Path) -> N
         find_evaluation("eval_b")
 
 
-def test_an_evaluation_without_its_files_is_named(store: Path, tmp_path: Path) -> None:
+def test_an_evaluation_without_its_files_is_reported(store: Path, tmp_path: Path) -> None:
     with track("eval_a", params=Params()):
         pass
     with pytest.raises(TrackingError, match="does not hold one evaluation"):

@@ -30,15 +30,15 @@ RUNTIME = {"checkpoint_minutes": 0.0001}  # the state after every step
 
 
 @pytest.fixture
-def place(training_place: Path, plain_training: None) -> Path:
-    return training_place
+def root(training_root: Path, plain_training: None) -> Path:
+    return training_root
 
 
-def kept_in(place: Path) -> dict[str, str]:
-    """Every file that a run keeps, MLflow's aside."""
-    folders = (place / name for name in ("checkpoints", "weights", "metrics"))
+def saved_files(root: Path) -> dict[str, str]:
+    """Every file that a run saves, except MLflow's."""
+    folders = (root / name for name in ("checkpoints", "weights", "metrics"))
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(place)): digest(path) for path in files if "mlflow" not in path.parts}
+    return {str(path.relative_to(root)): digest(path) for path in files if "mlflow" not in path.parts}
 
 
 def in_weights(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[Batch]:
@@ -68,16 +68,16 @@ def in_gradient(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[B
 def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     plant: Callable[[TrainState, Sequence[Batch]], Sequence[Batch]],
     what: str,
-    place: Path,
+    root: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (place / "weights").mkdir()
-    (place / "weights/phase_a.safetensors").write_text("of an earlier training")
+    (root / "weights").mkdir()
+    (root / "weights/phase_a.safetensors").write_text("of an earlier training")
     before: dict[str, str] = {}
 
     def planted(train_state: TrainState, batches: Sequence[Batch], where: str) -> StepFigures:
         if where == "epoch 2, step 2":
-            before.update(kept_in(place))
+            before.update(saved_files(root))
             batches = plant(train_state, batches)
         return train_step(train_state, batches, where)
 
@@ -91,7 +91,7 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     assert {"phase_a.safetensors", "last.pt", "previous.pt", "best.safetensors", "log.csv"} <= {
         Path(name).name for name in before
     }
-    assert kept_in(place) == before
+    assert saved_files(root) == before
 
     clips = re.findall(r"(\d{3}) from frame (\d+), seed \((\d+), (\d+), (\d+), (\d+)\)", line)
     assert len(clips) == PARAMS["training"]["batch_size"] / 2
@@ -107,8 +107,8 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     assert "in epoch 2, after step 1 of" in resumed.output
 
 
-def test_data_that_broke_after_it_was_verified_stops_training_with_the_causes(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_data_damaged_after_verification_stops_training_with_the_causes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of two videos cannot be read any more; each of its pairs is replaced by one of the other."""
     attempt = VideoSBIDataset._attempt
@@ -128,22 +128,22 @@ def test_data_that_broke_after_it_was_verified_stops_training_with_the_causes(
     )
     assert "data.max_failure_share, 0.1" in line
     assert "dvc repro -f verify_data" in line
-    assert not list(place.glob("weights/*"))
+    assert not list(root.glob("weights/*"))
 
     allowed = run_training(main, data=data | {"max_failure_share": 1.0})
     assert allowed.exit_code == 0, allowed.output
 
 
 @contextlib.contextmanager
-def training(place: Path, prelude: str = "", **runtime: Any) -> Iterator[subprocess.Popen[str]]:
+def training(root: Path, prelude: str = "", **runtime: Any) -> Iterator[subprocess.Popen[str]]:
     """train_phase_a in a process group of its own, 200 epochs long; `prelude` is Python that runs before it."""
     params = PARAMS | {"phase_a": {"epochs": 200, "warmup_epochs": 1}}
     params["runtime"] = PARAMS["runtime"] | RUNTIME | {"num_workers": 2} | runtime
-    (place / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     script = f"import pipeline.cli\n{prelude}\nfrom pipeline.train_phase_a import main\nmain()"
     process = subprocess.Popen(
         [sys.executable, "-c", script],
-        cwd=place,
+        cwd=root,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -176,12 +176,12 @@ def _group_of(pid: int) -> int:
         return -1
 
 
-def test_a_loader_worker_that_is_killed_ends_training_with_one_line(place: Path) -> None:
-    with training(place) as process:
+def test_a_loader_worker_that_is_killed_ends_training_with_one_line(root: Path) -> None:
+    with training(root) as process:
         until_s = time.monotonic() + 100
         # from epoch 2 on there are no workers but those of the training clips
         while not (
-            logs := [log for log in place.glob("checkpoints/*/log.csv") if log.read_text().count("\n") > 2]
+            logs := [log for log in root.glob("checkpoints/*/log.csv") if log.read_text().count("\n") > 2]
         ):
             assert process.poll() is None
             assert time.monotonic() < until_s
@@ -196,7 +196,7 @@ def test_a_loader_worker_that_is_killed_ends_training_with_one_line(place: Path)
     assert "runtime.num_workers (now 2)" in line
     assert "training.batch_size (now 4)" in line
     last = logs[0].with_name("last.pt")
-    assert str(last.relative_to(place)) in line
+    assert str(last.relative_to(root)) in line
     assert torch.load(last, weights_only=True)["extra"]["global_step"] > 0
 
 
@@ -212,8 +212,8 @@ pairs.settle_worker = settle_in_little
 
 
 @pytest.mark.slow
-def test_workers_without_memory_end_training_with_one_line(place: Path) -> None:
-    with training(place, _LITTLE_MEMORY) as process:
+def test_workers_without_memory_end_training_with_one_line(root: Path) -> None:
+    with training(root, _LITTLE_MEMORY) as process:
         line = error_of(process)
     assert "memory is full" in line
     assert "runtime.num_workers (now 2)" in line
