@@ -36,7 +36,7 @@ def test_for_phase_a_the_most_expensive_phase_b_counts(root: Path, monkeypatch: 
         assert budget.check().spent == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_dry_run_pays_nothing_and_writes_no_ledger(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_costs_nothing_and_writes_no_ledger(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 1800.0)
     with open_budget(Params(), "a", "plan", dry_run=True):
         pass

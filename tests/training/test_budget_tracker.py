@@ -1,4 +1,4 @@
-"""The budget against a simulated clock: what it costs, when it warns, when it stops, what it remembers."""
+"""The budget against a simulated clock: what it costs, when it warns, when it stops, what it records."""
 
 from __future__ import annotations
 

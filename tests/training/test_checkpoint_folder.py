@@ -48,7 +48,7 @@ def weights_of(train_state: TrainState) -> dict[str, torch.Tensor]:
         },
     ],
 )
-def test_what_changes_training_changes_the_hash(change: dict[str, Any]) -> None:
+def test_parameters_that_change_training_change_the_hash(change: dict[str, Any]) -> None:
     assert config_hash(replace(Params(), **change), "a") != config_hash(Params(), "a")
     assert config_hash(replace(Params(), **change), "b") != config_hash(Params(), "b")
 
@@ -73,7 +73,7 @@ def test_every_parameter_that_training_depends_on_changes_the_hash() -> None:
 @pytest.mark.parametrize(
     "change", [{"runtime": RuntimeParams(num_workers=0)}, {"budget": BudgetParams(max_budget=9.0)}]
 )
-def test_what_changes_no_step_keeps_the_hash(change: dict[str, Any]) -> None:
+def test_parameters_that_change_no_step_keep_the_hash(change: dict[str, Any]) -> None:
     assert config_hash(replace(Params(), **change), "a") == config_hash(Params(), "a")
 
 
@@ -91,12 +91,12 @@ def test_phase_b_is_another_run_from_other_weights_and_the_same_behind_another_g
 
 
 def test_best_is_by_auc_then_loss_then_the_earlier_epoch() -> None:
-    kept = Best(3, 0.8, 0.5, {})
-    assert kept.beats(None)
-    assert Best(4, 0.81, 0.9, {}).beats(kept)
-    assert Best(4, 0.80, 0.4, {}).beats(kept)
-    assert not Best(4, 0.80, 0.5, {}).beats(kept)
-    assert not Best(4, 0.79, 0.1, {}).beats(kept)
+    best = Best(3, 0.8, 0.5, {})
+    assert best.beats(None)
+    assert Best(4, 0.81, 0.9, {}).beats(best)
+    assert Best(4, 0.80, 0.4, {}).beats(best)
+    assert not Best(4, 0.80, 0.5, {}).beats(best)
+    assert not Best(4, 0.79, 0.1, {}).beats(best)
 
 
 def test_a_folder_has_one_trainer_at_a_time(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,22 +214,25 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
-def test_the_state_is_kept_within_an_epoch_too(make_run: MakeRun) -> None:
+def test_the_state_is_saved_within_an_epoch_too(make_run: MakeRun) -> None:
     run = make_run(epochs=1, n_batches=3)
     run.plan = replace(run.plan, save_every_s=0.0)
-    kept = []
+    existed = []
     run.train.make_batch, make = (
-        lambda *args, **named: (kept.append((run.folder.path / "last.pt").exists()), make(*args, **named))[1],
+        lambda *args, **options: (
+            existed.append((run.folder.path / "last.pt").exists()),
+            make(*args, **options),
+        )[1],
         run.train.make_batch,
     )
     run.fit()
-    assert kept == [False, True, True]
+    assert existed == [False, True, True]
     before = read_checkpoint(run.folder.path / "previous.pt").payload
     assert (before["epoch"], before["extra"]["means"]["steps"]) == (0, 3)
     assert read_checkpoint(run.folder.path / "last.pt").epoch == 1
 
 
-def test_a_damaged_state_is_named_and_the_one_before_is_used(make_run: MakeRun) -> None:
+def test_a_damaged_state_is_reported_and_the_previous_one_is_used(make_run: MakeRun) -> None:
     run = make_run(epochs=2)
     run.fit()
     last = run.folder.path / "last.pt"
@@ -245,7 +248,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(make_run: MakeRun) 
     assert not last.exists()
 
 
-def test_damaged_states_alone_are_an_error_that_says_what_to_do(make_run: MakeRun) -> None:
+def test_if_every_state_is_damaged_the_error_gives_the_next_step(make_run: MakeRun) -> None:
     run = make_run(epochs=2)
     run.fit()
     for name in ("last.pt", "previous.pt"):
@@ -259,12 +262,12 @@ def test_damaged_states_alone_are_an_error_that_says_what_to_do(make_run: MakeRu
 def test_a_state_of_other_data_or_code_is_moved_aside(make_run: MakeRun, other: str) -> None:
     run = make_run(epochs=2)
     run.fit()
-    kept = (run.folder.path / "last.pt").read_bytes()
+    saved = (run.folder.path / "last.pt").read_bytes()
     folder = make_run(origin=replace(ORIGIN, **{other: "other"})).folder
     state, messages = folder.find()
     assert state is None
     assert "moved to" in messages[0]
-    assert (folder.path / "other.pt").read_bytes() == kept
+    assert (folder.path / "other.pt").read_bytes() == saved
     assert folder.find() == (None, [])
     assert not {"last.pt", "previous.pt"} & {path.name for path in folder.path.iterdir()}
 
@@ -336,7 +339,7 @@ def test_a_full_disk_leaves_the_last_good_state(make_run: MakeRun, monkeypatch: 
     assert {path.name: path.read_bytes() for path in run.folder.path.iterdir()} == before
 
 
-def test_what_a_kill_left_of_a_writing_is_swept(make_run: MakeRun) -> None:
+def test_partial_files_of_a_killed_run_are_removed(make_run: MakeRun) -> None:
     run = make_run(epochs=1)
     run.folder.path.mkdir()
     left_over = run.folder.path / ".last.pt.abc.part"
@@ -348,7 +351,7 @@ def test_what_a_kill_left_of_a_writing_is_swept(make_run: MakeRun) -> None:
         assert json.loads((run.folder.path / "trainer.json").read_text())["pid"] == os.getpid()
 
 
-def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
+def test_a_state_of_other_data_provides_only_its_weights(make_run: MakeRun) -> None:
     first, second = (
         make_run("first", epochs=1),
         make_run("second", origin=replace(ORIGIN, fingerprint="other"), seed=5, ema_decay=0.9),
@@ -365,7 +368,7 @@ def test_state_of_other_data_gives_its_weights_only(make_run: MakeRun) -> None:
         assert torch.equal(value, second.train_state.evaluation_model.state_dict()[name])
 
 
-def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
+def test_training_can_start_from_weights_alone(make_run: MakeRun) -> None:
     first, second = make_run("first", epochs=1), make_run("second", seed=5)
     first.fit()
     _, progress, message = second.folder.resume(
@@ -377,7 +380,7 @@ def test_weights_alone_are_a_start(make_run: MakeRun) -> None:
     assert [step.global_step for step in second.steps] == [1, 2, 3, 4]
 
 
-def test_what_started_from_weights_is_another_run(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_run_started_from_weights_is_another_run(make_run: MakeRun, tmp_path: Path) -> None:
     first = make_run("first", epochs=1)
     first.fit()
     weights = shutil.copy(first.folder.path / "best.safetensors", tmp_path / "weights.safetensors")
@@ -430,7 +433,7 @@ def test_a_disk_that_fills_while_torch_writes_is_reported_as_such(make_run: Make
         lambda p: p["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
     ],
 )
-def test_a_state_that_somebody_changed_is_named(make_run: MakeRun, spoil: Callable[[dict], None]) -> None:
+def test_a_modified_state_is_reported(make_run: MakeRun, spoil: Callable[[dict], None]) -> None:
     run = make_run(epochs=1)
     run.fit()
     path = run.folder.path / "last.pt"
@@ -451,7 +454,9 @@ def test_last_pt_is_a_checkpoint_like_any_other(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda _: b"", lambda _: b"not a checkpoint"])
-def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_reported(
+    make_run: MakeRun, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     run = make_run(epochs=1)
     run.fit()
     broken = tmp_path / "broken.pt"
@@ -460,7 +465,7 @@ def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path, damage: Call
         run.folder.resume(read_checkpoint(broken), run.train_state)
 
 
-def test_a_state_without_its_parts_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+def test_an_incomplete_state_is_reported(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(epochs=1)
     run.fit()
     payload = torch.load(run.folder.path / "last.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""The ledger: a kill at any moment loses no cent; a damaged record is reported."""
+"""The ledger: a kill at any moment loses no cost; a damaged record is reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fifty_kills_lose_and_double_no_cent(tmp_path: Path, seed: int) -> None:
+def test_fifty_kills_neither_lose_nor_double_any_cost(tmp_path: Path, seed: int) -> None:
     """Runs of phase A and of two configurations of phase B, in any order, as restarts and ablations give."""
     machine, folders = Machine(seed), {name: tmp_path / "plan" / name for name in ("a", "b_1", "b_2")}
     true_s = dict.fromkeys(folders, 0.0)
@@ -135,7 +135,7 @@ def test_a_moved_folder_keeps_its_records(tmp_path: Path) -> None:
     )
 
 
-def test_a_record_has_one_size_whatever_it_says(tmp_path: Path) -> None:
+def test_a_record_has_a_fixed_size(tmp_path: Path) -> None:
     now_s = [0.0]
     budget = BudgetTracker(PRICE, 5.0, ledger_path=tmp_path, clock=lambda: now_s[0])
     [record] = tmp_path.iterdir()
@@ -192,7 +192,7 @@ def test_a_ledger_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Pat
         BudgetTracker(PRICE, 5.0, ledger_path=tmp_path / "file")
 
 
-def test_a_full_disk_is_an_error_of_check_and_not_of_the_heartbeat(
+def test_a_full_disk_is_raised_by_check_and_not_by_the_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:

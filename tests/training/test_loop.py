@@ -78,7 +78,7 @@ def test_two_runs_end_with_the_same_bits(make_run: MakeRun) -> None:
     assert same[0] == same[1]
 
 
-def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -> None:
+def test_the_best_epochs_weights_are_saved_not_the_last_ones(make_run: MakeRun) -> None:
     run = make_run(epochs=1, lr=1e-3)
     progress = run.fit()
     best = {name: value.clone() for name, value in run.train_state.model.state_dict().items()}
@@ -96,7 +96,7 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(make_run: MakeRun) -
     assert after.history[-1].best_auc == 2.0
 
 
-def test_the_moving_average_is_what_is_kept(make_run: MakeRun) -> None:
+def test_the_moving_average_is_what_is_saved(make_run: MakeRun) -> None:
     run = make_run(epochs=1, ema_decay=0.9)
     run.fit()
     kept = read_checkpoint(run.folder.path / "best.safetensors").build()
@@ -180,5 +180,5 @@ def test_a_finished_run_trains_no_further(make_run: MakeRun) -> None:
     assert len(run.epochs) == 1
 
 
-def test_an_empty_state_is_the_beginning() -> None:
+def test_an_empty_state_starts_at_the_beginning() -> None:
     assert Progress() == Progress.from_dict(0, Progress().as_dict())

@@ -80,24 +80,26 @@ def test_the_curve_is_a_line_then_a_cosine_down_to_min_lr() -> None:
     assert max(lr for lr, _ in rates) == pytest.approx(1e-3)
 
 
-def test_no_step_is_wasted_at_a_rate_of_zero() -> None:
+def test_no_step_has_a_rate_of_zero() -> None:
     assert all(lr > 0 and backbone > 0 for lr, backbone in curve(4, 3))
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0])
 @pytest.mark.parametrize("warmup_epochs", [0, 1])
-def test_early_stages_follow_at_their_scale_from_first_to_last_step(scale: float, warmup_epochs: int) -> None:
+def test_early_stages_have_their_scaled_rate_from_first_to_last_step(
+    scale: float, warmup_epochs: int
+) -> None:
     for lr, backbone in curve(5, 4, scale, warmup_epochs=warmup_epochs):
         assert backbone == pytest.approx(scale * lr, rel=1e-9)
 
 
-def test_a_short_run_leaves_its_warm_up() -> None:
+def test_a_short_run_completes_its_warm_up() -> None:
     rates = [lr for lr, _ in curve(2, 6, lr=1e-3, min_lr=1e-6, warmup_epochs=5)]
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-6)
 
 
-def test_one_step_alone_has_a_rate() -> None:
+def test_a_single_step_has_a_rate_above_zero() -> None:
     assert curve(1, 1, lr=1e-3)[0][0] == pytest.approx(1e-3)
 
 

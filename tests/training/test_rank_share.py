@@ -21,7 +21,7 @@ from tests.reference.worlds import play
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
 @pytest.mark.parametrize("n_pairs", [6, 14, 24])
-def test_the_parts_of_all_processes_together_are_the_global_batches(size: int, n_pairs: int) -> None:
+def test_the_shares_of_all_processes_together_are_the_global_batches(size: int, n_pairs: int) -> None:
     """In the global order, in whole pairs, and equally many in each process."""
     sampler = PairBatchSampler(n_pairs, batch_size=12, seed=3, shuffle=True, drop_last=True)
     parts_by_rank = [RankBatches(sampler, World(rank, size)) for rank in range(size)]

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_FRAMES, MOST_TYPES = 5, 14
 
 
-@pytest.mark.usefixtures("training_place")
-def test_at_most_five_frames_lie_between_the_command_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("training_root")
+def test_at_most_five_frames_are_between_the_command_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     stacks: list[list[str]] = []
     backward = torch.Tensor.backward
 

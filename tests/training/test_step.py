@@ -87,7 +87,7 @@ def test_a_non_finite_loss_stops_before_any_weight_changes(
     message = str(caught.value)
     assert "epoch 3, step 17" in message
     assert "002-1 from frame 5, seed (7, 0, 1, 0)" in message
-    assert "001-" not in message  # the sound batch is not blamed
+    assert "001-" not in message  # the valid batch is not reported
     assert all(torch.equal(before[name], value) for name, value in train_state.model.state_dict().items())
     assert all(
         torch.equal(average[name], value) for name, value in train_state.evaluation_model.state_dict().items()

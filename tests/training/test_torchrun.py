@@ -29,7 +29,7 @@ COUNTED = ("clips", "correct", "epoch", "step", "global_step", "failures", "lr")
 MEASURED = ("loss", "ce", "hll", "e_real", "e_fake", "margin", "active_share", "grad_norm")
 
 
-def two_of(module: str, *arguments: str, nproc: bool = False) -> dict[str, Any]:
+def two_process_arguments(module: str, *arguments: str, nproc: bool = False) -> dict[str, Any]:
     """What subprocess needs to start `module` in two processes, by torchrun or by STF_NPROC."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -38,9 +38,13 @@ def two_of(module: str, *arguments: str, nproc: bool = False) -> dict[str, Any]:
     return {"args": command, "env": environment, "text": True}
 
 
-def in_two(module: str, *arguments: str, nproc: bool = False) -> subprocess.CompletedProcess[str]:
+def run_in_two_processes(
+    module: str, *arguments: str, nproc: bool = False
+) -> subprocess.CompletedProcess[str]:
     """`module` in two processes, until they end."""
-    return subprocess.run(**two_of(module, *arguments, nproc=nproc), capture_output=True, timeout=240)
+    return subprocess.run(
+        **two_process_arguments(module, *arguments, nproc=nproc), capture_output=True, timeout=240
+    )
 
 
 Results = dict[str, Any]  # of one rank, by case
@@ -53,7 +57,7 @@ def results_by_rank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     @functools.cache
     def run(*options: str) -> list[Results]:
         folder = tmp_path_factory.mktemp("ranks")
-        done = in_two("tests.reference.training_ranks", str(folder), *options)
+        done = run_in_two_processes("tests.reference.training_ranks", str(folder), *options)
         assert (done.stdout, done.stderr) == ("rank 0 has finished\n", "")
         return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -86,7 +90,9 @@ def test_two_processes_train_as_one(
     assert one["names"] == two["names"]  # of the weights, in checkpoints too
 
 
-def test_they_are_compared_over_twenty_steps(results_by_rank: Callable[[str], list[Results]]) -> None:
+def test_two_processes_and_one_are_compared_over_twenty_steps(
+    results_by_rank: Callable[[str], list[Results]],
+) -> None:
     assert len(results_by_rank("contrastive")[0]["contrastive"]["steps"]) >= STEPS
 
 
@@ -121,7 +127,7 @@ def test_a_process_that_fails_ends_both_with_one_line(
 ) -> None:
     """Also where the other one waits for its gradients."""
     arguments = (str(tmp_path), "--failure", failure, "--rank", str(rank))
-    done = in_two("tests.reference.training_ranks", *arguments)
+    done = run_in_two_processes("tests.reference.training_ranks", *arguments)
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.match(f"error: {message}", line)
@@ -129,54 +135,54 @@ def test_a_process_that_fails_ends_both_with_one_line(
 
 
 @pytest.fixture
-def quiet_params(training_place: Path) -> dict[str, Any]:
+def quiet_params(training_root: Path) -> dict[str, Any]:
     """Parameters without randomness in the forward pass, written to params.yaml."""
     params = PARAMS | {"model": MODEL | {"dropout": 0.0, "drop_path": 0.0}}
     params |= {"evaluation": {"clips_per_video": 2, "bootstrap_samples": 100}}
-    (training_place / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (training_root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     return params
 
 
 def test_the_training_command_in_two_processes_writes_what_one_writes(
-    training_place: Path, quiet_params: dict[str, Any]
+    training_root: Path, quiet_params: dict[str, Any]
 ) -> None:
     assert run_training(train_phase_a, model=quiet_params["model"]).exit_code == 0
     expected = pd.read_csv("metrics/phase_a_log.csv")
-    done = in_two("pipeline.train_phase_a", "--fresh", nproc=True)
+    done = run_in_two_processes("pipeline.train_phase_a", "--fresh", nproc=True)
     assert done.returncode == 0, done.stderr
     got = pd.read_csv("metrics/phase_a_log.csv")
     same = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "val_auc", "lr", "ce_loss", "hll_loss"]
     pd.testing.assert_frame_equal(got[same], expected[same], atol=1e-4, rtol=0)
     assert done.stdout.count("best epoch") == done.stdout.count("scan backend") == 1
     runs = "SELECT value FROM tags WHERE key = 'processes' ORDER BY value"
-    assert query(training_place, runs) == [("1",), ("2",)]
+    assert query(training_root, runs) == [("1",), ("2",)]
     steps = "SELECT COUNT(*) FROM metrics WHERE key = 'step/loss' GROUP BY run_uuid"
-    assert len(set(query(training_place, steps))) == 1
+    assert len(set(query(training_root, steps))) == 1
 
 
 @pytest.mark.slow
 def test_the_evaluation_command_in_two_processes_writes_what_one_writes(
-    training_place: Path, quiet_params: dict[str, Any]
+    training_root: Path, quiet_params: dict[str, Any]
 ) -> None:
     sections = {name: values for name, values in quiet_params.items() if name in ("model", "evaluation")}
     assert run_training(train_phase_a, **sections).exit_code == 0
     assert CliRunner().invoke(eval_a, ["--output", "one.json"]).exit_code == 0
-    done = in_two("pipeline.eval_a", "--output", "two.json", nproc=True)
+    done = run_in_two_processes("pipeline.eval_a", "--output", "two.json", nproc=True)
     assert done.returncode == 0, done.stderr
     assert Path("one.json").read_bytes() == Path("two.json").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path, quiet_params: Any) -> None:
+def test_two_preempted_processes_resume_to_the_same_weights(training_root: Path, quiet_params: Any) -> None:
     """A SIGTERM to the starting process only, in the middle of training: one state is saved, both resume from it."""
     many = yaml.safe_load(Path("params.yaml").read_text()) | {"phase_a": {"epochs": 12, "warmup_epochs": 1}}
     many["model"] |= {"dropout": 0.3}
     Path("params.yaml").write_text(yaml.safe_dump(many))
-    assert in_two("pipeline.train_phase_a", nproc=True).returncode == 0
+    assert run_in_two_processes("pipeline.train_phase_a", nproc=True).returncode == 0
     expected = Path("weights/phase_a.safetensors").read_bytes()
 
     again = subprocess.Popen(
-        **two_of("pipeline.train_phase_a", "--fresh", nproc=True),
+        **two_process_arguments("pipeline.train_phase_a", "--fresh", nproc=True),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -190,19 +196,19 @@ def test_two_preempted_processes_resume_to_the_same_weights(training_place: Path
     assert "stopped by SIGTERM" in errors
     assert "12/12" not in output
     Path("weights/phase_a.safetensors").unlink()
-    last = in_two("pipeline.train_phase_a", nproc=True)
+    last = run_in_two_processes("pipeline.train_phase_a", nproc=True)
     assert last.returncode == 0, last.stderr
     assert "resuming from" in last.stdout
     assert Path("weights/phase_a.safetensors").read_bytes() == expected
 
 
 @pytest.mark.slow
-def test_an_error_keeps_its_exit_code_and_its_single_line(training_place: Path, quiet_params: Any) -> None:
+def test_an_error_keeps_its_exit_code_and_its_single_line(training_root: Path, quiet_params: Any) -> None:
     for batch_size, message in (
         ("3", "batch_size is 3"),
         ("6", "training.batch_size is 6 clips for 2"),
     ):
-        done = in_two("pipeline.train_phase_a", "--batch-size", batch_size, nproc=True)
+        done = run_in_two_processes("pipeline.train_phase_a", "--batch-size", batch_size, nproc=True)
         assert done.returncode == 2
         [line] = done.stderr.splitlines()
         assert line.startswith(f"error: {message}")

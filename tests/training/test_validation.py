@@ -74,7 +74,7 @@ def test_the_moving_average_is_what_is_validated(
     assert validate(averaged, [batch], "epoch 1") == validate(plain, [batch], "epoch 1")
 
 
-def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
+def test_a_nan_loss_is_an_error_with_its_clips(
     make_train_state: MakeTrainState, make_batch: MakeBatch
 ) -> None:
     bad = make_batch(1, seed=3)
@@ -83,7 +83,7 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_clips(
         validate(make_train_state(), [make_batch(1), bad], "epoch 4")
 
 
-def test_failures_count_once_per_pair_and_name_the_codecs_fallback(make_batch: MakeBatch) -> None:
+def test_failures_count_once_per_pair_and_include_the_codecs_fallback(make_batch: MakeBatch) -> None:
     batch = make_batch(3, failures=("empty mask", "empty mask"))
     assert failures_in(batch) == Counter({"empty mask": 6})
     jpegs = [replace(p, failures=(), codec="jpeg") for p in batch.provenance]
@@ -91,7 +91,7 @@ def test_failures_count_once_per_pair_and_name_the_codecs_fallback(make_batch: M
     assert failures_in(batch) == Counter({"H.264 replaced by JPEG": 3})
 
 
-def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: MakeBatch) -> None:
+def test_remembered_batches_equal_the_loaders_which_is_read_once(make_batch: MakeBatch) -> None:
     loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2)])
     remembered = RememberedBatches(loader)
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_remembered_batches_are_the_loaders_and_it_is_asked_once(make_batch: Mak
     assert loader.passes == 1
 
 
-def test_remembered_bytes_stay_bytes_in_memory_of_their_own() -> None:
+def test_remembered_uint8_clips_stay_uint8_in_their_own_memory() -> None:
     video = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
     shared = video.clone()
     remembered = RememberedBatches(CountingLoader([Batch(shared, torch.empty(0), [])]), max_bytes=257)
@@ -112,7 +112,7 @@ def test_remembered_bytes_stay_bytes_in_memory_of_their_own() -> None:
     assert torch.equal(next(iter([*remembered])).video, video)
 
 
-def test_too_much_to_remember_is_asked_for_each_time(make_batch: MakeBatch) -> None:
+def test_batches_beyond_the_memory_limit_are_read_each_time(make_batch: MakeBatch) -> None:
     loader = CountingLoader([make_batch(2, seed=1), make_batch(1, seed=2), make_batch(1, seed=3)])
     remembered = RememberedBatches(loader, max_bytes=loader.batches[0].video.nbytes + 1)
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_too_much_to_remember_is_asked_for_each_time(make_batch: MakeBatch) -> N
     assert loader.passes == 2
 
 
-def test_a_pass_that_is_broken_off_is_not_remembered(make_batch: MakeBatch) -> None:
+def test_an_interrupted_pass_is_not_remembered(make_batch: MakeBatch) -> None:
     loader = CountingLoader([make_batch(1, seed=1), make_batch(1, seed=2)])
     remembered = RememberedBatches(loader)
     next(iter(remembered))
