@@ -48,7 +48,7 @@ def widest(evaluated):
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_every_line_fits_100_columns_and_no_row_is_torn(widest, verbose):
+def test_every_line_fits_100_columns_and_no_row_is_wrapped(widest, verbose):
     text = printed(widest, baseline=0.0, verbose=verbose)
     assert max(len(line) for line in text.splitlines()) <= 100
     for method in METHODS:
@@ -75,7 +75,7 @@ def test_further_tables_are_printed_on_request(evaluated):
         assert title in verbose
 
 
-def test_overall_states_the_change_against_the_store_or_against_ffpp(evaluated):
+def test_overall_shows_the_change_against_the_store_or_against_ffpp(evaluated):
     e = with_overall_auc(evaluated, 0.8155, Interval(0.7155, 0.9155, 8, 2000))
     text = flat(printed(e))
     assert "+30.0 on V7.3" in text
@@ -86,7 +86,7 @@ def test_overall_states_the_change_against_the_store_or_against_ffpp(evaluated):
     assert "Change: -5.0 [-15.0, +5.0] points." in text
 
 
-def test_a_row_without_figures_says_so(evaluated):
+def test_a_row_without_figures_is_marked(evaluated):
     groups = dict(evaluated.headline.groups, FaceSwap=GroupMetrics(6, 0))
     e = dataclasses.replace(evaluated, qualities=(QualityResult("c23", groups),))
     assert re.search(r"FaceSwap +6 \+ 0 +n/a +n/a +n/a", printed(e))
@@ -129,7 +129,7 @@ def test_missing_videos_and_methods_are_listed(evaluated):
     assert (account["on_disk"], account["test_ids_without_video"]) == (6, ["099"])
 
 
-def test_ignored_fakes_and_borrowed_geometry_are_named(evaluated):
+def test_ignored_fakes_and_borrowed_geometry_are_reported(evaluated):
     groups = list(evaluated.videos.groups)
     fake = groups[1]
     borrowing = dataclasses.replace(fake.videos[0], borrowed_geometry=True)

@@ -1,4 +1,4 @@
-"""What ends a training from outside: the words of torch become one line that says what to lower."""
+"""Errors from outside that end a training: torch's message becomes one line that says what to lower."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def params_with(**runtime: Any) -> Params:
     )
 
 
-def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
+def message_of(error: BaseException, folder: Path, **runtime: Any) -> str:
     with (
         pytest.raises(TrainingError) as raised,
         explained(params_with(**runtime), folder, lambda: "in epoch 2, after step 3 of 10"),
@@ -112,30 +112,30 @@ def said_of(error: BaseException, folder: Path, **runtime: Any) -> str:
         (cv2.error("(-4:Insufficient memory) Failed to allocate 9 bytes"), "machine's memory", (WORKERS,)),
     ],
 )
-def test_what_the_machine_refused_is_one_line_with_what_to_lower(
+def test_a_lack_of_memory_or_space_is_one_line_with_what_to_lower(
     error: BaseException, meaning: str, helps: tuple[str, ...], tmp_path: Path
 ) -> None:
-    text = said_of(error, tmp_path)
+    text = message_of(error, tmp_path)
     assert meaning in text
     assert all(each in text for each in helps), text
 
 
-def test_nothing_that_is_as_low_as_it_can_be_is_to_be_lowered(tmp_path: Path) -> None:
-    text = said_of(MemoryError(), tmp_path, num_workers=0, activation_checkpointing=True)
+def test_a_parameter_at_its_minimum_is_not_suggested(tmp_path: Path) -> None:
+    text = message_of(MemoryError(), tmp_path, num_workers=0, activation_checkpointing=True)
     assert "num_workers" not in text
     assert "activation_checkpointing" not in text
     assert BATCH in text
 
 
-def test_the_state_to_resume_from_is_named_where_there_is_one(tmp_path: Path) -> None:
-    assert "starts at epoch 1" in said_of(MemoryError(), tmp_path)
+def test_the_message_names_the_state_to_resume_from_if_there_is_one(tmp_path: Path) -> None:
+    assert "starts at epoch 1" in message_of(MemoryError(), tmp_path)
     (tmp_path / "last.pt").write_bytes(b"state")
-    assert f"{tmp_path / 'last.pt'} is untouched: the same command resumes" in said_of(
+    assert f"{tmp_path / 'last.pt'} is untouched: the same command resumes" in message_of(
         MemoryError(), tmp_path
     )
 
 
-def test_a_workers_own_error_loses_its_traceback(tmp_path: Path) -> None:
+def test_a_workers_own_error_is_shown_without_its_traceback(tmp_path: Path) -> None:
     text = (
         IN_WORKER.format("DataError")
         + "stf.errors.DataError: train pair 3 (000) failed 11 times: run verify_data"
@@ -158,7 +158,7 @@ def test_a_workers_own_error_loses_its_traceback(tmp_path: Path) -> None:
         KeyboardInterrupt(),
     ],
 )
-def test_other_errors_go_through_as_they_are(error: BaseException, tmp_path: Path) -> None:
+def test_other_errors_pass_unchanged(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as raised, explained(params_with(), tmp_path, str):
         raise error
     assert raised.value is error

@@ -41,7 +41,7 @@ def evaluation(weights, auc, n_fake=64, params=PARAMS, **tags):
     )
 
 
-def test_the_rows_lead_from_v73_to_full_v80_one_flag_at_a_time():
+def test_the_rows_go_from_v73_to_full_v80_one_flag_at_a_time():
     assert len(ROWS) == 11
     assert len({row.key for row in ROWS}) == 11
     variants = [STFV8Config(**dict.fromkeys(row.flags, True)).variant() for row in ROWS]
@@ -62,12 +62,12 @@ def test_overrides_set_the_seed_and_every_flag(row):
     assert len(values) == 8
 
 
-def test_a_run_falls_into_the_cell_of_its_flags_and_seed_and_the_newest_counts():
+def test_a_run_belongs_to_the_cell_of_its_flags_and_seed_and_the_newest_counts():
     a, v73 = ROWS[5], ROWS[0]
     trainings = [training(a, 1, "new"), training(a, 1, "old"), training(v73, 0)]  # newest first
     evaluations = [evaluation("new", 0.8), evaluation("old", 0.3), evaluation("v73-0", 0.5)]
     grid = collect(trainings, evaluations, PARAMS)
-    assert {place: cell.aucs["overall"] for place, cell in grid.cells.items()} == {
+    assert {key: cell.aucs["overall"] for key, cell in grid.cells.items()} == {
         ("a", 1): 0.8,
         ("v73", 0): 0.5,
     }
@@ -75,7 +75,7 @@ def test_a_run_falls_into_the_cell_of_its_flags_and_seed_and_the_newest_counts()
     assert grid.cells["a", 1].costs.val_auc == 0.6
 
 
-def test_what_is_no_cell_of_this_grid_is_left_out():
+def test_runs_outside_the_grid_are_left_out():
     longer = dataclasses.replace(PARAMS, phase_a=dataclasses.replace(PARAMS.phase_a, epochs=99))
     more_clips = dataclasses.replace(
         PARAMS, evaluation=dataclasses.replace(PARAMS.evaluation, clips_per_video=1)
@@ -96,7 +96,7 @@ def test_what_is_no_cell_of_this_grid_is_left_out():
     assert grid.not_evaluated == {(ROWS[2].key, 0), (ROWS[3].key, 0)}
 
 
-def test_flags_seed_runtime_and_phase_b_do_not_set_a_run_aside_and_new_parameters_do_not_either():
+def test_flags_seed_runtime_phase_b_and_new_parameters_do_not_exclude_a_run():
     changed = dataclasses.replace(
         PARAMS,
         phase_a=dataclasses.replace(PARAMS.phase_a, use_wss=True),
@@ -108,17 +108,17 @@ def test_flags_seed_runtime_and_phase_b_do_not_set_a_run_aside_and_new_parameter
     assert collect([run], [evaluation("v73-0", 0.5)], PARAMS).cells.keys() == {("v73", 0)}
 
 
-def test_an_evaluation_of_a_few_methods_does_not_stand_for_the_whole():
+def test_an_evaluation_of_some_methods_does_not_count_as_a_full_one():
     evaluations = [evaluation("v73-0", 0.9, n_fake=16), evaluation("v73-0", 0.5, n_fake=64)]
     assert collect([training(ROWS[0], 0)], evaluations, PARAMS).cells["v73", 0].aucs["overall"] == 0.5
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_that_of_students_t():
     values = [0.51, 0.55, 0.62]
-    found = spread(values)
+    result = spread(values)
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert (found.mean, found.low, found.high, found.n) == pytest.approx((np.mean(values), low, high, 3))
-    assert found.high - found.mean == pytest.approx(4.302653 * np.std(values, ddof=1) / math.sqrt(3))
+    assert (result.mean, result.low, result.high, result.n) == pytest.approx((np.mean(values), low, high, 3))
+    assert result.high - result.mean == pytest.approx(4.302653 * np.std(values, ddof=1) / math.sqrt(3))
     assert (spread([0.5]).low, spread([0.5]).n) == (None, 1)
     assert spread([]) is None
 

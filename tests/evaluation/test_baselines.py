@@ -45,7 +45,7 @@ def test_a_box_outside_the_frame_is_an_error():
         clip_scalars(noisy_clip(3), BOX + 100)
 
 
-def test_a_table_row_per_video_with_the_unreadable_named(tmp_path):
+def test_the_table_has_a_row_per_video_and_reports_unreadable_ones(tmp_path):
     root = write_three_pairs(tmp_path / "data", qualities=("c23",), methods=("FaceSwap",), n_frames=8)
     videos = FFPPTree(root).real_videos("test", "c23")
     videos[2].frame_paths[3].write_bytes(b"")
@@ -65,9 +65,9 @@ def test_scalar_auc_leaves_the_unmeasured_out():
             "face_px": [1.0, 2.0, np.nan, 3.0, 1.5, 9.0],
         }
     )
-    found = scalar_auc(table, "face_px", 200, 0)
+    result = scalar_auc(table, "face_px", 200, 0)
     measured = table.dropna()
     expected = auc_by_counting(measured["label"].to_numpy(), measured["face_px"].to_numpy())
-    assert (found.n_real, found.n_fake, found.auc) == (2, 3, pytest.approx(expected))
-    assert found.interval.low <= found.auc <= found.interval.high
+    assert (result.n_real, result.n_fake, result.auc) == (2, 3, pytest.approx(expected))
+    assert result.interval.low <= result.auc <= result.interval.high
     assert scalar_auc(table[table["label"] == 1], "face_px", 200, 0).auc is None

@@ -1,4 +1,4 @@
-"""Which test videos are scored, and their clips: validation's crop of untouched frames; what is missing is named."""
+"""Which test videos are scored, and their clips: validation's crop of untouched frames; what is missing is reported."""
 
 import dataclasses
 import shutil
@@ -18,23 +18,23 @@ from tests.reference.evaluation_sets import METHODS_ON_DISK, write_three_pairs
 
 
 def test_the_headline_comes_first_and_every_quality_on_disk_follows(three_pairs):
-    found = select_videos(FFPPTree(three_pairs), METHODS, "c23")
-    assert found.qualities == ("c23", "raw")
-    assert [(g.quality, g.method, len(g.videos)) for g in found.groups] == [
+    selection = select_videos(FFPPTree(three_pairs), METHODS, "c23")
+    assert selection.qualities == ("c23", "raw")
+    assert [(g.quality, g.method, len(g.videos)) for g in selection.groups] == [
         (quality, method, 6) for quality in ("c23", "raw") for method in (None, *METHODS_ON_DISK)
     ]
-    assert found.not_on_disk == {
+    assert selection.not_on_disk == {
         "c23": ("Face2Face", "NeuralTextures"),
         "raw": ("Face2Face", "NeuralTextures"),
     }
-    assert found.methods("raw") == METHODS_ON_DISK
-    for group in found.groups:
+    assert selection.methods("raw") == METHODS_ON_DISK
+    for group in selection.groups:
         assert {video.split for video in group.videos} == {"test"}
         assert not group.missing
         assert not group.outside_splits
 
 
-def test_missing_videos_and_fakes_of_unknown_people_are_named(tmp_path, write_one_video):
+def test_missing_videos_and_fakes_of_unknown_people_are_reported(tmp_path, write_one_video):
     root = write_three_pairs(tmp_path / "data", qualities=("c23",), n_frames=8)
     shutil.rmtree(video_folder(root, None, "c23", "frames", "008"))
     shutil.rmtree(video_folder(root, "FaceSwap", "c23", "frames", "010_011"))
@@ -42,8 +42,8 @@ def test_missing_videos_and_fakes_of_unknown_people_are_named(tmp_path, write_on
     write_one_video(
         root, "000_001", method="FaceSwap", n_frames=1
     )  # of the train split: no test video, no defect
-    found = select_videos(FFPPTree(root), ("FaceSwap", "Deepfakes"), "c23")
-    real, swap, deepfakes = found.groups
+    selection = select_videos(FFPPTree(root), ("FaceSwap", "Deepfakes"), "c23")
+    real, swap, deepfakes = selection.groups
     assert (real.missing, real.outside_splits) == (("008",), ())
     assert (swap.missing, swap.outside_splits, len(swap.videos)) == (("010",), ("555_006",), 5)
     assert (deepfakes.missing, len(deepfakes.videos)) == ((), 6)
@@ -52,13 +52,13 @@ def test_missing_videos_and_fakes_of_unknown_people_are_named(tmp_path, write_on
 def test_a_method_without_a_single_test_video_is_not_on_disk(tmp_path, write_one_video):
     root = write_three_pairs(tmp_path / "data", qualities=("c23",), n_frames=1, methods=("Deepfakes",))
     write_one_video(root, "000_001", method="FaceSwap", n_frames=1)
-    found = select_videos(FFPPTree(root), METHODS_ON_DISK, "c23")
-    assert found.not_on_disk == {"c23": ("FaceSwap",)}
+    selection = select_videos(FFPPTree(root), METHODS_ON_DISK, "c23")
+    assert selection.not_on_disk == {"c23": ("FaceSwap",)}
     with pytest.raises(DataError, match="no test video of FaceSwap in c23; methods on disk there: Deepfakes"):
         select_videos(FFPPTree(root), ("FaceSwap",), "c23")
 
 
-def test_nothing_to_score_names_what_is_there(three_pairs):
+def test_nothing_to_score_is_an_error_that_lists_what_is_on_disk(three_pairs):
     with pytest.raises(
         DataError, match=r"no test video of Face2Face in c23.*on disk there: Deepfakes, FaceSwap"
     ):
@@ -117,8 +117,8 @@ def test_clips_are_spread_over_each_video(shared_tree):
     assert len(EvaluationClips(videos[:1], config_for(shared_tree), clips_per_video=50)) == 5
 
 
-def test_equals_validations_untouched_target(shared_tree):
-    """A validation pair whose colour went to the source has the plain frames as its real member."""
+def test_clips_equal_the_unmodified_targets_of_validation(shared_tree):
+    """A validation pair whose source got the colour change has the unmodified frames as its real clip."""
     dataset = VideoSBIDataset("val", config_for(shared_tree))
     clips = EvaluationClips(dataset.videos, config_for(shared_tree), clips_per_video=50)
     starts = {(i["video_index"], i["clip_index"]): i["video"] for i in (clips[n] for n in range(len(clips)))}
@@ -134,7 +134,7 @@ def test_equals_validations_untouched_target(shared_tree):
     assert compared
 
 
-def test_an_unreadable_video_is_named_and_not_scored(tiny_tree):
+def test_an_unreadable_video_is_reported_and_not_scored(tiny_tree):
     tree = FFPPTree(tiny_tree)
     videos = tree.real_videos("train", "c23")
     broken = videos[1].frame_paths[5]
@@ -150,7 +150,7 @@ def test_an_unreadable_video_is_named_and_not_scored(tiny_tree):
     assert empty.name in items[4]["error"]
 
 
-def test_a_gap_costs_the_clips_that_hold_it(tiny_tree):
+def test_a_missing_frame_drops_only_the_clips_that_contain_it(tiny_tree):
     FFPPTree(tiny_tree).real_videos("train", "c23")[0].frame_paths[2].unlink()
     video = FFPPTree(tiny_tree).real_videos("train", "c23")[0]
     clips = EvaluationClips([video], config_for(tiny_tree), clips_per_video=4)
@@ -175,7 +175,7 @@ def test_a_fake_without_geometry_uses_its_targets(tiny_tree):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches(tiny_tree, num_workers):
+def test_batches_skip_unreadable_videos_and_report_their_errors(tiny_tree, num_workers):
     videos = FFPPTree(tiny_tree).real_videos("train", "c23")
     videos[0].frame_paths[5].write_bytes(b"no picture")
     clips = EvaluationClips(videos[:3], config_for(tiny_tree), clips_per_video=2)

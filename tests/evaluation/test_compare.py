@@ -10,7 +10,7 @@ from stf.evaluation.compare import compare_groups, pair_scores
 from tests.reference.comparison_sets import score_table
 
 
-def test_only_videos_that_both_scored_count_and_the_others_are_told():
+def test_only_videos_that_both_scored_count_and_the_others_are_reported():
     a, b = score_table(0.5, seed=1), score_table(0.5, seed=2)
     a = a[a["video_id"] != "000_001"]  # one fake of each method
     b = b[b["method"] != "FaceSwap"].copy()

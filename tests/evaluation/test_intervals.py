@@ -1,4 +1,4 @@
-"""Intervals resample people, not videos, and cover the truth as often as they say; DeLong's test is as defined."""
+"""Intervals resample people, not videos, and cover the truth at their nominal rate; DeLong's test is as defined."""
 
 import math
 
@@ -30,7 +30,7 @@ def clustered(seed, n_clusters=12, per_class=3, gap=1.0, people=1.0):
 
 
 @pytest.mark.parametrize("decimals", [6, 0])
-def test_the_weighted_formula_equals_writing_the_resample_out(decimals):
+def test_the_weighted_formula_equals_an_explicit_resample(decimals):
     labels, scores, clusters = clustered(0, n_clusters=5)
     scores = np.round(scores, decimals)
     keep = ~((clusters == "2") & (labels == 0))  # a cluster of fakes alone
@@ -49,7 +49,7 @@ def test_the_weighted_formula_equals_writing_the_resample_out(decimals):
     )
 
 
-def test_more_videos_of_the_same_people_narrow_nothing():
+def test_more_videos_of_the_same_people_do_not_narrow_the_interval():
     labels, scores, clusters = clustered(2)
     once = auc_interval(labels, scores, clusters, 500, seed=3)
     often = auc_interval(*(np.repeat(values, 5) for values in (labels, scores, clusters)), 500, seed=3)
@@ -59,19 +59,19 @@ def test_more_videos_of_the_same_people_narrow_nothing():
     assert as_if_unrelated.n_clusters == len(labels)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_truth_at_about_its_nominal_rate():
     # AUC of the population: a real and a fake of different people, whose levels differ independently
     everyone = clustered(99, n_clusters=1500, per_class=1)
     truth = roc_auc_score(*everyone[:2])
     covered = 0
     for seed in range(150):
-        found = auc_interval(*clustered(seed, n_clusters=30), 300, seed=seed)
-        covered += found.low <= truth <= found.high
+        result = auc_interval(*clustered(seed, n_clusters=30), 300, seed=seed)
+        covered += result.low <= truth <= result.high
     assert 0.88 <= covered / 150 <= 0.99
 
 
-def test_unrelated_resampling_would_be_too_sure_where_people_share_a_level():
-    """Fakes of one pair alike, reals of another: what the cluster bootstrap is for."""
+def test_resampling_single_videos_is_too_narrow_where_people_share_a_level():
+    """The fakes of one pair have similar scores, and so do the reals of another; hence the cluster bootstrap."""
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(16), 8).astype(str)
     labels = np.repeat(np.tile([0, 1], 8), 8)  # every cluster holds one class
@@ -85,14 +85,14 @@ def test_draws_without_a_class_are_drawn_again():
     # one cluster holds every real: a third of the draws have none
     labels = np.array([0, 0, 1, 1, 1])
     scores = np.array([0.1, 0.4, 0.3, 0.5, 0.9])
-    found = auc_interval(labels, scores, np.array(["a", "a", "b", "c", "c"]), 4000, seed=0)
-    assert found.n_resamples == 4000
-    assert 0 <= found.low <= found.high <= 1
+    result = auc_interval(labels, scores, np.array(["a", "a", "b", "c", "c"]), 4000, seed=0)
+    assert result.n_resamples == 4000
+    assert 0 <= result.low <= result.high <= 1
     # the fakes drawn are b alone (AUC 1/2), c alone (AUC 1) or both: the ends of the interval
-    assert (found.low, found.high) == (0.5, 1.0)
+    assert (result.low, result.high) == (0.5, 1.0)
 
 
-def test_no_interval_where_there_is_none():
+def test_one_class_or_one_cluster_has_no_interval():
     labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3])
     assert auc_interval(labels, scores, np.array(["a", "a", "a"]), 200, 0) is None
     assert auc_interval(np.ones(3, int), scores, np.array(["a", "b", "c"]), 200, 0) is None
@@ -134,23 +134,23 @@ def two_on_clusters(seed, n_clusters=12, per_class=3, people=1.0, gap_a=1.0, gap
 
 def test_every_resample_takes_the_same_people_for_both():
     labels, a, b, clusters = two_on_clusters(0, n_clusters=5)
-    found = paired_bootstrap(labels, a, b, clusters, 300, seed=1)
+    result = paired_bootstrap(labels, a, b, clusters, 300, seed=1)
     rng = np.random.default_rng(1)
     weights = rng.multinomial(5, np.full(5, 0.2), size=2048)[:300]  # the draws, written out
     plain = [bootstrap_aucs(labels, b, clusters, w) - bootstrap_aucs(labels, a, clusters, w) for w in weights]
-    assert (found.low, found.high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=1e-12)
+    assert (result.low, result.high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=1e-12)
     tail = min(np.mean(np.array(plain) <= 1e-12), np.mean(np.array(plain) >= -1e-12))
-    assert found.p_value == pytest.approx(min(1, 2 * (300 * tail + 1) / 301))
-    assert found.difference == pytest.approx(roc_auc_score(labels, b) - roc_auc_score(labels, a))
+    assert result.p_value == pytest.approx(min(1, 2 * (300 * tail + 1) / 301))
+    assert result.difference == pytest.approx(roc_auc_score(labels, b) - roc_auc_score(labels, a))
 
 
-def test_detectors_that_rank_alike_differ_in_nothing():
+def test_detectors_with_the_same_ranking_do_not_differ():
     labels, a, _, clusters = two_on_clusters(1)
-    found = paired_bootstrap(labels, a, 3 * a + 1, clusters, 500, seed=0)
-    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    result = paired_bootstrap(labels, a, 3 * a + 1, clusters, 500, seed=0)
+    assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
 
 
-def test_a_clear_gain_has_a_small_p_and_swapping_turns_the_sign():
+def test_a_clear_gain_has_a_small_p_and_swapping_flips_the_sign():
     labels, a, b, clusters = two_on_clusters(2, n_clusters=30, gap_b=4)
     there, back = (paired_bootstrap(labels, *pair, clusters, 999, seed=0) for pair in ((a, b), (b, a)))
     assert there.low > 0
@@ -158,24 +158,24 @@ def test_a_clear_gain_has_a_small_p_and_swapping_turns_the_sign():
     assert (back.low, back.high, back.p_value) == pytest.approx((-there.high, -there.low, there.p_value))
 
 
-def test_under_the_null_it_rejects_about_as_often_as_it_says():
+def test_the_paired_test_rejects_at_about_its_nominal_rate_under_the_null():
     p_values = [
         paired_bootstrap(*two_on_clusters(seed, n_clusters=40), 300, seed).p_value for seed in range(200)
     ]
     assert 0.02 <= np.mean(np.array(p_values) < 0.05) <= 0.10
 
 
-def test_delong_is_too_sure_where_people_share_a_level_and_the_bootstrap_is_not():
+def test_delong_is_too_narrow_where_people_share_a_level_and_the_bootstrap_is_not():
     """Every cluster one class: nothing but 2 x 10 independent people, each filmed four times."""
-    found = []
+    ratios = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         clusters = np.repeat(np.arange(20), 4).astype(str)
         labels = np.repeat(np.tile([0, 1], 10), 4)
         a, b = (np.repeat(rng.normal(0, 1, 20), 4) + rng.normal(0, 0.2, 80) + labels for _ in range(2))
         people = paired_bootstrap(labels, a, b, clusters, 300, seed)
-        found.append((people.high - people.low) / (delong(labels, a, b).high - delong(labels, a, b).low))
-    assert np.mean(found) > 1.5
+        ratios.append((people.high - people.low) / (delong(labels, a, b).high - delong(labels, a, b).low))
+    assert np.mean(ratios) > 1.5
 
 
 def test_pairing_narrows_the_interval_where_both_err_on_the_same_people():
@@ -186,7 +186,7 @@ def test_pairing_narrows_the_interval_where_both_err_on_the_same_people():
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 
 
-def test_no_paired_interval_where_there_is_none():
+def test_one_class_or_one_cluster_has_no_paired_interval():
     labels, scores = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3])
     assert paired_bootstrap(labels, scores, scores, np.array(["a"] * 3), 200, 0) is None
     assert paired_bootstrap(np.ones(3, int), scores, scores, np.array(["a", "b", "c"]), 200, 0) is None
@@ -207,14 +207,14 @@ def test_it_equals_the_definition_over_all_pairs(decimals, sizes):
     labels, a, b = two_detectors(sum(sizes), *sizes, gap_b=1.5)
     a, b = np.round(a, decimals), np.round(b, decimals)
     auc_a, auc_b, covariance = aucs_and_covariance(labels, a, b)
-    found = delong(labels, a, b)
-    assert (found.auc_a, found.auc_b) == pytest.approx((auc_a, auc_b), abs=1e-14)
-    assert (found.auc_a, found.auc_b) == pytest.approx((roc_auc_score(labels, a), roc_auc_score(labels, b)))
+    result = delong(labels, a, b)
+    assert (result.auc_a, result.auc_b) == pytest.approx((auc_a, auc_b), abs=1e-14)
+    assert (result.auc_a, result.auc_b) == pytest.approx((roc_auc_score(labels, a), roc_auc_score(labels, b)))
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
-    assert found.difference == pytest.approx(auc_b - auc_a, abs=1e-14)
-    assert found.p_value == pytest.approx(math.erfc(abs(auc_b - auc_a) / math.sqrt(2 * variance)), abs=1e-9)
-    assert (found.low, found.high) == pytest.approx(
+    assert result.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
+    assert result.difference == pytest.approx(auc_b - auc_a, abs=1e-14)
+    assert result.p_value == pytest.approx(math.erfc(abs(auc_b - auc_a) / math.sqrt(2 * variance)), abs=1e-9)
+    assert (result.low, result.high) == pytest.approx(
         (auc_b - auc_a - 1.959964 * math.sqrt(variance), auc_b - auc_a + 1.959964 * math.sqrt(variance)),
         abs=1e-6,
     )
@@ -233,7 +233,7 @@ def test_the_example_of_delong_et_al():
     assert [round(x, 4) for x in (albumin.difference, albumin.standard_error)] == [0.0108, 0.0953]
 
 
-def test_swapping_the_detectors_or_the_classes_turns_the_sign_alone():
+def test_swapping_the_detectors_or_the_classes_flips_only_the_sign():
     labels, a, b = two_detectors(1, gap_b=1.4)
     there, back, mirrored = delong(labels, a, b), delong(labels, b, a), delong(1 - labels, a, b)
     for other in (back, mirrored):
@@ -264,31 +264,32 @@ def test_the_variance_is_the_bootstraps():
 
 
 def test_under_the_null_p_values_are_uniform_and_the_interval_holds_0():
-    found = [delong(*two_detectors(seed, 60, 60)) for seed in range(400)]
-    assert kstest([f.p_value for f in found], "uniform").pvalue > 0.01
-    assert 0.92 <= np.mean([f.low <= 0 <= f.high for f in found]) <= 0.98
+    results = [delong(*two_detectors(seed, 60, 60)) for seed in range(400)]
+    assert kstest([f.p_value for f in results], "uniform").pvalue > 0.01
+    assert 0.92 <= np.mean([f.low <= 0 <= f.high for f in results]) <= 0.98
 
 
-def test_pairing_tells_what_two_separate_intervals_would_not():
+def test_pairing_detects_what_two_separate_intervals_would_miss():
     """Detectors that err on the same videos: a small difference is certain."""
     alike, apart = (delong(*two_detectors(5, 100, 100, 1.0, 1.3, common)) for common in (0.98, 0.0))
     assert alike.standard_error < 0.4 * apart.standard_error
 
 
-def test_equal_scores_differ_in_nothing():
+def test_equal_scores_do_not_differ():
     labels, a, _ = two_detectors(6)
-    found = delong(labels, a, a)
-    assert (found.difference, found.standard_error, found.low, found.high, found.p_value) == (0, 0, 0, 0, 1)
-    assert delong(labels, a, 2 * a - 7) == found
+    result = delong(labels, a, a)
+    assert (result.difference, result.p_value) == (0, 1)
+    assert (result.standard_error, result.low, result.high) == (0, 0, 0)
+    assert delong(labels, a, 2 * a - 7) == result
 
 
-def test_two_perfect_detectors_leave_the_test_without_a_variance():
+def test_two_perfect_detectors_have_no_variance_to_test_with():
     labels = np.repeat([0, 1], [4, 5])
     a = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9.0])
     b = np.array([4, 3, 2, 1, 9, 8, 7, 6, 5.0])
-    found = delong(labels, a, b)
-    assert (found.auc_a, found.auc_b, found.difference) == (1, 1, 0)
-    assert (found.standard_error, found.low, found.high, found.p_value) == (None, None, None, None)
+    result = delong(labels, a, b)
+    assert (result.auc_a, result.auc_b, result.difference) == (1, 1, 0)
+    assert (result.standard_error, result.low, result.high, result.p_value) == (None, None, None, None)
     worst = delong(labels, a, -a)
     assert (worst.difference, worst.p_value) == (-1, None)
 

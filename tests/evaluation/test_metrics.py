@@ -22,22 +22,22 @@ def drawn(seed, n=60, gap=0.8, decimals=None):
 @pytest.mark.parametrize("decimals", [None, 1, 0])
 def test_group_metrics_equal_scikit_learn_and_counting(seed, decimals):
     labels, scores = drawn(seed, decimals=decimals)
-    found = group_metrics(labels, scores, threshold=0.4)
+    result = group_metrics(labels, scores, threshold=0.4)
     called = (scores >= 0.4).astype(int)
-    assert found.auc == pytest.approx(plain.auc_by_counting(labels, scores), abs=1e-12)
-    assert found.auc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
-    assert found.accuracy == pytest.approx(sk.accuracy_score(labels, called))
-    assert found.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, called))
-    assert found.precision == pytest.approx(sk.precision_score(labels, called))
-    assert found.recall == pytest.approx(sk.recall_score(labels, called))
-    assert found.f1 == pytest.approx(sk.f1_score(labels, called))
-    assert found.ap == pytest.approx(sk.average_precision_score(labels, scores))
-    assert (found.n_real, found.n_fake) == (int((labels == 0).sum()), int(labels.sum()))
+    assert result.auc == pytest.approx(plain.auc_by_counting(labels, scores), abs=1e-12)
+    assert result.auc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    assert result.accuracy == pytest.approx(sk.accuracy_score(labels, called))
+    assert result.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, called))
+    assert result.precision == pytest.approx(sk.precision_score(labels, called))
+    assert result.recall == pytest.approx(sk.recall_score(labels, called))
+    assert result.f1 == pytest.approx(sk.f1_score(labels, called))
+    assert result.ap == pytest.approx(sk.average_precision_score(labels, scores))
+    assert (result.n_real, result.n_fake) == (int((labels == 0).sum()), int(labels.sum()))
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("decimals", [None, 1])
-def test_eer_lies_where_a_dense_sweep_finds_the_crossing(seed, decimals):
+def test_eer_equals_the_crossing_in_a_dense_sweep(seed, decimals):
     labels, scores = drawn(seed, n=80, decimals=decimals)
     low, high = plain.eer_bounds_by_sweep(labels, scores)
     assert low - 1e-9 <= equal_error_rate(labels, scores) <= high + 1e-9
@@ -72,21 +72,21 @@ def test_tpr_at_fpr_allows_the_share_and_no_more():
     assert tpr_at_fpr(labels, np.zeros(104), 0.01) == 0.0
 
 
-def test_a_missing_class_leaves_counts_alone():
-    found = group_metrics(np.zeros(3, int), np.array([0.1, 0.2, 0.3]), 0.5)
-    assert found == GroupMetrics(n_real=3, n_fake=0)
-    values = dataclasses.asdict(found)
+def test_with_one_class_only_the_counts_are_available():
+    result = group_metrics(np.zeros(3, int), np.array([0.1, 0.2, 0.3]), 0.5)
+    assert result == GroupMetrics(n_real=3, n_fake=0)
+    values = dataclasses.asdict(result)
     assert all(value is None for key, value in values.items() if key not in ("n_real", "n_fake"))
     assert group_metrics(np.zeros(0, int), np.zeros(0), 0.5) == GroupMetrics(0, 0)
 
 
 def test_precision_is_not_available_when_nothing_is_called_fake():
-    found = group_metrics(np.array([0, 1]), np.array([0.1, 0.2]), threshold=0.9)
-    assert found.precision is None
-    assert (found.recall, found.f1, found.accuracy) == (0, 0, 0.5)
+    result = group_metrics(np.array([0, 1]), np.array([0.1, 0.2]), threshold=0.9)
+    assert result.precision is None
+    assert (result.recall, result.f1, result.accuracy) == (0, 0, 0.5)
 
 
-def test_a_score_that_is_no_number_is_refused():
+def test_a_score_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="finite"):
         group_metrics(np.array([0, 1]), np.array([0.5, np.nan]), 0.5)
     with pytest.raises(ValueError, match="finite"):
@@ -97,13 +97,13 @@ def test_a_score_that_is_no_number_is_refused():
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_the_threshold_has_the_highest_balanced_accuracy_there_is(seed, decimals):
     labels, scores = drawn(seed, n=40, decimals=decimals)
-    found = choose_threshold(labels, scores)
-    called = (scores >= found.value).astype(int)
-    assert sk.balanced_accuracy_score(labels, called) == pytest.approx(found.balanced_accuracy)
-    assert found.balanced_accuracy == pytest.approx(plain.best_balanced_accuracy(labels, scores), abs=1e-9)
-    assert found.auc == pytest.approx(plain.auc_by_counting(labels, scores))
-    assert (found.n_real, found.n_fake) == (int((labels == 0).sum()), int(labels.sum()))
-    assert found.value not in scores
+    result = choose_threshold(labels, scores)
+    called = (scores >= result.value).astype(int)
+    assert sk.balanced_accuracy_score(labels, called) == pytest.approx(result.balanced_accuracy)
+    assert result.balanced_accuracy == pytest.approx(plain.best_balanced_accuracy(labels, scores), abs=1e-9)
+    assert result.auc == pytest.approx(plain.auc_by_counting(labels, scores))
+    assert (result.n_real, result.n_fake) == (int((labels == 0).sum()), int(labels.sum()))
+    assert result.value not in scores
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_a_half_wins():

@@ -101,7 +101,7 @@ def test_the_gate_is_written_once_all_groups_have_figures(evaluated, tmp_path):
     assert set(json.loads(outputs.gate.read_text())) == {"passed", "threshold"}
 
 
-def test_only_the_plain_command_writes_the_pipelines_outputs():
+def test_only_the_command_without_options_writes_the_pipelines_outputs():
     plain = choose_outputs("a", None, ())
     paths = [plain.metrics, plain.details, plain.scores, plain.roc_plot, plain.scores_plot, plain.gate]
     assert [path.as_posix() for path in paths] == [
@@ -113,8 +113,8 @@ def test_only_the_plain_command_writes_the_pipelines_outputs():
         "metrics/gate_a.json",
     ]
     assert choose_outputs("a", "./metrics/eval_a.json", ()) == plain
-    aside = choose_outputs("a", None, ("--methods",))
-    assert (aside.metrics.as_posix(), aside.gate) == ("tmp/eval_a/eval_a.json", None)
+    partial = choose_outputs("a", None, ("--methods",))
+    assert (partial.metrics.as_posix(), partial.gate) == ("tmp/eval_a/eval_a.json", None)
     own = choose_outputs("a", "x/mine.json", ())
     assert (own.scores.as_posix(), own.roc_plot.as_posix(), own.gate) == (
         "x/mine_scores.csv",
@@ -144,7 +144,7 @@ def test_what_an_evaluation_wrote_is_read_back(evaluated, tmp_path):
     )
 
 
-def test_the_csv_holds_the_digits_that_its_auc_needs(tmp_path):
+def test_the_csv_has_enough_digits_for_its_auc(tmp_path):
     """Scores that differ in the eighth digit, as an untrained network's do."""
     table = score_table(1.0)
     table["score"] = 0.5 + 1e-7 * table["score"]
@@ -185,7 +185,7 @@ def test_the_csv_holds_the_digits_that_its_auc_needs(tmp_path):
         (lambda path: path.write_text('{"quality": "raw", "quality": "c23"}'), "'quality' stands twice"),
     ],
 )
-def test_files_that_are_no_evaluation_are_named(tmp_path, damage, message):
+def test_files_that_are_not_an_evaluation_are_reported(tmp_path, damage, message):
     path = write_files(tmp_path / "e.json", score_table(1.0))
     damage(path)
     with pytest.raises(DataError, match=message):

@@ -38,7 +38,7 @@ def test_the_score_is_the_mean_p_fake_over_the_videos_clips(three_pairs):
     assert (table["error"] == "").all()
 
 
-def test_the_table_says_who_each_video_is(three_pairs):
+def test_the_table_identifies_each_video(three_pairs):
     videos, clusters = listed(three_pairs)
     table = score_videos(scorer_for(three_pairs), videos, clusters, clips_per_video=1)
     assert table["video_id"].tolist() == [video.video_id for video in videos]
@@ -60,7 +60,7 @@ def test_neither_workers_nor_the_batch_size_change_a_score(three_pairs):
     assert other["score"].tolist() == pytest.approx(one["score"].tolist(), abs=1e-6)
 
 
-def test_unreadable_videos_are_named_and_have_no_score(tmp_path):
+def test_unreadable_videos_are_reported_and_have_no_score(tmp_path):
     root = write_three_pairs(tmp_path / "data", qualities=("c23",), methods=("FaceSwap",))
     videos, clusters = listed(root)
     torn, short, half = videos[1], videos[7], videos[9]
@@ -78,13 +78,13 @@ def test_unreadable_videos_are_named_and_have_no_score(tmp_path):
     assert "no 8 consecutive frames" in table["error"][7]
 
 
-def test_a_network_that_returns_no_number_is_an_error_not_a_score(three_pairs):
+def test_a_network_that_returns_nan_is_an_error_not_a_score(three_pairs):
     videos, clusters = listed(three_pairs)
     with pytest.raises(CheckpointError, match="not finite"):
         score_videos(scorer_for(three_pairs, NoNumber()), videos[:1], clusters, clips_per_video=1)
 
 
-def test_scoring_keeps_no_gradient_and_switches_dropout_off(three_pairs):
+def test_scoring_stores_no_gradient_and_switches_dropout_off(three_pairs):
     class Noisy(Redness):
         def __init__(self):
             super().__init__()

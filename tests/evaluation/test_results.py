@@ -1,4 +1,4 @@
-"""The figures of a report are those of the score table, group by group; the gate holds the verdict alone."""
+"""The figures of a report are those of the score table, group by group; the gate file contains only the verdict."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_
 from tests.reference.worlds import play
 
 
-def test_each_method_meets_all_reals_and_overall_pools_all_fakes(evaluated):
+def test_each_method_is_compared_with_all_reals_and_overall_pools_all_fakes(evaluated):
     table = evaluated.table
     assert [r.quality for r in evaluated.qualities] == ["c23", "raw"]
     for result in evaluated.qualities:
@@ -36,32 +36,32 @@ def test_each_method_meets_all_reals_and_overall_pools_all_fakes(evaluated):
             assert metrics.auc_interval.n_clusters == 3
 
 
-def test_the_gate_judges_the_headlines_overall_auc(evaluated):
+def test_the_gate_uses_the_headlines_overall_auc(evaluated):
     assert evaluated.gate.passed == (evaluated.headline.overall.auc > 0.70)
     assert evaluated.gate.threshold == 0.70
 
 
-def test_scalars_stand_beside_the_headlines_videos_alone(evaluated):
+def test_scalar_baselines_cover_the_headlines_videos_only(evaluated):
     table = evaluated.table
     is_headline = table["quality"] == "c23"
     assert table.loc[is_headline, "face_px"].notna().all()
     assert table.loc[~is_headline, "face_px"].isna().all()
     rows = group_rows(table, "c23", "FaceSwap")
-    found = evaluated.baselines["sharpness"]["FaceSwap"]
-    assert found.auc == pytest.approx(roc_auc_score(rows["label"], rows["sharpness"]))
+    result = evaluated.baselines["sharpness"]["FaceSwap"]
+    assert result.auc == pytest.approx(roc_auc_score(rows["label"], rows["sharpness"]))
 
 
-def test_a_group_of_which_nothing_can_be_read_is_not_available(tmp_path):
+def test_a_group_without_readable_videos_is_not_available(tmp_path):
     root = write_three_pairs(tmp_path / "data", qualities=("c23",), n_frames=8)
     for path in (root / "FaceForensics++/manipulated_sequences/FaceSwap").rglob("000.png"):
         path.write_bytes(b"")
     params = params_for(root, clips_per_video=1)
-    found = evaluate(scorer_for(root), 1, params, METHODS_ON_DISK)
-    assert found.failed_groups() == ("c23/FaceSwap",)
-    assert found.headline.groups["FaceSwap"].auc is None
-    assert found.headline.groups["FaceSwap"].n_fake == 0
-    assert found.headline.overall.n_fake == 6
-    assert found.headline.overall.auc == found.headline.groups["Deepfakes"].auc
+    result = evaluate(scorer_for(root), 1, params, METHODS_ON_DISK)
+    assert result.failed_groups() == ("c23/FaceSwap",)
+    assert result.headline.groups["FaceSwap"].auc is None
+    assert result.headline.groups["FaceSwap"].n_fake == 0
+    assert result.headline.overall.n_fake == 6
+    assert result.headline.overall.auc == result.headline.groups["Deepfakes"].auc
 
 
 def test_evaluating_twice_gives_the_same(evaluated, three_pairs):

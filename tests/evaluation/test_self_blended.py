@@ -31,18 +31,18 @@ from tests.reference.evaluation_sets import METHODS_ON_DISK, params_for, scorer_
 def test_every_clip_is_scored_once_in_order(three_pairs):
     scorer, params = scorer_for(three_pairs), params_for(three_pairs)
     dataset = VideoSBIDataset("val", scorer.config, data=params.data)
-    found = score_self_blended(scorer, dataset, "clips")
-    assert found.labels_N.tolist() == [0, 1] * 4
-    assert found.video_ids == ("004",) * 4 + ("005",) * 4
+    result = score_self_blended(scorer, dataset, "clips")
+    assert result.labels_N.tolist() == [0, 1] * 4
+    assert result.video_ids == ("004",) * 4 + ("005",) * 4
     one_by_one = [scorer.p_fake(dataset[i]["video"][None])[0] for i in range(8)]
-    np.testing.assert_allclose(found.scores_N, one_by_one, atol=1e-6)
+    np.testing.assert_allclose(result.scores_N, one_by_one, atol=1e-6)
 
 
 def test_the_threshold_is_the_best_on_those_clips(three_pairs):
     scorer, params = scorer_for(three_pairs), params_for(three_pairs)
     dataset = VideoSBIDataset("val", scorer.config, data=params.data, sbi=params.sbi, seed=params.seed)
-    found = score_self_blended(scorer, dataset, "clips")
-    assert validation_threshold(scorer, params) == choose_threshold(found.labels_N, found.scores_N)
+    result = score_self_blended(scorer, dataset, "clips")
+    assert validation_threshold(scorer, params) == choose_threshold(result.labels_N, result.scores_N)
 
 
 def test_the_threshold_needs_no_test_video_and_no_fake(tmp_path):
@@ -55,16 +55,16 @@ def test_the_threshold_needs_no_test_video_and_no_fake(tmp_path):
     assert validation_threshold(scorer_for(root), params_for(root)) == before
 
 
-def test_both_recipes_are_scored_and_do_not_hang_on_flags_or_seed_of_the_run(three_pairs):
+def test_both_recipes_are_scored_and_do_not_depend_on_flags_or_seed_of_the_run(three_pairs):
     params = params_for(three_pairs)
     scorer = scorer_for(three_pairs)
     config = dataclasses.replace(scorer.config, use_compression_aug=True, use_multiscale_drift=True)
     other_run = dataclasses.replace(scorer, config=config)
-    found = self_blended_test(scorer, params)
+    result = self_blended_test(scorer, params)
     again = self_blended_test(other_run, dataclasses.replace(params, seed=5))
-    assert [r.recipe for r in found] == list(SBI_TEST_FLAGS)
-    assert [r.auc for r in found] == [r.auc for r in again]
-    assert {(r.n_real, r.n_fake) for r in found} == {(12, 12)}
+    assert [r.recipe for r in result] == list(SBI_TEST_FLAGS)
+    assert [r.auc for r in result] == [r.auc for r in again]
+    assert {(r.n_real, r.n_fake) for r in result} == {(12, 12)}
 
 
 def test_the_recipes_clips_are_v73s_and_v80s(three_pairs):

@@ -1,4 +1,4 @@
-"""A forecast's arithmetic against hand calculations and the facts of the default plan."""
+"""A forecast's arithmetic against hand calculations and known rates of the default plan."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FFPP = {"train": 720, "val": 140, "test": 140}
 A100_PROFILE = Path(__file__).parents[2] / "profiles/ffpp_a100.yaml"
 
 
-def test_the_default_plan_needs_the_clips_per_second_that_the_facts_state() -> None:
+def test_the_default_plan_needs_15_to_18_clips_per_second() -> None:
     works = works_of(Params.load(A100_PROFILE), FFPP).values()
     assert needed_clips_per_s(works, BUDGET, with_validation=False) == pytest.approx(14.8, abs=0.05)
     assert needed_clips_per_s(works, BUDGET, with_validation=True) == pytest.approx(17.7, abs=0.05)
@@ -53,7 +53,7 @@ def test_a_phase_by_hand() -> None:
     assert (shared.clips_per_s, shared.bottleneck) == (5, "cores")
 
 
-def test_faster_is_never_dearer() -> None:
+def test_faster_is_never_more_expensive() -> None:
     work = Work(5, 100, 20, 50)
     for made, trained, scored, shared in itertools.product((1, 4), (1, 4), (1, 4), (False, True)):
         base = phase_forecast(work, Rates(made, trained, scored, 2, shared)).hours
@@ -66,7 +66,7 @@ def test_faster_is_never_dearer() -> None:
             assert phase_forecast(work, Rates(*faster)).hours <= base
 
 
-def test_a_plan_adds_up_and_says_what_fits() -> None:
+def test_a_plan_adds_up_and_reports_what_fits() -> None:
     phase = phase_forecast(Work(1, 3600, 0, 0), Rates(1, 2, 2, 2))
     plan = PlanForecast({"a": phase, "b": phase}, cache_hours=1.0, budget=BUDGET)
     assert plan.hours == pytest.approx(3.0)
@@ -122,17 +122,17 @@ def test_a_stored_forecast_is_printed_only_for_the_same_plan_and_machine(tmp_pat
     )
     assert len(line) <= 100
     assert stored_line(path, machine_key(params, "cpu", 16), "a", plan.budget) is None
-    dearer = dataclasses.replace(params, budget=dataclasses.replace(params.budget, cost_per_hour=2.0))
-    assert stored_line(path, machine_key(dearer, "cpu", 8), "a", plan.budget) is None
+    more_expensive = dataclasses.replace(params, budget=dataclasses.replace(params.budget, cost_per_hour=2.0))
+    assert stored_line(path, machine_key(more_expensive, "cpu", 8), "a", plan.budget) is None
     path.write_text("{", encoding="utf-8")
     assert stored_line(path, key, "a", plan.budget) is None
 
 
-def test_durations_read_well() -> None:
+def test_durations_are_readable() -> None:
     assert [duration(h) for h in (2.125, 0.5, 0.004)] == ["2.1 h", "30 min", "14 s"]
 
 
-def test_timing_the_network_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_timing_the_network_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     step_rates(STFV8Config.debug(), Params().training, "cpu", 0.1)
     assert not caplog.records
 
