@@ -78,7 +78,7 @@ def test_a_command_that_torchrun_cannot_start_is_refused(monkeypatch: pytest.Mon
         pass
 
 
-def test_processes_that_cannot_connect_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_connect_are_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)

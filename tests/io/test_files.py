@@ -20,7 +20,7 @@ def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path) -> None:
             open_regular(path)
 
 
-def test_what_is_no_file_is_an_os_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name in ("missing", ".", "loop", "x" * 300, "a\0b"):
         with pytest.raises(OSError):  # noqa: PT011 - of several kinds
@@ -41,7 +41,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "expected"),
     [
         (b'{"a": 1, "a": 2}', "'a' stands twice"),
         (b'{"a": {"b": 1, "c": 2, "b": 1}}', "'b' stands twice"),
@@ -52,9 +52,9 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         ("{}".encode("utf-16"), "decode"),
     ],
 )
-def test_json_that_is_none_or_ambiguous_is_a_value_error(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_or_ambiguous_json_is_a_value_error(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=expected):
         read_json(tmp_path / "a.json")
 
 

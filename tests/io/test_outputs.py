@@ -15,7 +15,7 @@ from stf.io.outputs import require_own_json, write_bytes, write_png, write_text
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "says"),
+    ("path", "content", "expected"),
     [
         ("params.yaml", None, r"ends in \.json"),
         ("metrics/gate_a.json", None, "not in metrics/"),
@@ -30,28 +30,26 @@ from stf.io.outputs import require_own_json, write_bytes, write_png, write_text
     ],
 )
 def test_other_files_are_not_replaced(
-    path: str, content: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, content: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("folder.json").mkdir()
     if content is not None:
         Path(path).write_text(content, encoding="utf-8")
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=expected):
         require_own_json("--output", Path(path), "forecasts")
     assert content is None or Path(path).read_text(encoding="utf-8") == content
 
 
-def test_an_earlier_result_of_the_same_kind_may_be(tmp_path: Path) -> None:
+def test_an_earlier_result_of_the_same_kind_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new/folder/f.json"
     require_own_json("--output", path, "forecasts")
     path.write_text(json.dumps({"forecasts": []}), encoding="utf-8")
     require_own_json("--output", path, "forecasts")
 
 
-def test_what_cannot_be_written_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "e.json"
     write_text(path, "before")
 

@@ -1,4 +1,4 @@
-"""params.yaml as a file: what YAML could hide is refused in one line that names the file and the place."""
+"""params.yaml as a file: what YAML could hide is refused in one line that names the file and the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         (BOMB, "anchors and aliases are not allowed"),
         ("data: &d {root: a}\nsbi: *d\n", "anchors and aliases"),
@@ -39,13 +39,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("data:\n\troot: a\n", "not valid YAML"),
     ],
 )
-def test_yaml_that_hides_something_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+def test_yaml_that_hides_something_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         Params.load(path)
     message = str(caught.value)
-    assert any(part in message for part in says.split("|"))
+    assert any(part in message for part in expected.split("|"))
     assert "\n" not in message
     assert len(message) < 500
 

@@ -1,4 +1,4 @@
-"""Work spread over processes: results in order, errors raised here, memory kept by those who come back for more."""
+"""Work spread over processes: results in order, errors raised here, memory reused by workers with further items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""STFMambaV8: V7.3 without flags, transfer of phase A's weights, each upgrade's place, backends."""
+"""STFMambaV8: V7.3 without flags, transfer of phase A's weights, where each upgrade is built in, backends."""
 
 import itertools
 from dataclasses import replace

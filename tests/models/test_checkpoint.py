@@ -195,7 +195,7 @@ def test_weights_move_to_a_machine_without_mamba_ssm(tmp_path, monkeypatch, aske
         torch.testing.assert_close(out[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_convolution_stays_one(tmp_path):
+def test_conv1d_weights_are_loaded_as_conv1d(tmp_path):
     model, config = build(ssm_backend="conv1d")
     save_checkpoint(tmp_path / "x.safetensors", model, config=config, epoch=1)
     checkpoint = read_checkpoint(tmp_path / "x.safetensors")
@@ -407,6 +407,6 @@ def test_a_config_that_cannot_be_built_is_a_checkpoint_error(saved, change):
         checkpoint = read_checkpoint(path)
         checkpoint.build()
         assert checkpoint.epoch
-    said = printable(str(caught.value)).replace(str(path), "FILE")
-    assert len(said) < 300
-    assert "__init__" not in said
+    message = printable(str(caught.value)).replace(str(path), "FILE")
+    assert len(message) < 300
+    assert "__init__" not in message

@@ -37,7 +37,7 @@ def path(request, tmp_path):
 
 @pytest.fixture
 def good(tmp_path) -> dict[str, Any]:
-    """What a sound file holds."""
+    """What a valid file contains."""
     config = STFV8Config.debug()
     save_checkpoint(tmp_path / "good.pt", STFMambaV73(config), config=config, epoch=1)
     return read_checkpoint(tmp_path / "good.pt").payload
@@ -194,13 +194,13 @@ def test_damaged_foreign_and_hostile_files_are_refused_in_one_line(path, tmp_pat
         (_text, "a Git LFS pointer"),
     ],
 )
-def test_the_error_says_what_the_file_is_where_its_first_bytes_do(path, tmp_path, damage, kind):
+def test_the_error_names_the_kind_of_a_file_with_known_first_bytes(path, tmp_path, damage, kind):
     damage(path, tmp_path)
     with pytest.raises(CheckpointError, match=f"is {kind}, not a checkpoint"):
         read_checkpoint(path)
 
 
-def test_half_an_archive_is_called_one(tmp_path, good):
+def test_half_an_archive_is_reported_as_an_archive(tmp_path, good):
     path = written(tmp_path / "a.pt", good)
     _half(path, tmp_path)
     with pytest.raises(CheckpointError, match="is an archive that was cut short"):
@@ -252,7 +252,7 @@ def test_a_compressed_archive_is_refused_before_it_is_inflated(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_records_that_lie_over_each_other_are_refused(tmp_path, good):
+def test_overlapping_records_are_refused(tmp_path, good):
     """A thousand names of one record would each be read."""
     path = written(tmp_path / "a.pt", good)
     with zipfile.ZipFile(path, "a") as archive:
@@ -290,7 +290,7 @@ def test_a_giant_header_is_refused_unread(tmp_path):
     "settings",
     ["", "{", "[]", "3", '"text"', "{}", '{"sha256": 3}', "[" * 100_000, '{"epoch": 1' + "0" * 9999 + "}"],
 )
-def test_settings_that_are_none_are_one_line(tmp_path, settings):
+def test_invalid_settings_are_a_one_line_error(tmp_path, settings):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save(network().state_dict(), {"stf-mamba": settings}))
     with pytest.raises(CheckpointError, match=r"a\.safetensors") as caught:
@@ -308,12 +308,12 @@ def test_settings_that_are_none_are_one_line(tmp_path, settings):
         (torch.empty(3, device="meta"), "not plain numbers"),
     ],
 )
-def test_tensors_that_are_not_what_they_say_are_refused_wherever_they_are(tmp_path, value, message):
+def test_inconsistent_tensors_are_refused_wherever_they_are(tmp_path, value, message):
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(written(tmp_path / "a.pt", {"extra": value}))
 
 
-def test_values_that_hold_themselves_are_looked_at_once(tmp_path):
+def test_values_that_contain_themselves_are_visited_once(tmp_path):
     ring: list[Any] = [1]
     ring.append(ring)
     assert len(read_checkpoint(written(tmp_path / "a.pt", {"ring": ring})).payload["ring"]) == 2
@@ -352,7 +352,7 @@ def test_weights_of_another_kind_are_not_converted_in_silence(good, tmp_path, ki
 @pytest.mark.parametrize(
     "state", [None, 3, [], {"state": 3}, {"param_groups": [3]}, {"state": {}, "param_groups": {}}]
 )
-def test_an_optimizers_state_that_is_none_is_one_line(good, tmp_path, state):
+def test_an_invalid_optimizer_state_is_a_one_line_error(good, tmp_path, state):
     model = network()
     path = written(tmp_path / "a.pt", good | {"optimizer": state})
     with pytest.raises(CheckpointError, match="state of the optimizer does not fit") as caught:
@@ -360,7 +360,7 @@ def test_an_optimizers_state_that_is_none_is_one_line(good, tmp_path, state):
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipe_in_a_checkpoints_place_does_not_hang(tmp_path):
+def test_a_pipe_instead_of_a_checkpoint_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "best.safetensors")
     with pytest.raises(CheckpointError, match="a pipe or a device"):
         read_checkpoint(tmp_path / "best.safetensors")

@@ -42,7 +42,7 @@ def test_loss_and_gradients_are_the_same(name, bfloat16):
         torch.testing.assert_close(grad_again, grad, rtol=0, atol=0, msg=parameter)
 
 
-def test_every_block_of_the_four_stages_is_one():
+def test_every_block_of_the_four_stages_is_checkpointed():
     model = build_network(CONFIGS["V8.0"])
     blocks = [name for name, module in model.named_modules() if isinstance(module, CheckpointedBlock)]
     c = CONFIGS["V8.0"]
@@ -66,7 +66,7 @@ def test_a_block_is_computed_twice_and_only_where_it_is_differentiated():
     assert len(calls) == 4
 
 
-def test_names_of_weights_stay():
+def test_names_of_weights_do_not_change():
     model = build_network(CONFIGS["V8.0"])
     names = list(model.state_dict())
     use_checkpointing(model)

@@ -18,7 +18,7 @@ from tests.reference.models_clips import pairs
 V80 = replace(STFV8Config.debug(), **dict.fromkeys(PHASE_B_FLAGS, True))
 
 
-def test_without_a_compiler_it_is_refused_before_training(monkeypatch):
+def test_without_a_compiler_compilation_is_refused_before_training(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="C\\+\\+ compiler no-such-compiler"):
         compile_blocks(build_network(V80), "cpu")

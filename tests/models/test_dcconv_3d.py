@@ -38,7 +38,7 @@ def test_starts_as_straight_convolutions_with_replicated_borders():
 
 
 def test_straight_in_float32_too():
-    """The places are rounded, the result stays within 1e-4 of the convolution at the full size's 56 px."""
+    """The positions are rounded, the result stays within 1e-4 of the convolution at the full size's 56 px."""
     torch.manual_seed(0)
     module = DCConv3D(2, 2)
     x = torch.randn(1, 8, 56, 56, 2)
@@ -93,7 +93,7 @@ def test_gradients_are_bit_identical_over_runs_and_batches_do_not_mix():
         torch.set_num_threads(threads)
 
 
-def test_places_stay_float32_under_autocast():
+def test_positions_stay_float32_under_autocast():
     module, (x, context) = bent().float(), (f.float() for f in features())
     expected = module(x, context)
     with torch.autocast("cpu", dtype=torch.bfloat16):

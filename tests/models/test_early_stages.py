@@ -10,7 +10,7 @@ def test_stem_keeps_time_and_divides_space_by_four():
     assert Stem(3, 8)(torch.rand(2, 3, 8, 32, 48)).shape == (2, 8, 8, 12, 8)
 
 
-def test_a_still_clip_has_still_features_up_to_the_ends():
+def test_a_still_clip_has_constant_features_up_to_the_ends():
     """Zero padding in time would make the first and last frame differ from the rest."""
     still = torch.rand(1, 3, 1, 32, 32).expand(1, 3, 8, 32, 32)
     features = Stem(3, 8)(still)
@@ -83,7 +83,7 @@ def test_a_merged_location_sees_its_own_patch_only():
     assert changed.nonzero().tolist() == [[0, 1, 1, 2]]
 
 
-def test_gates_lie_between_one_and_two_and_follow_flicker():
+def test_gates_are_between_one_and_two_and_rise_with_flicker():
     torch.manual_seed(0)
     gate = HLLGate(6, 8, 8, (10, 12))
     still = torch.rand(1, 1, 8, 8, 6).expand(1, 8, 8, 8, 6)

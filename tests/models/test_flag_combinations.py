@@ -85,7 +85,7 @@ def test_every_combination_trains_a_finite_step(flags, phase, batches, phase_a_w
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
 
-def test_make_test_tries_any_two_flags_in_every_state():
+def test_make_test_covers_any_two_flags_in_every_state():
     for first, second in itertools.combinations(FLAGS, 2):
         assert {(first in flags, second in flags) for flags in FEW_OR_MANY} == {
             (False, False), (False, True), (True, False), (True, True)

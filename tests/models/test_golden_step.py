@@ -1,4 +1,4 @@
-"""One training step of the debug network, number for number."""
+"""One training step of the debug network reproduces stored numbers exactly."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def one_step() -> dict[str, float]:
     }
 
 
-def test_one_training_step_computes_what_it_did():
+def test_one_training_step_matches_the_golden_values():
     golden = json.loads(GOLDEN.read_text())
     assert one_step() == pytest.approx(golden, rel=2e-3), ADVICE
 

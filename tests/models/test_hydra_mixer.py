@@ -44,7 +44,7 @@ def scan_inputs(M=2, T=5, H=2, P=3, dtype=torch.float64):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("T", [1, 2, 3, 9])
-def test_the_matrix_is_the_one_written_out(dtype, T):
+def test_the_matrix_equals_an_explicit_one(dtype, T):
     _, *inputs = scan_inputs(T=T, dtype=dtype)
     expected = plain.matrix(*(z.detach().double() for z in inputs))
     error = (quasiseparable_matrix(*inputs) - expected).abs().amax()

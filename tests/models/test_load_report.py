@@ -7,7 +7,7 @@ from stf.models.load_report import KINDS, TABLE_WIDTH, LoadReport, module_group
 
 def report(**names) -> LoadReport:
     kinds = {kind: tuple(names.get(kind, ())) for kind in KINDS}
-    every = [name for found in kinds.values() for name in found]
+    every = [name for group in kinds.values() for name in group]
     return LoadReport(**kinds, restored=(), sizes={name: 10 * (i + 1) for i, name in enumerate(every)})
 
 
@@ -48,7 +48,7 @@ def test_rows_hold_every_tensor_once():
         assert sum(row["parameters"] for row in of_kind) == MIXED.counts()[f"{kind}_parameters"]
 
 
-def test_the_table_tells_counts_and_modules_of_every_kind():
+def test_the_table_lists_counts_and_modules_of_every_kind():
     table = MIXED.table()
     lines = table.splitlines()
     assert lines[0].split() == ["tensors", "parameters"]
@@ -63,7 +63,7 @@ def test_the_table_tells_counts_and_modules_of_every_kind():
     assert "stage3.*.mixer (3)" in table
 
 
-def test_the_table_fits_a_console_and_loses_no_module_to_it():
+def test_the_table_fits_a_console_and_omits_no_module():
     names = [f"part{i}-of-many.block.{i}.weight" for i in range(60)]
     table = report(new=names).table()
     assert max(map(len, table.splitlines())) <= TABLE_WIDTH

@@ -38,10 +38,10 @@ def test_margin_stays_alive_when_nothing_can_be_separated():
     """The case that took a free margin from 1.0 to 0.19: here it stays above m₀/2."""
     course = train_margin(lambda progress: 1.0)
     assert min(course) > 0.5
-    assert course[-1] < 0.75  # and it is learned, not held
+    assert course[-1] < 0.75  # learned, not clamped
 
 
-def test_margin_rests_at_its_start_when_every_pair_is_separated():
+def test_margin_stays_at_its_start_when_every_pair_is_separated():
     assert train_margin(lambda progress: 0.0)[-1] == pytest.approx(1.0, abs=1e-3)
 
 

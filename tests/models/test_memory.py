@@ -54,9 +54,9 @@ def kept_bytes(config: STFV8Config, bfloat16: bool, checkpointing: bool) -> tupl
         pytest.param(A, False, False, 41.4, id="phase A, float32", marks=pytest.mark.slow),
     ],
 )
-def test_full_size_training_keeps_what_the_docstrings_say(config, bfloat16, checkpointing, gib):
+def test_full_size_training_stores_the_bytes_in_the_docstrings(config, bfloat16, checkpointing, gib):
     """The figures of backbone_v73.py and checkpointing.py."""
     total, largest = kept_bytes(config, bfloat16, checkpointing)
     assert total / GIB == pytest.approx(gib, abs=0.1)
-    every_tap = BATCH * 32 * 56 * 56 * 9 * 96 * (2 if bfloat16 else 4)  # T·H·W·9·C, never to exist
+    every_tap = BATCH * 32 * 56 * 56 * 9 * 96 * (2 if bfloat16 else 4)  # T·H·W·9·C, must not be allocated
     assert largest < every_tap

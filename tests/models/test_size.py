@@ -91,9 +91,9 @@ def test_counting_draws_no_random_numbers_and_leaves_real_networks_alone() -> No
 @pytest.mark.parametrize("changes", [WIDTHS, {"d_state": 4096, "ssm_expand": 16, "stage3_dim": 8192}])
 def test_a_network_that_is_too_large_is_refused_before_it_is_built(changes: dict[str, int]) -> None:
     config = STFV8Config(**changes)
-    for refused in (build_network, parameters, STFV8Config.describe):
+    for function in (build_network, parameters, STFV8Config.describe):
         with pytest.raises(ConfigError, match="parameters; at most 4e\\+09 are built: lower the widths"):
-            refused(config)
+            function(config)
 
 
 def test_describe_reports_features_parameters_and_work() -> None:

@@ -217,7 +217,7 @@ def test_a_training_step_and_its_parameter_groups(make_model, frozen: bool, ema_
         assert decay[id(model.early.network.pos_embed)] == 0.0, "as timm itself exempts it"
 
 
-def test_without_weights_it_refuses_to_work() -> None:
+def test_a_backbone_without_weights_refuses_input() -> None:
     model = build_network(config_of(CONV))
     with pytest.raises(CheckpointError, match=r"convnextv2_atto has no weights: call load_spatial_weights"):
         model(clips())
@@ -235,7 +235,7 @@ def test_a_checkpoint_of_ours_needs_neither_file_nor_hub(make_model, monkeypatch
         torch.testing.assert_close(loaded(clips()), model.eval()(clips()))
 
 
-def test_weights_of_another_backbone_are_not_taken(make_model, tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_not_loaded(make_model, tmp_path: Path) -> None:
     model, config = make_model(CONV)
     save_checkpoint(tmp_path / "trained.pt", model, config=config, epoch=1)
     other = build_network(config_of(VIT))
@@ -260,7 +260,9 @@ def test_a_network_saved_without_its_classifier_fits(files, tmp_path: Path) -> N
     assert load_spatial_weights(build_network(config), replace(config, spatial_weights=str(file)))
 
 
-def refused(name: str, file: Path | str, match: str, error: type[Exception] = CheckpointError) -> None:
+def require_refused(
+    name: str, file: Path | str, match: str, error: type[Exception] = CheckpointError
+) -> None:
     config = config_of(name, file)
     model = build_network(config)
     with pytest.raises(error, match=match) as raised:
@@ -271,19 +273,21 @@ def refused(name: str, file: Path | str, match: str, error: type[Exception] = Ch
 
 
 def test_a_file_of_another_network_is_refused(files) -> None:
-    refused(
+    require_refused(
         VIT, files[CONV], r"convnextv2_atto\.safetensors does not fit vit_tiny.*lacks .* tensors .*cls_token"
     )
-    refused("convnextv2_femto", files[CONV], r"does not fit convnextv2_femto.*size mismatch")
+    require_refused("convnextv2_femto", files[CONV], r"does not fit convnextv2_femto.*size mismatch")
 
 
 def test_one_missing_tensor_is_reported_by_name(files, tmp_path: Path) -> None:
-    """timm by itself would leave it random and say nothing."""
+    """timm alone would leave it random without a message."""
     state = torch.load(files[CONV].with_suffix(".pth"))["state_dict"]
-    gone = "stages.1.blocks.0.mlp.fc1.weight"
-    del state[gone]
+    missing = "stages.1.blocks.0.mlp.fc1.weight"
+    del state[missing]
     save_file(state, tmp_path / "part.safetensors")
-    refused(CONV, tmp_path / "part.safetensors", rf"lacks 1 of the \d+ tensors that are used \({gone}\)")
+    require_refused(
+        CONV, tmp_path / "part.safetensors", rf"lacks 1 of the \d+ tensors that are used \({missing}\)"
+    )
 
 
 class Code:
@@ -293,21 +297,21 @@ class Code:
 
 def test_missing_damaged_and_hostile_files_are_refused(files, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(
+    require_refused(
         CONV,
         tmp_path / "nowhere.pth",
         r"model\.spatial_weights: .*nowhere\.pth does not exist.*a file of timm's convnextv2_atto",
     )
     torch.save({"state_dict": Code()}, tmp_path / "code.pth")
-    refused(CONV, tmp_path / "code.pth", "would have to run code")
+    require_refused(CONV, tmp_path / "code.pth", "would have to run code")
     assert not (tmp_path / "executed").exists()
     for suffix in (".safetensors", ".pth"):
         whole = files[CONV].with_suffix(suffix).read_bytes()
         (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
-        refused(CONV, tmp_path / f"half{suffix}", "cannot be read as a checkpoint|cut short")
+        require_refused(CONV, tmp_path / f"half{suffix}", "cannot be read as a checkpoint|cut short")
     for holds in (torch.zeros(3), {"epoch": 3}):
         torch.save(holds, tmp_path / "other.pth")
-        refused(CONV, tmp_path / "other.pth", r"holds a Tensor|holds no weights")
+        require_refused(CONV, tmp_path / "other.pth", r"holds a Tensor|holds no weights")
 
 
 def test_offline_without_a_file_is_a_clear_error_within_seconds(tmp_path: Path, monkeypatch) -> None:
@@ -319,7 +323,7 @@ def test_offline_without_a_file_is_a_clear_error_within_seconds(tmp_path: Path, 
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     started_s = time.perf_counter()
-    refused(
+    require_refused(
         CONV,
         "",
         r"weights of convnextv2_atto are not on this machine.*cannot be reached.*set model\.spatial_weights",
@@ -360,7 +364,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) ->
 
 
 def test_a_network_without_pretrained_weights_is_refused() -> None:
-    refused("convnext_atto_rms", "", "timm has no pretrained weights of convnext_atto_rms", ConfigError)
+    require_refused(
+        "convnext_atto_rms", "", "timm has no pretrained weights of convnext_atto_rms", ConfigError
+    )
 
 
 def test_dcconv_needs_no_weights() -> None:

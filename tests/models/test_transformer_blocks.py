@@ -36,7 +36,7 @@ def test_the_block_is_residual_and_global():
     assert torch.equal(block(x), x)
 
 
-def test_every_place_has_its_own_code():
+def test_every_position_has_its_own_code():
     for dim in (16, 64, 384):
         code = position_code((32, 7, 7), dim).flatten(0, 2)
         assert code.shape == (32 * 49, dim)
@@ -44,5 +44,5 @@ def test_every_place_has_its_own_code():
         assert distance.min() > 1e-2, dim
 
 
-def test_the_code_of_a_place_does_not_depend_on_the_clip():
+def test_the_code_of_a_position_does_not_depend_on_the_clip():
     torch.testing.assert_close(position_code((4, 3, 2), 24), position_code((8, 5, 6), 24)[:4, :3, :2])

@@ -115,8 +115,8 @@ def test_a_gate_closed_at_some_times_silences_those_times(
     x = features(2, T)
     changed = (open_module(x, bands_of(x)) - x).abs().amax((0, 2, 3, 4)) > 0
     for t in range(T):
-        place = min(max((t - 0.5) / 2, 1), T // 2 - 2)
-        read = {int(place), min(int(place) + 1, T // 2 - 2)} if place % 1 else {int(place)}
+        position = min(max((t - 0.5) / 2, 1), T // 2 - 2)
+        read = {int(position), min(int(position) + 1, T // 2 - 2)} if position % 1 else {int(position)}
         assert bool(changed[t]) == (not read <= closed), t
 
 
@@ -136,7 +136,7 @@ def test_the_gate_opens_and_closes_with_flicker_in_time() -> None:
         )
 
 
-def test_the_flicker_stream_reads_energy_not_sign_nor_place() -> None:
+def test_the_flicker_stream_reads_energy_not_sign_nor_position() -> None:
     stream, hll = TemporalFlickerStream(C, K), torch.randn(2, 6, 4, 4, C)
     signs = torch.randint(0, 2, hll.shape) * 2 - 1
     shuffled = (hll * signs).flatten(2, 3)[:, :, torch.randperm(16)].unflatten(2, (4, 4))

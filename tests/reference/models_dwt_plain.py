@@ -9,11 +9,11 @@ import pywt
 def bands(x_BTHWC: np.ndarray) -> dict[str, np.ndarray]:
     """{"LLL": …, …, "HHH": …} by pywt.dwtn; its keys name the axes t, y, x with a = low, d = high."""
     B, _, _, _, C = x_BTHWC.shape
-    named: dict[str, list] = {}
+    by_name: dict[str, list] = {}
     for b, c in itertools.product(range(B), range(C)):
         for key, band in pywt.dwtn(x_BTHWC[b, ..., c], "sym2", mode="periodization").items():
-            named.setdefault(key.replace("a", "L").replace("d", "H"), []).append(band)
-    return {k: np.moveaxis(np.reshape(v, (B, C, *v[0].shape)), 1, -1) for k, v in named.items()}
+            by_name.setdefault(key.replace("a", "L").replace("d", "H"), []).append(band)
+    return {k: np.moveaxis(np.reshape(v, (B, C, *v[0].shape)), 1, -1) for k, v in by_name.items()}
 
 
 def inverse(bands_by_name: dict[str, np.ndarray]) -> np.ndarray:

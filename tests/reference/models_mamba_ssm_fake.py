@@ -34,11 +34,11 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor)
 def modules() -> dict[str, ModuleType]:
     """What `sys.modules` holds once the package is imported."""
     names = ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface", "selective_scan_cuda")
-    found = {name: ModuleType(name) for name in names}
-    found["mamba_ssm"].ops = found["mamba_ssm.ops"]
-    found["mamba_ssm.ops"].selective_scan_interface = found["mamba_ssm.ops.selective_scan_interface"]
-    found["mamba_ssm.ops.selective_scan_interface"].selective_scan_fn = selective_scan_fn
-    return found
+    fakes = {name: ModuleType(name) for name in names}
+    fakes["mamba_ssm"].ops = fakes["mamba_ssm.ops"]
+    fakes["mamba_ssm.ops"].selective_scan_interface = fakes["mamba_ssm.ops.selective_scan_interface"]
+    fakes["mamba_ssm.ops.selective_scan_interface"].selective_scan_fn = selective_scan_fn
+    return fakes
 
 
 def forget(monkeypatch) -> None:

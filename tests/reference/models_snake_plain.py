@@ -1,4 +1,4 @@
-"""The snake convolution as its definition: every tap's place, eight corners by hand, all taps kept."""
+"""The snake convolution as its definition: every tap's position, eight corners by hand, all taps kept."""
 
 import itertools
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def sample(x_BTHWS: Tensor, place_BTHW3: Tensor) -> Tensor:
     """Trilinear interpolation at places (t, y, x) in pixels, clamped at the borders; (B, T, H, W, S)."""
     sizes = x_BTHWS.shape[1:4]
-    place = torch.stack([place_BTHW3[..., i].clamp(0, n - 1) for i, n in enumerate(sizes)], -1)
-    low = torch.stack([place[..., i].detach().floor().clamp(0, n - 2) for i, n in enumerate(sizes)], -1)
-    share = place - low
+    position = torch.stack([place_BTHW3[..., i].clamp(0, n - 1) for i, n in enumerate(sizes)], -1)
+    low = torch.stack([position[..., i].detach().floor().clamp(0, n - 2) for i, n in enumerate(sizes)], -1)
+    share = position - low
     b = torch.arange(len(x_BTHWS)).view(-1, 1, 1, 1)
     out = torch.zeros_like(x_BTHWS)
     for corner in itertools.product((0, 1), repeat=3):
@@ -34,9 +34,9 @@ def snake(x_BTHWS: Tensor, context_BTHWC: Tensor, module: torch.nn.Module) -> Te
     for axis in range(3):
         y = x_BTHWS @ module.weight[axis, N].T
         for arm, n in itertools.product((0, 1), range(1, N + 1)):
-            place = here + steps[..., axis, arm, :n, :].sum(-2)
-            ahead = torch.zeros(3, dtype=place.dtype)
+            position = here + steps[..., axis, arm, :n, :].sum(-2)
+            ahead = torch.zeros(3, dtype=position.dtype)
             ahead[axis] = n if arm else -n
-            y = y + sample(x_BTHWS, place + ahead) @ module.weight[axis, N + (n if arm else -n)].T
+            y = y + sample(x_BTHWS, position + ahead) @ module.weight[axis, N + (n if arm else -n)].T
         outputs.append(y)
     return torch.cat(outputs, -1) + module.bias

@@ -28,11 +28,11 @@ def gru(steps: list[Tensor], module: torch.nn.GRU, suffix: str) -> list[Tensor]:
     return states
 
 
-def lerp(samples: list[Tensor], place: float) -> Tensor:
-    """The value at `place` between samples 0, 1, …; the outermost beyond them."""
-    place = min(max(place, 0.0), len(samples) - 1.0)
-    low = min(int(place), len(samples) - 2)
-    return samples[low] + (place - low) * (samples[low + 1] - samples[low])
+def lerp(samples: list[Tensor], position: float) -> Tensor:
+    """The value at `position` between samples 0, 1, …; the outermost beyond them."""
+    position = min(max(position, 0.0), len(samples) - 1.0)
+    low = min(int(position), len(samples) - 2)
+    return samples[low] + (position - low) * (samples[low + 1] - samples[low])
 
 
 def forward(module: WaveletSelectiveScan, x_THWD: Tensor, bands: dict[str, Tensor]) -> Tensor:
