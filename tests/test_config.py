@@ -17,7 +17,7 @@ from stf.config import FLAGS, PHASE_A_FLAGS, Params, STFV8Config
 from stf.errors import ConfigError
 
 
-def test_defaults_are_the_designs_numbers():
+def test_defaults():
     config = STFV8Config()
     assert (config.num_frames, config.img_size, config.batch_size, config.num_workers) == (32, 224, 16, 8)
     assert (config.lr, config.min_lr, config.weight_decay) == (5e-4, 1e-6, 0.05)
@@ -65,7 +65,7 @@ def test_a_variant_is_named_by_its_nearest_base_and_the_differences(flags, name)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "expected"),
     [
         ("num_frames", 31, "multiple of 2"),
         ("num_frames", 6, "greater than or equal to 8"),
@@ -83,16 +83,16 @@ def test_a_variant_is_named_by_its_nearest_base_and_the_differences(flags, name)
         ("max_budget", 0, "greater than 0 (US dollars)"),
     ],
 )
-def test_a_wrong_field_is_reported_when_validated_again(field, value, says):
+def test_a_wrong_field_is_reported_when_validated_again(field, value, expected):
     config = STFV8Config()
     setattr(config, field, value)
     with pytest.raises(ConfigError, match=field) as caught:
         config.validate()
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "expected"),
     [
         ({"phase_a": {"use_hydr": True}}, 'did you mean "use_hydra"'),
         ({"dat": {}}, 'did you mean "data"'),
@@ -109,8 +109,8 @@ def test_a_wrong_field_is_reported_when_validated_again(field, value, says):
         ({"seed": 1.5}, "a valid integer"),
     ],
 )
-def test_a_wrong_params_file_is_refused(values, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_wrong_params_file_is_refused(values, expected):
+    with pytest.raises(ConfigError, match=expected):
         Params.load(values)
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_parameter_file_is_refused(tmp_path, text):
         Params.load(path)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path):
+def test_the_error_for_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="--params"):
         Params.load(tmp_path / "none.yaml")
 
@@ -199,19 +199,19 @@ def test_every_number_has_a_range_and_is_refused_beyond_it(section: str, key: st
         assert "\n" not in str(caught.value)
 
 
-def test_every_number_was_looked_at() -> None:
+def test_every_number_is_covered() -> None:
     assert len(NUMBERS) > 50
     assert ("model", "stem_dim") in NUMBERS
 
 
-def test_ends_of_a_range_belong_to_it() -> None:
+def test_both_ends_of_a_range_are_allowed() -> None:
     for end in (0.0, 1.0):
         assert Params.load({"sbi": {"tps_probability": end}}).sbi.tps_probability == end
     assert Params.load({"seed": 2**63 - 1}).seed == 2**63 - 1
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "expected"),
     [
         ({"training": {"batch_size": 10**9}}, "training.batch_size is 1000000000; it must be less than or equal to"),
         ({"training": {"batch_size": 0}}, "training.batch_size is 0"),
@@ -244,12 +244,12 @@ def test_ends_of_a_range_belong_to_it() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_or_contradicting_value_is_reported_with_its_section(
-    values: dict[str, Any], says: str
+    values: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         Params.load(values)
     message = str(caught.value)
-    assert says in message or says.replace("[[...]", "[[") in message
+    assert expected in message or expected.replace("[[...]", "[[") in message
     assert "\n" not in message
     assert len(message) < 300
 
@@ -294,7 +294,7 @@ def test_a_field_keeps_its_value_where_validation_fails() -> None:
     assert (config.num_frames, type(config.lr)) == (31, int)
 
 
-def test_what_both_have_is_declared_once() -> None:
+def test_fields_of_both_are_declared_once() -> None:
     """The sections and STFV8Config inherit their common fields, but for the defaults of the phases."""
     fields = STFV8Config.__pydantic_fields__
     sections = {field.name: type(getattr(Params(), field.name)) for field in dataclasses.fields(Params)}

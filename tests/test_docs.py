@@ -160,8 +160,10 @@ def test_every_command_line_is_accepted(page: Path) -> None:
 
 @pages
 def test_every_option_exists(page: Path) -> None:
-    named = {code.partition(" ")[0].partition("=")[0] for code in inline_code(page) if code.startswith("--")}
-    assert named - every_option() - FOREIGN_OPTIONS == set()
+    options = {
+        code.partition(" ")[0].partition("=")[0] for code in inline_code(page) if code.startswith("--")
+    }
+    assert options - every_option() - FOREIGN_OPTIONS == set()
 
 
 @pages
@@ -178,9 +180,9 @@ def test_every_parameter_exists(page: Path) -> None:
     sections = {key.partition(".")[0] for key in flat if "." in key}
     words = [word for code in inline_code(page) for word in re.split(r"[\s:=]+", code)]
     words += [word.partition("=")[0] for command in commands(page) for word in command]
-    named = {word for word in words if re.fullmatch(rf"({'|'.join(sections)})\.\w+", word)}
+    parameters = {word for word in words if re.fullmatch(rf"({'|'.join(sections)})\.\w+", word)}
     files = {f"{path.parent.name}.{path.stem}" for path in ROOT.glob("*/*.py")}
-    assert named - set(flat) - files == set()
+    assert parameters - set(flat) - files == set()
     flags = {word for word in words if word.startswith("use_")}
     assert flags <= set(FLAGS)
 
@@ -325,7 +327,7 @@ def test_the_hooks_are_the_checks_of_make_lint_and_download_nothing() -> None:
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]] == checks
 
 
-def test_git_ignores_weights_videos_and_arrays_and_nothing_that_it_has() -> None:
+def test_git_ignores_weights_videos_and_arrays_but_no_tracked_file() -> None:
     listed = subprocess.run(
         ("git", "ls-files", "-i", "-c", "--exclude-standard"),
         cwd=ROOT,

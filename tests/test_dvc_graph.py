@@ -175,13 +175,13 @@ def _params_read(tree: ast.Module, stage: str) -> set[str]:
 def _is_guarded(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     """Whether `params.phase_x` stands in the body of an `if phase == "x"` or of that and more."""
     assert isinstance(node, ast.Attribute)
-    wanted = f"phase == '{node.attr[-1]}'"
+    guard = f"phase == '{node.attr[-1]}'"
     child: ast.AST = node
     while (parent := parents.get(child)) is not None:
         if isinstance(parent, ast.If) and child in parent.body:
             tests = parent.test.values if isinstance(parent.test, ast.BoolOp) else [parent.test]
             is_and = not isinstance(parent.test, ast.BoolOp) or isinstance(parent.test.op, ast.And)
-            if is_and and wanted in map(ast.unparse, tests):
+            if is_and and guard in map(ast.unparse, tests):
                 return True
         child = parent
     return False
@@ -191,7 +191,7 @@ def _is_params(node: ast.expr) -> bool:
     return ast.unparse(node).split(".")[-1] == "params"
 
 
-def test_params_read_are_found() -> None:
+def test_params_read_are_collected() -> None:
     tree = ast.parse(
         "use(params.sbi.x, run.params.seed, params.data)\n"
         "STFV8Config.from_params(params, phase)\n"
@@ -236,7 +236,7 @@ def _is_ignored(path: str) -> bool:
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
-def test_byte_code_never_makes_a_folder_stale() -> None:
+def test_byte_code_never_makes_a_folder_outdated() -> None:
     assert "__pycache__/" in (ROOT / ".dvcignore").read_text(encoding="utf-8").splitlines()
 
 

@@ -1,4 +1,4 @@
-"""The author's import paths: each works alone in a fresh process, and leads where docs/import-paths.md says."""
+"""The author's import paths: each works alone in a fresh process and resolves to what docs/import-paths.md says."""
 
 from __future__ import annotations
 

@@ -49,18 +49,18 @@ def _called(node: ast.AST | None) -> str:
 
 
 class _Values(ast.NodeVisitor):
-    """Collects every place of a module where a value that came out of tracking or console is used for anything."""
+    """Collects every line of a module where a value that came out of tracking or console is used for anything."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.found: list[str] = []
+        self.violations: list[str] = []
         self._parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
         self._kinds = self._imported(tree)
-        self._holders = self._held(tree)
+        self._writers = self._writer_names(tree)
         own_pictures = _functions_returning(self._of("picture"), tree)
         self._kinds |= dict.fromkeys(own_pictures, "picture")
         self._drawn = _assigned(self._of("picture"), tree)
-        named = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
-        self._constants = {ast.unparse(t): n.value.value for n in named for t in n.targets}
+        constants = [n for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+        self._constants = {ast.unparse(t): n.value.value for n in constants for t in n.targets}
         self.visit(tree)
 
     def _imported(self, tree: ast.Module) -> dict[str, Kind]:
@@ -68,16 +68,18 @@ class _Values(ast.NodeVisitor):
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 plain = [alias.name for alias in node.names if alias.name.startswith(PACKAGES)]
-                self.found += [f"line {node.lineno}: import {name}; write from … import …" for name in plain]
+                self.violations += [
+                    f"line {node.lineno}: import {name}; write from … import …" for name in plain
+                ]
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
-                self.found += [f"line {node.lineno}: {a.name} renamed" for a in node.names if a.asname]
+                self.violations += [f"line {node.lineno}: {a.name} renamed" for a in node.names if a.asname]
                 kinds |= {alias.name: kind_of(str(node.module), alias.name) for alias in node.names}
         return kinds
 
     def _of(self, kind: Kind) -> set[str]:
         return {name for name, its in self._kinds.items() if its == kind}
 
-    def _held(self, tree: ast.Module) -> set[str]:
+    def _writer_names(self, tree: ast.Module) -> set[str]:
         """Names that hold a writer: bound by `with`, assigned, or an argument annotated as a run."""
         names = {name for writer in self._of("writer") for name in _assigned({writer}, tree)}
         entered = [
@@ -101,15 +103,15 @@ class _Values(ast.NodeVisitor):
         parent = self._parents[node]
         if isinstance(node.ctx, ast.Store):
             return
-        if node.id in self._holders and not self._may_hold(node):
-            self.found.append(f"line {node.lineno}: {node.id} is used as a value")
+        if node.id in self._writers and not self._may_hold(node):
+            self.violations.append(f"line {node.lineno}: {node.id} is used as a value")
         if node.id in self._drawn and not (self._is_kept(node) or self._is_saved(node)):
-            self.found.append(f"line {node.lineno}: picture {node.id} is used as a value")
+            self.violations.append(f"line {node.lineno}: picture {node.id} is used as a value")
         kind = self._kinds.get(node.id)
         is_called = isinstance(parent, ast.Call) and parent.func is node
         is_callback = kind == "printer" and isinstance(parent, ast.Call | ast.keyword)
         if kind is not None and not (is_called or is_callback or self._is_annotation(node)):
-            self.found.append(f"line {node.lineno}: {node.id} is used as a value")
+            self.violations.append(f"line {node.lineno}: {node.id} is used as a value")
 
     def _may_hold(self, node: ast.Name) -> bool:
         parent = self._parents[node]
@@ -132,13 +134,13 @@ class _Values(ast.NodeVisitor):
         return False
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if isinstance(node.value, ast.Name) and node.value.id in self._holders:
+        if isinstance(node.value, ast.Name) and node.value.id in self._writers:
             parent = self._parents[node]
             is_called = isinstance(parent, ast.Call) and parent.func is node
             is_callback = isinstance(parent, ast.keyword | ast.Call | ast.BoolOp) and not is_called
             is_dropped = is_called and isinstance(self._parents[parent], ast.Expr | ast.Lambda)
             if node.attr.startswith("_") or not (is_callback or is_dropped):
-                self.found.append(f"line {node.lineno}: the value of {ast.unparse(node)}")
+                self.violations.append(f"line {node.lineno}: the value of {ast.unparse(node)}")
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -156,7 +158,7 @@ class _Values(ast.NodeVisitor):
             "text": self._is_raised(node) or self._is_printed(node),
         }
         if not fine[kind]:
-            self.found.append(f"line {node.lineno}: {name} in {taker or type(parent).__name__}")
+            self.violations.append(f"line {node.lineno}: {name} in {taker or type(parent).__name__}")
         self.generic_visit(node)
 
     def _is_raised(self, node: ast.AST) -> bool:
@@ -172,7 +174,7 @@ class _Values(ast.NodeVisitor):
 
     def _is_kept(self, node: ast.expr) -> bool:
         parent = self._parents[node]
-        return isinstance(parent, ast.Return) or _called(parent).rpartition(".")[0] in self._holders
+        return isinstance(parent, ast.Return) or _called(parent).rpartition(".")[0] in self._writers
 
     def _is_saved(self, node: ast.expr) -> bool:
         """`write_png(PATH, figure)` where PATH is a constant of the module that names no output of a stage."""
@@ -213,7 +215,7 @@ def test_the_modules_that_are_looked_at_are_those_that_use_tracking_or_console()
 
 @pytest.mark.parametrize("path", USERS)
 def test_no_stage_uses_a_value_of_tracking_or_console(path: str) -> None:
-    assert _Values(ast.parse((ROOT / path).read_text(encoding="utf-8"))).found == []
+    assert _Values(ast.parse((ROOT / path).read_text(encoding="utf-8"))).violations == []
 
 
 @pytest.mark.parametrize("writer", [TrackedRun, CSVLogger, ConsoleLogger, TrainingReport])
@@ -273,11 +275,11 @@ BAR = "from stf.console.progress import progress_bar\n"
         "from stf.console.training import non_finite as f\nx = f('a', 1.0, 'b', [])",
     ],
 )
-def test_a_use_of_a_value_is_found(leak: str) -> None:
-    assert _Values(ast.parse(leak)).found
+def test_a_use_of_a_value_is_reported(leak: str) -> None:
+    assert _Values(ast.parse(leak)).violations
 
 
-def test_a_constant_of_the_console_is_no_stages() -> None:
+def test_a_constant_of_the_console_is_refused() -> None:
     with pytest.raises(AssertionError, match="WIDTH is a constant"):
         kind_of("stf.console.tables", "WIDTH")
 
@@ -306,5 +308,5 @@ def test_a_constant_of_the_console_is_no_stages() -> None:
         + "with progress_bar(console, 'a') as advance:\n    generate(progress=advance)\n    advance(1, 2)",
     ],
 )
-def test_fair_use_is_not(fair: str) -> None:
-    assert _Values(ast.parse(fair)).found == []
+def test_an_allowed_use_is_not_reported(fair: str) -> None:
+    assert _Values(ast.parse(fair)).violations == []
