@@ -31,7 +31,6 @@ from stf.io.paths import repository_root
 from stf.tracking.disk_errors import disk_errors
 
 _MAX_BYTES = 1 << 29
-_LOCK_WAIT_S = 30.0
 _STRICT = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
 _Integer = Annotated[int, Field(ge=-(2**62), le=2**62)]
 _Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
@@ -45,7 +44,6 @@ class Start:
     identity: str
     store: str  # its address, without credentials
     name: str
-    params: Mapping[str, str]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -56,12 +54,13 @@ class Entry:
     step: _Integer = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     provisional: bool = False  # a later value of the same step replaces these metrics
+    params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     links: tuple[str, ...] = ()  # tags that get the id of the training run that made the weights …
     linked_weights: _Sha256 | None = None  # … with this hash; metrics beside them are logged there too
     start: Start | None = None
     model: Mapping[str, str] | None = None  # tags of a model version, whose files are artifacts
-    status: Literal["FINISHED", "FAILED", "KILLED"] | None = None  # the run is over
+    status: Literal["FINISHED", "FAILED", "KILLED"] | None = None  # ends the run: its last entry
 
 
 _ENTRY = TypeAdapter(Entry)
@@ -70,36 +69,29 @@ _ENTRY = TypeAdapter(Entry)
 class Record:
     """The record in `folder`, which this process alone uses until `close`."""
 
-    def __init__(self, folder: Path, wait_s: float) -> None:
+    def __init__(self, folder: Path, wait_s: float = 30.0) -> None:
         """Opens or creates it; raises OSError, its TimeoutError when another process uses it, and TrackingError."""
         self.folder, self.files, self._log = folder, folder / "files", folder / "run.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (folder, *folder.glob("*"), *folder.glob("files/**/*")):
-            is_plain = path.is_file() or path.is_dir()
-            if path.is_symlink() or not is_plain:  # it would be read or written elsewhere
+        for path in (folder, *folder.rglob("*")):  # a link would be read or written elsewhere
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise TrackingError(f"{path} is a link or a device, which no run creates; remove it")
         self._lock = FileLock(folder / "lock")
         self._lock.acquire(timeout=wait_s)
-        self._file = self._log.open("ab", buffering=0)
-        if (
-            self._file.tell() <= _MAX_BYTES
-        ):  # without the line that a kill cut off; `read` refuses a larger one
-            self._file.truncate(self._log.read_bytes().rfind(b"\n") + 1)
+        self._file, self.entries = self._log.open("ab", buffering=0), list[Entry]()
 
-    def read(self) -> list[Entry]:
-        """All entries, the first with a start; raises TrackingError for a damaged record."""
+    def load(self) -> None:
+        """Reads all `entries`, the first with a start; raises TrackingError for a damaged record."""
         try:
-            entries = [
-                _ENTRY.validate_json(line) for line in read_bounded(self._log, _MAX_BYTES).splitlines()
-            ]
-        except (OSError, ValidationError) as error:
+            content = read_bounded(self._log, _MAX_BYTES)
+            whole = content[: content.rfind(b"\n") + 1]  # without the line that a kill cut off
+            self._file.truncate(len(whole))
+            self.entries = [_ENTRY.validate_json(line) for line in whole.splitlines()]
+            if self.entries and self.entries[0].start is None:
+                raise ValueError("it does not begin with the start of a run")
+        except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise TrackingError(
-                f"{self._log} is damaged ({reason}), so nothing of it is used; move it away"
-            ) from None
-        if entries and entries[0].start is None:
-            raise TrackingError(f"{self._log} does not begin with the start of a run; move it away")
-        return entries
+            raise TrackingError(f"{self._log} is damaged ({reason}); move it away") from None
 
     def append(self, entry: Entry) -> None:
         """Writes one entry; raises TrackingError when the disk is full or read-only."""
@@ -107,15 +99,13 @@ class Record:
         with disk_errors(self.folder):
             if entry.start is not None:
                 (self.folder / "unsent").touch()
-            size = os.fstat(self._file.fileno()).st_size
-            if self._file.write(line) != len(line):  # a full disk takes half a line
-                self._file.truncate(size)
+            written = self._file.write(line)
+            if written != len(line):  # a full disk takes half a line
+                self._file.truncate(self._file.tell() - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def sync(self) -> None:
-        """Makes what was written survive a power failure; raises TrackingError when the disk fails."""
-        with disk_errors(self.folder):
-            os.fsync(self._file.fileno())
+            if entry.status is not None:
+                os.fsync(self._file.fileno())
+        self.entries.append(entry)
 
     def keep(self, path: Path, artifact_folder: str) -> None:
         """Copies a file, or what is in a folder, to where it belongs among the artifacts ("" is the top)."""
@@ -129,13 +119,13 @@ class Record:
 
     def close(self, *, all_sent: bool = False) -> None:
         """Lets others use it; when the store has everything, a training's is kept and any other is deleted."""
-        if all_sent and self.folder.name == "mlflow":
-            with disk_errors(self.folder):
+        with disk_errors(self.folder):
+            if all_sent:
                 (self.folder / "unsent").unlink(missing_ok=True)
-        elif all_sent:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._file.close()
-        self._lock.release()
+            self._file.close()
+            self._lock.release()
+            if all_sent and self.folder.name != "mlflow":
+                shutil.rmtree(self.folder)
 
 
 def open_record(folder: Path | None, identity: str, *, resume: bool = True) -> Record:
@@ -145,28 +135,23 @@ def open_record(folder: Path | None, identity: str, *, resume: bool = True) -> R
     written, or another process uses the record.
     """
     place = folder or repository_root().resolve() / "checkpoints" / "unsent" / f"mlflow-{uuid.uuid4().hex}"
-    try:
-        record = Record(place, _LOCK_WAIT_S)
+    with disk_errors(place):
         try:
-            start = next((entry.start for entry in record.read()), None)
-            reason = "it is started again" if start is not None and not resume else ""
-            if start is not None and start.identity != identity:
-                reason = "code or data changed"
+            record = Record(place)
+        except TimeoutError:
+            raise TrackingError(f"{place} is in use by another process; wait for it or end it") from None
+        try:
+            record.load()
+            starts = [entry.start for entry in record.entries[:1] if entry.start]
+            if not starts or (resume and starts[0].identity == identity):
+                return record
+            reason = "code or data changed" if resume else "it is started again"
         except TrackingError as error:
             reason = str(error)
-        if reason:
-            click.echo(f"this training is a new MLflow run: {reason}")
-            record.close()
-            if (place / "unsent").exists():  # a later command sends it
-                place.rename(place.with_name(f"mlflow-{uuid.uuid4().hex}"))
-            else:
-                shutil.rmtree(place)
-            record = Record(place, _LOCK_WAIT_S)
-    except TimeoutError:
-        raise TrackingError(f"{place} is in use by another process; wait for it or end it") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise TrackingError(
-            f"{place} cannot be written ({reason}); free some space or give write permission"
-        ) from None
-    return record
+        click.echo(f"this training is a new MLflow run: {reason}")
+        record.close()
+        if (place / "unsent").exists():  # a later command sends it
+            place.rename(place.with_name(f"mlflow-{uuid.uuid4().hex}"))
+        else:
+            shutil.rmtree(place)
+    return open_record(folder, identity)

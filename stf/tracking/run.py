@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -115,11 +115,10 @@ class TrackedRun:
     def _end(self, status: Literal["FINISHED", "FAILED", "KILLED"], spent_usd: float) -> None:
         if not self._has_cost:
             self.log({"cost_usd": spent_usd})
-        error = sys.exception()
+        error, tags = sys.exception(), {}
         if error is not None and not isinstance(error, Interrupted):
-            self.tag("error", f"{type(error).__name__}: {error}")
-        self._delivery.report(Entry(_now_ms(), status=status))
-        self._delivery.flush(force=True)
+            tags = {"error": _text(f"{type(error).__name__}: {error}")}
+        self._delivery.report(Entry(_now_ms(), tags=tags, status=status))
 
 
 @contextmanager
@@ -153,17 +152,14 @@ def track(  # noqa: PLR0913  # each by its name
     name = " ".join(filter(None, (stage, tags.get("variant"), tags.get("dvc.experiment"))))
 
     record = open_record(memory, identity, resume=resume)
-    entries, last_steps = record.read(), {}
-    for entry in entries:
+    last_steps = dict[str, int]()
+    for entry in record.entries:
         last_steps |= dict.fromkeys(() if entry.provisional else entry.metrics, entry.step)
-    token = entries[0].start.token if entries and entries[0].start else uuid.uuid4().hex
-    setting = {key: str(value) for key, value in logged.items()}
-    start = Start(token, identity, shown_address(store_uri()), name, setting)
+    start = _start(record.entries, identity, name, {key: str(value) for key, value in logged.items()}, tags)
     delivery = Delivery(record)
     run, status = TrackedRun(delivery, stage, last_steps), "FAILED"
     try:
-        record.append(Entry(_now_ms(), tags=tags, start=start))
-        delivery.flush(force=True)
+        delivery.report(start)
         if delivery.run is not None:
             send_unsent()
         yield run
@@ -180,6 +176,21 @@ def track(  # noqa: PLR0913  # each by its name
             click.secho(str(error), fg="yellow")  # what ended the run is more important
         finally:
             delivery.close()
+
+
+def _start(
+    earlier: Sequence[Entry], identity: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+) -> Entry:
+    """The first entry of a run, or of the next part of one with `earlier` entries."""
+    starts = [entry.start for entry in earlier if entry.start is not None]
+    known = {key: value for entry in earlier for key, value in entry.params.items()}
+    new = {key: value for key, value in params.items() if key not in known}
+    token = starts[0].token if starts else uuid.uuid4().hex
+    start = Start(token, identity, shown_address(store_uri()), name)
+    if starts:  # MLflow refuses another value of a parameter, so that becomes a tag
+        changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
+        tags = {**tags, "resumed": str(len(starts)), **changed}
+    return Entry(_now_ms(), params=new, tags=tags, start=start)
 
 
 @contextmanager

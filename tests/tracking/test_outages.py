@@ -263,7 +263,7 @@ def test_an_mlruns_folder_that_cannot_be_created(root: Path, runs: Runs, tmp_pat
 def test_an_unwritable_record_is_one_clear_error(root: Path) -> None:
     shutil.rmtree(root / "checkpoints", ignore_errors=True)
     (root / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(TrackingError, match=r"checkpoints.* cannot be written \(.*\); free some space"):
+    with pytest.raises(TrackingError, match=r"checkpoints.* cannot be written: .*; free some space"):
         track("train_phase_a", params=PARAMS).__enter__()
 
 

@@ -94,7 +94,7 @@ def _repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 def test_all_metrics_of_steps_arrive(runs: Runs) -> None:
-    """1,000 points in batches of 400."""
+    """Over 1,000 points: more than MLflow takes in one call."""
     with track("train_phase_a", params=PARAMS) as run:
         for step in range(500):
             run.log({"loss": step / 7, "auc": float("nan")}, step=step)
