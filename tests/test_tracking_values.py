@@ -103,9 +103,9 @@ class _Values(ast.NodeVisitor):
         parent = self._parents[node]
         if isinstance(node.ctx, ast.Store):
             return
-        if node.id in self._writers and not self._may_hold(node):
+        if node.id in self._writers and not self._is_allowed_use(node):
             self.violations.append(f"line {node.lineno}: {node.id} is used as a value")
-        if node.id in self._drawn and not (self._is_kept(node) or self._is_saved(node)):
+        if node.id in self._drawn and not (self._is_logged(node) or self._is_saved(node)):
             self.violations.append(f"line {node.lineno}: picture {node.id} is used as a value")
         kind = self._kinds.get(node.id)
         is_called = isinstance(parent, ast.Call) and parent.func is node
@@ -113,7 +113,7 @@ class _Values(ast.NodeVisitor):
         if kind is not None and not (is_called or is_callback or self._is_annotation(node)):
             self.violations.append(f"line {node.lineno}: {node.id} is used as a value")
 
-    def _may_hold(self, node: ast.Name) -> bool:
+    def _is_allowed_use(self, node: ast.Name) -> bool:
         parent = self._parents[node]
         if isinstance(parent, ast.Compare):  # whether it is None, which its maker cannot choose
             return all(isinstance(op, ast.Is | ast.IsNot) for op in parent.ops)
@@ -153,7 +153,7 @@ class _Values(ast.NodeVisitor):
             None: True,
             "console": True,
             "writer": is_given_name or is_entered,
-            "picture": is_given_name or self._is_kept(node) or self._is_saved(node),
+            "picture": is_given_name or self._is_logged(node) or self._is_saved(node),
             "printer": isinstance(parent, ast.Expr | ast.Lambda),
             "text": self._is_raised(node) or self._is_printed(node),
         }
@@ -172,7 +172,7 @@ class _Values(ast.NodeVisitor):
         taker = _called(self._parents[call] if isinstance(call, ast.keyword) else call).rpartition(".")[2]
         return taker in PRINTS or taker.startswith("print_")
 
-    def _is_kept(self, node: ast.expr) -> bool:
+    def _is_logged(self, node: ast.expr) -> bool:
         parent = self._parents[node]
         return isinstance(parent, ast.Return) or _called(parent).rpartition(".")[0] in self._writers
 
@@ -285,7 +285,7 @@ def test_a_constant_of_the_console_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "fair",
+    "allowed",
     [
         TRACK
         + "with track('a') as run:\n    run.log({})\n    fit(on_step=run.log, on_epoch=lambda r: run.log(r))",
@@ -308,5 +308,5 @@ def test_a_constant_of_the_console_is_refused() -> None:
         + "with progress_bar(console, 'a') as advance:\n    generate(progress=advance)\n    advance(1, 2)",
     ],
 )
-def test_an_allowed_use_is_not_reported(fair: str) -> None:
-    assert _Values(ast.parse(fair)).violations == []
+def test_an_allowed_use_is_not_reported(allowed: str) -> None:
+    assert _Values(ast.parse(allowed)).violations == []

@@ -105,16 +105,16 @@ def test_shares_are_those_of_the_compressed_clips(adaptive):
 def test_only_real_validation_videos_are_read(adaptive, monkeypatch):
     from stf.evaluation import self_blended
 
-    asked = []
+    splits = []
 
     class Watched(self_blended.VideoSBIDataset):
         def __init__(self, phase, *arguments, **options):
-            asked.append(phase)
+            splits.append(phase)
             super().__init__(phase, *arguments, **options)
 
     monkeypatch.setattr(self_blended, "VideoSBIDataset", Watched)
     open_shares(*adaptive)
-    assert asked == ["val"]
+    assert splits == ["val"]
 
 
 def test_a_network_without_adaptive_state_has_none(adaptive):

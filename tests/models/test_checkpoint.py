@@ -175,10 +175,10 @@ def test_a_training_state_does_not_go_into_a_weights_file(tmp_path, part):
 
 
 @pytest.mark.parametrize(
-    ("asked", "used"), [("auto", "mamba_ssm"), ("mamba_ssm", "mamba_ssm"), ("auto", "torch")]
+    ("requested", "used"), [("auto", "mamba_ssm"), ("mamba_ssm", "mamba_ssm"), ("auto", "torch")]
 )
-def test_weights_move_to_a_machine_without_mamba_ssm(tmp_path, monkeypatch, asked, used):
-    config = STFV8Config(**{**vars(STFV8Config.debug()), "ssm_backend": asked})
+def test_weights_move_to_a_machine_without_mamba_ssm(tmp_path, monkeypatch, requested, used):
+    config = STFV8Config(**{**vars(STFV8Config.debug()), "ssm_backend": requested})
     fake.install(monkeypatch)
     trained = build_network(config, "cuda" if used == "mamba_ssm" else "cpu").eval()
     assert trained.ssm_backend == used
@@ -189,7 +189,7 @@ def test_weights_move_to_a_machine_without_mamba_ssm(tmp_path, monkeypatch, aske
     assert checkpoint.payload["ssm_backend"] == used
     fake.remove(monkeypatch)
     loaded = checkpoint.build()
-    assert (loaded.ssm_backend, checkpoint.config.ssm_backend) == ("torch", asked)
+    assert (loaded.ssm_backend, checkpoint.config.ssm_backend) == ("torch", requested)
     out = loaded(video)
     for name in expected:
         torch.testing.assert_close(out[name], expected[name], rtol=1e-4, atol=1e-5)

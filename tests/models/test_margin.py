@@ -36,9 +36,9 @@ def train_margin(active_share, weight: float = 0.1, margin: float = 1.0) -> list
 
 def test_margin_stays_alive_when_nothing_can_be_separated():
     """The case that took a free margin from 1.0 to 0.19: here it stays above m₀/2."""
-    course = train_margin(lambda progress: 1.0)
-    assert min(course) > 0.5
-    assert course[-1] < 0.75  # learned, not clamped
+    margins = train_margin(lambda progress: 1.0)
+    assert min(margins) > 0.5
+    assert margins[-1] < 0.75  # learned, not clamped
 
 
 def test_margin_stays_at_its_start_when_every_pair_is_separated():
@@ -46,15 +46,15 @@ def test_margin_stays_at_its_start_when_every_pair_is_separated():
 
 
 def test_margin_stays_in_range_when_pairs_become_separable():
-    course = train_margin(lambda progress: max(0.0, 1 - 2 * progress))
-    assert all(0.49 < m < 1.01 for m in course)
-    assert course[-1] > min(course)  # it recovers once few pairs are active
+    margins = train_margin(lambda progress: max(0.0, 1 - 2 * progress))
+    assert all(0.49 < m < 1.01 for m in margins)
+    assert margins[-1] > min(margins)  # it recovers once few pairs are active
 
 
 @pytest.mark.parametrize(("weight", "margin"), [(0.001, 1.0), (10.0, 1.0), (0.1, 0.3)])
 def test_the_range_depends_on_neither_weight_nor_scale(weight, margin):
-    course = train_margin(lambda progress: 1.0, weight, margin)
-    assert all(0.49 * margin < m < 1.01 * margin for m in course)
+    margins = train_margin(lambda progress: 1.0, weight, margin)
+    assert all(0.49 * margin < m < 1.01 * margin for m in margins)
 
 
 def test_a_free_margin_would_collapse():

@@ -21,7 +21,7 @@ def one_block(monkeypatch):
     monkeypatch.setattr(snake_cpu, "CHUNK_POSITIONS", 1 << 40)
 
 
-def kept_bytes(config: STFV8Config, bfloat16: bool, checkpointing: bool) -> tuple[int, int]:
+def saved_bytes(config: STFV8Config, bfloat16: bool, checkpointing: bool) -> tuple[int, int]:
     """(all bytes saved for backward, the largest tensor's) of 16 clips of 32×224×224, parameters left out."""
     sizes = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -56,7 +56,7 @@ def kept_bytes(config: STFV8Config, bfloat16: bool, checkpointing: bool) -> tupl
 )
 def test_full_size_training_stores_the_bytes_in_the_docstrings(config, bfloat16, checkpointing, gib):
     """The figures of backbone_v73.py and checkpointing.py."""
-    total, largest = kept_bytes(config, bfloat16, checkpointing)
+    total, largest = saved_bytes(config, bfloat16, checkpointing)
     assert total / GIB == pytest.approx(gib, abs=0.1)
     every_tap = BATCH * 32 * 56 * 56 * 9 * 96 * (2 if bfloat16 else 4)  # T·H·W·9·C, must not be allocated
     assert largest < every_tap

@@ -155,16 +155,16 @@ def test_frozen_stays_in_eval_mode_without_gradients_and_projection_learns(make_
 
 def test_frozen_stores_nothing_of_the_network_for_backward(make_model) -> None:
     """What is stored is of norm, projection and resizing: a few numbers per cell and channel, not twelve blocks."""
-    early, kept = make_model(VIT, spatial_frozen=True)[0].early, []
+    early, sizes = make_model(VIT, spatial_frozen=True)[0].early, []
 
     def pack(x: Tensor) -> Tensor:
-        kept.append(x.numel())
+        sizes.append(x.numel())
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         early(clips(1))
     frames, cells, channels = 8, 4, 192
-    assert 0 < sum(kept) < 4 * frames * cells * channels
+    assert 0 < sum(sizes) < 4 * frames * cells * channels
 
 
 @pytest.mark.parametrize("name", [CONV, VIT, "resnet10t"])

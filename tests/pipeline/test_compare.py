@@ -102,8 +102,8 @@ def test_the_comparison_is_a_run_with_figures_and_files(repository):
     difference = document["comparisons"][0]["qualities"]["c23"]["overall"]["bootstrap"]["difference"]
     assert run.data.metrics["R2-R1/difference_overall"] == pytest.approx(difference, abs=1e-6)
     assert "R3-R1/p_value_FaceSwap" in run.data.metrics
-    kept = {Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "comparison")}
-    assert kept == {"compare.json", "compare.png"}
+    artifacts = {Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "comparison")}
+    assert artifacts == {"compare.json", "compare.png"}
     assert cv2.imread("tmp/compare/compare.png").std() > 5
 
 

@@ -141,8 +141,8 @@ def test_the_run_is_tracked_with_figures_and_files_under_its_training(project, p
     assert run.data.tags["weights_sha256"] == document["checkpoint"]["weights_sha256"] == digest
     assert run.data.tags["mlflow.parentRunId"] == training.info.run_id
     assert run.data.tags["ssm_backend"] == "torch"
-    kept = {Path(f.path).name for f in store.client.list_artifacts(run.info.run_id, "evaluation")}
-    assert kept == {Path(name).name for name in plain_files(phase)}
+    artifacts = {Path(f.path).name for f in store.client.list_artifacts(run.info.run_id, "evaluation")}
+    assert artifacts == {Path(name).name for name in plain_files(phase)}
 
 
 @BOTH

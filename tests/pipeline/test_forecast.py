@@ -50,9 +50,9 @@ def test_it_measures_prints_and_stores_the_forecast(
 def test_a_plan_over_budget_suggests_savings_and_fails_on_request(
     forecast: Callable[..., Result],
 ) -> None:
-    dear = {"cost_per_hour": 1e5, "max_budget": 0.1}
-    assert forecast(budget=dear).exit_code == 0
-    result = forecast("--require", budget=dear)
+    expensive = {"cost_per_hour": 1e5, "max_budget": 0.1}
+    assert forecast(budget=expensive).exit_code == 0
+    result = forecast("--require", budget=expensive)
     assert result.exit_code == 1
     assert "the plan does not fit the budget" in result.output
     assert "What helps: a GPU" in result.output

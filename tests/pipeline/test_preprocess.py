@@ -246,7 +246,7 @@ def test_a_video_damaged_half_way_is_written_up_to_there_and_is_an_error(tmp_pat
     assert FFPPTree(root).video_ids(None, "raw") == ["p0", "p1"]
 
 
-def test_a_video_that_lost_files_is_made_again_and_one_given_twice_is_made_once(tmp_path: Path) -> None:
+def test_a_video_with_missing_files_is_processed_again_and_one_given_twice_only_once(tmp_path: Path) -> None:
     raw, root = recordings(tmp_path / "raw", 2), tmp_path / "data"
     assert run(raw, "--root", root, "--workers", 1, "--num-frames", 8).exit_code == 0
     before = snapshot(root)

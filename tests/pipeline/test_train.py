@@ -173,16 +173,16 @@ def test_state_of_other_code_is_not_resumed(
 
 
 # in the validation of the first epoch; after a step, and in the validation of the second
-@pytest.mark.parametrize("look", [5, *(pytest.param(look, marks=pytest.mark.slow) for look in (2, 8))])
+@pytest.mark.parametrize("check", [5, *(pytest.param(check, marks=pytest.mark.slow) for check in (2, 8))])
 def test_a_preempted_run_resumes_automatically_to_the_same_results(
-    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch, look: int
+    train: Callable[..., Result], root: Path, monkeypatch: pytest.MonkeyPatch, check: int
 ) -> None:
     random = {"model": {"dropout": 0.3, "drop_path": 0.2}, "training": {"ema_decay": 0.5}}
     assert train(**random).exit_code == 0
     expected = {name: digest(root / name) for name in OUTPUTS[:2]}
     rows = untimed(root / OUTPUTS[2])
-    looks = itertools.count(1)
-    monkeypatch.setattr(Preemption, "request", lambda self: NOTICE if next(looks) == look else None)
+    checks = itertools.count(1)
+    monkeypatch.setattr(Preemption, "request", lambda self: NOTICE if next(checks) == check else None)
     # of a run that was killed while writing its outputs
     left_over = root / "weights/.phase_a.safetensors.x1y2.part"
     left_over.write_bytes(b"half")
@@ -264,8 +264,8 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     monkeypatch.setattr("stf.training.budget.BudgetTracker", slow)
     monkeypatch.setattr("stf.training.budget.process_age_s", lambda: 0.0)  # pytest's
     monkeypatch.setattr("stf.training.budget_tracker.BEAT_S", 99.0)  # the heartbeat looks at the clock too
-    asked: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
-    result = train(**asked)
+    sections: dict[str, dict[str, Any]] = {"phase_a": {"epochs": 20}, "runtime": {"billing": True}}
+    result = train(**sections)
     assert result.exit_code == 0, result.output
     assert "the budget stopped training in epoch" in result.output
     assert "epochs left fit in" in result.output
@@ -275,16 +275,16 @@ def test_a_spent_budget_ends_the_run_cleanly_and_refuses_the_next(
     assert read_checkpoint(root / OUTPUTS[0]).epoch == summary["a_best_epoch"]
     before = outputs_of(root)
     (root / OUTPUTS[0]).unlink()
-    again = train(**asked)  # no budget for a further step, but enough for the outputs of the finished ones
+    again = train(**sections)  # no budget for a further step, but enough for the outputs of the finished ones
     assert again.exit_code == 0, again.output
     assert "the budget stopped training in epoch" in again.output
     assert outputs_of(root).keys() == before.keys()
     assert json.loads((root / OUTPUTS[1]).read_text())["a_stopped_by_budget"]
-    dearer = train(**asked | {"phase_a": {"epochs": 20, "lr": 1e-4}})
-    assert dearer.exit_code == 0, dearer.output  # another plan has its own budget
+    other_plan = train(**sections | {"phase_a": {"epochs": 20, "lr": 1e-4}})
+    assert other_plan.exit_code == 0, other_plan.output  # another plan has its own budget
     for path in (root / "checkpoints").glob("*/*.pt"):
         path.unlink()
-    refused = train(**asked)
+    refused = train(**sections)
     assert refused.exit_code == 1
     assert "earlier runs of this plan spent $" in refused.output
 

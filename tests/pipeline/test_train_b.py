@@ -62,8 +62,8 @@ def train(root: Path, plain_training: None) -> Train:
 
 def files_of(root: Path) -> set[Path]:
     """All but what every call of `train` and of MLflow writes."""
-    kept = (path for path in root.rglob("*") if path.is_file() and "mlruns" not in path.parts)
-    return {path for path in kept if path.name != "params.yaml"}
+    files = (path for path in root.rglob("*") if path.is_file() and "mlruns" not in path.parts)
+    return {path for path in files if path.name != "params.yaml"}
 
 
 def test_it_starts_from_phase_a_and_reports_what_was_loaded(train: Train, root: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_state_is_not_resumed_after_phase_a_changed(train: Train, root: Path) 
 
 
 @pytest.fixture
-def dear(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def expensive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Parameters for runs whose clock passes 100 s, $0.10 at $3.60 an hour, at every look."""
     seconds = itertools.count(step=100.0)
     slow = functools.partial(BudgetTracker, clock=lambda: next(seconds))
@@ -219,14 +219,14 @@ def dear(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"runtime": {"billing": True}, "budget": {"cost_per_hour": 3.6}}
 
 
-def test_both_phases_of_a_plan_share_its_budget(train: Train, root: Path, dear: dict[str, Any]) -> None:
-    dear["phase_a"] = {"epochs": 1}
-    first = run_training(train_a, **dear)
+def test_both_phases_of_a_plan_share_its_budget(train: Train, root: Path, expensive: dict[str, Any]) -> None:
+    expensive["phase_a"] = {"epochs": 1}
+    first = run_training(train_a, **expensive)
     assert first.exit_code == 0, first.output
     [ledger] = (root / "checkpoints").glob("*/ledger/a")
     spent_a = ledger_usd(ledger)
     assert 0.5 < spent_a < 4.4
-    result = train(phase_b={"epochs": 40}, **dear)
+    result = train(phase_b={"epochs": 40}, **expensive)
     assert result.exit_code == 0, result.output
     assert "the budget stopped training" in result.output
     summary = json.loads((root / OUTPUTS[1]).read_text())
@@ -236,24 +236,24 @@ def test_both_phases_of_a_plan_share_its_budget(train: Train, root: Path, dear: 
 
     before = {name: digest(root / name) for name in OUTPUTS}
     states = {path: digest(path) for path in (root / "checkpoints").glob("*/*.pt")}
-    again = train("--fresh", phase_b={"epochs": 40}, **dear)
+    again = train("--fresh", phase_b={"epochs": 40}, **expensive)
     assert again.exit_code == 1
     assert "no budget is left: earlier runs of this plan spent $" in again.output
     assert "of $5.00" in again.output
     assert {name: digest(root / name) for name in OUTPUTS} == before
-    refused = run_training(train_a, "--fresh", **dear)  # phase A shares the budget
+    refused = run_training(train_a, "--fresh", **expensive)  # phase A shares the budget
     assert "no budget is left" in refused.output
-    refused = run_training(train_a, "--epochs", "2", **dear)  # with an option too
+    refused = run_training(train_a, "--epochs", "2", **expensive)  # with an option too
     assert "no budget is left" in refused.output
     assert {path: digest(path) for path in states} == states
     (root / OUTPUTS[0]).unlink()
-    finished = run_training(train_a, **dear)  # what costs nothing gets its outputs
+    finished = run_training(train_a, **expensive)  # what costs nothing gets its outputs
     assert "this training has already finished" in finished.output
     assert finished.exit_code == 0
-    assert train(phase_b={"epochs": 40}, **dear).exit_code == 0
+    assert train(phase_b={"epochs": 40}, **expensive).exit_code == 0
     assert json.loads((root / OUTPUTS[1]).read_text())["b_stopped_by_budget"]
 
-    ablation = train(phase_b={"epochs": 1, "use_contrastive_hll": False}, **dear)
+    ablation = train(phase_b={"epochs": 1, "use_contrastive_hll": False}, **expensive)
     assert ablation.exit_code == 0, ablation.output
     assert len(list(ledger.parent.glob("b_*"))) == 2
 
@@ -266,8 +266,8 @@ def test_a_closed_gate_reports_the_remaining_budget(train: Train, root: Path) ->
 
 
 def test_an_option_of_phase_b_does_not_open_another_plan(
-    train: Train, root: Path, dear: dict[str, Any]
+    train: Train, root: Path, expensive: dict[str, Any]
 ) -> None:
-    assert train("--epochs", "1", "--batch-size", "2", **dear).exit_code == 0
-    assert train("--epochs", "1", **dear).exit_code == 0
+    assert train("--epochs", "1", "--batch-size", "2", **expensive).exit_code == 0
+    assert train("--epochs", "1", **expensive).exit_code == 0
     assert len({path.parent for path in (root / "checkpoints").glob("*/ledger")}) == 1

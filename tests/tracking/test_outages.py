@@ -202,13 +202,13 @@ def test_a_store_that_fails_now_and_then_gets_every_point_once(
     assert next(calls) > 40
 
 
-class _Dying(http.server.BaseHTTPRequestHandler):
+class _UnavailableServer(http.server.BaseHTTPRequestHandler):
     """Answers health checks only."""
 
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def _answer(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         self.send_response(200 if self.path == "/health" else 503)
         self.end_headers()
 
@@ -221,7 +221,7 @@ class _Dying(http.server.BaseHTTPRequestHandler):
 def test_a_server_that_answers_only_health_checks(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Dying)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _UnavailableServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -230,7 +230,7 @@ def test_a_server_that_answers_only_health_checks(
         _log_everything(run, tmp_path)
         server.shutdown()
         server.server_close()
-    assert len(_Dying.asked) >= 2
+    assert len(_UnavailableServer.requests) >= 2
     assert capsys.readouterr().out.count("The run continues") == 1
     assert len(_unsent(root)) == 1
 

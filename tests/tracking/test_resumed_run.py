@@ -161,8 +161,8 @@ def test_a_moved_repository_resumes_its_run(
     with track("train_phase_a", params=PARAMS, memory=again, identity="plan 1") as run:
         run.text("of the second part", "second.txt")
     (only,) = runs()
-    kept = moved / "mlruns" / "artifacts" / only.info.run_id / "artifacts"
-    assert sorted(path.name for path in kept.iterdir()) == ["first.txt", "second.txt"]
+    artifacts = moved / "mlruns" / "artifacts" / only.info.run_id / "artifacts"
+    assert sorted(path.name for path in artifacts.iterdir()) == ["first.txt", "second.txt"]
     assert Path(open_store().client.download_artifacts(only.info.run_id, "first.txt")).read_text()
     assert not root.exists()
 

@@ -162,10 +162,10 @@ def test_files_folders_and_figures_are_stored(runs: Runs, tmp_path: Path) -> Non
         with pytest.raises(FileNotFoundError, match=r"missing\.csv does not exist"):
             run.artifact("missing.csv")
     client, run_id = open_store().client, runs()[0].info.run_id
-    kept = {
+    stored = {
         entry.path for folder in ("", "tables", "plots") for entry in client.list_artifacts(run_id, folder)
     }
-    assert {"tables/a.csv", "tables/transfer.txt", "a.csv", "plots/roc.png"} <= kept
+    assert {"tables/a.csv", "tables/transfer.txt", "a.csv", "plots/roc.png"} <= stored
 
 
 def test_evaluation_is_nested_under_the_newest_training_of_the_same_weights(

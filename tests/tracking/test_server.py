@@ -105,7 +105,7 @@ def test_a_training_outlives_its_server_which_receives_every_point_once(
         history = store.client.get_metric_history(only.info.run_id, "loss")
         assert (only.info.status, only.data.tags["registered_model"]) == ("FINISHED", "stf-mamba v1")
         assert sorted((point.step, point.value) for point in history) == [(n, n / 8) for n in range(30)]
-        (kept,) = server.artifacts.rglob("phase_a.safetensors")
-        assert kept.read_bytes() == b"weights"
+        (stored,) = server.artifacts.rglob("phase_a.safetensors")
+        assert stored.read_bytes() == b"weights"
     finally:
         server.kill()

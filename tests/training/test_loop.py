@@ -89,9 +89,9 @@ def test_the_best_epochs_weights_are_saved_not_the_last_ones(make_run: MakeRun) 
     assert after.best is not None
     assert after.best.epoch == 1
     checkpoint = read_checkpoint(run.folder.path / "best.safetensors")
-    kept, epoch = checkpoint.build(), checkpoint.epoch
+    saved, epoch = checkpoint.build(), checkpoint.epoch
     assert epoch == 1
-    assert all(torch.equal(best[name], value) for name, value in kept.state_dict().items())
+    assert all(torch.equal(best[name], value) for name, value in saved.state_dict().items())
     assert any(not torch.equal(best[n], v) for n, v in run.train_state.model.state_dict().items())
     assert after.history[-1].best_auc == 2.0
 
@@ -99,9 +99,9 @@ def test_the_best_epochs_weights_are_saved_not_the_last_ones(make_run: MakeRun) 
 def test_the_moving_average_is_what_is_saved(make_run: MakeRun) -> None:
     run = make_run(epochs=1, ema_decay=0.9)
     run.fit()
-    kept = read_checkpoint(run.folder.path / "best.safetensors").build()
+    saved = read_checkpoint(run.folder.path / "best.safetensors").build()
     average = run.train_state.evaluation_model.state_dict()
-    assert all(torch.equal(average[name], value) for name, value in kept.state_dict().items())
+    assert all(torch.equal(average[name], value) for name, value in saved.state_dict().items())
     assert any(not torch.equal(average[n], v) for n, v in run.train_state.model.state_dict().items())
 
 
@@ -147,12 +147,12 @@ def test_nan_leaves_the_checkpoints_of_earlier_epochs_as_they_were(make_run: Mak
     before = {name: (run.folder.path / name).read_bytes() for name in ("best.safetensors", "last.pt")}
     sound = run.train.make_batch
 
-    def poisoned(n_pairs: int, seed: int) -> dict[str, Any]:
+    def with_nan(n_pairs: int, seed: int) -> dict[str, Any]:
         batch = sound(n_pairs, seed=seed)
         batch.video[:, :, 0] = float("nan") if seed == 101 else batch.video[:, :, 0]
         return batch
 
-    run.train.make_batch = poisoned
+    run.train.make_batch = with_nan
     run.plan = replace(run.plan, epochs=2)
     with pytest.raises(TrainingError, match=r"loss became nan at epoch 2, step 2.*101-0 from frame 0, seed"):
         run.fit(progress)

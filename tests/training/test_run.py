@@ -24,7 +24,7 @@ def test_at_most_five_frames_are_between_the_command_and_backward(monkeypatch: p
     stacks: list[list[str]] = []
     backward = torch.Tensor.backward
 
-    def seen(tensor: torch.Tensor, *args: object) -> None:
+    def record_stack(tensor: torch.Tensor, *args: object) -> None:
         frame, own = sys._getframe(1), []
         while frame is not None:
             path = Path(frame.f_code.co_filename)
@@ -34,7 +34,7 @@ def test_at_most_five_frames_are_between_the_command_and_backward(monkeypatch: p
         stacks.append(own[::-1])
         backward(tensor)
 
-    monkeypatch.setattr(torch.Tensor, "backward", seen)
+    monkeypatch.setattr(torch.Tensor, "backward", record_stack)
     result = run_training(main, "--epochs", "1")
     assert result.exit_code == 0, result.output
     assert stacks[-1] == [  # not those of the estimate that is printed first
@@ -47,7 +47,7 @@ def test_at_most_five_frames_are_between_the_command_and_backward(monkeypatch: p
     assert len(stacks[-1]) <= MOST_FRAMES
 
 
-def test_a_newcomer_meets_about_a_dozen_types() -> None:
+def test_run_and_step_use_about_a_dozen_types() -> None:
     types: set[type] = set()
     for module in (stf.training.run, stf.training.step):
         tree = ast.parse(inspect.getsource(module))

@@ -58,7 +58,7 @@ def in_gradient(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[B
 
 
 @pytest.mark.parametrize(
-    ("plant", "what"),
+    ("insert_nan", "what"),
     [
         pytest.param(in_weights, "the loss", marks=pytest.mark.slow),
         (in_clip, "the loss"),
@@ -66,7 +66,7 @@ def in_gradient(train_state: TrainState, batches: Sequence[Batch]) -> Sequence[B
     ],
 )
 def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
-    plant: Callable[[TrainState, Sequence[Batch]], Sequence[Batch]],
+    insert_nan: Callable[[TrainState, Sequence[Batch]], Sequence[Batch]],
     what: str,
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -75,14 +75,14 @@ def test_a_nan_in_the_middle_of_an_epoch_overwrites_nothing(
     (root / "weights/phase_a.safetensors").write_text("of an earlier training")
     before: dict[str, str] = {}
 
-    def planted(train_state: TrainState, batches: Sequence[Batch], where: str) -> StepFigures:
+    def with_nan(train_state: TrainState, batches: Sequence[Batch], where: str) -> StepFigures:
         if where == "epoch 2, step 2":
             before.update(saved_files(root))
-            batches = plant(train_state, batches)
+            batches = insert_nan(train_state, batches)
         return train_step(train_state, batches, where)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stf.training.loop.train_step", planted)
+        patch.setattr("stf.training.loop.train_step", with_nan)
         result = run_training(main, runtime=RUNTIME)
     assert result.exit_code == 1, result.output
     [line] = [line for line in result.output.splitlines() if line.startswith("error:")]
