@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,17 @@ def as_floats(video_BCTHW: Tensor) -> Tensor:
     return video_BCTHW.float().mul_(1 / 255) if video_BCTHW.dtype == torch.uint8 else video_BCTHW
 
 
+def _without_lost_connections(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints an uncaught error, unless a parent that ended broke the connection: then it has said why itself.
+
+    multiprocessing's thread that hands tensors to the parent reports here what it meets.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
 def start_loader_worker(worker_id: int) -> None:
     """Initialises a worker process: one thread, and no reaction to signals except SIGTERM from its parent.
 
@@ -92,6 +105,7 @@ def start_loader_worker(worker_id: int) -> None:
     """
     settle_worker()
     torch.set_num_threads(1)
+    sys.excepthook = _without_lost_connections
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

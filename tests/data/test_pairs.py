@@ -1,12 +1,20 @@
 """Both members of a pair stay in one batch, for any epoch, order and number of workers."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 from stf.data.face_clip import to_model_input, to_planes
-from stf.data.pairs import PairBatchSampler, as_floats, collate_clips, make_loader
+from stf.data.pairs import (
+    PairBatchSampler,
+    _without_lost_connections,
+    as_floats,
+    collate_clips,
+    make_loader,
+)
 from stf.errors import ConfigError
 
 
@@ -17,6 +25,13 @@ class Numbers(Dataset):
         epoch, index = key
         video = torch.full((3, 2, 4, 4), epoch * 1000.0 + index)
         return {"video": video, "label": index % 2, "provenance": (epoch, index, torch.get_num_threads())}
+
+
+class Hooks(Numbers):
+    """Clips whose provenance is the name of their process's sys.excepthook."""
+
+    def __getitem__(self, key):
+        return super().__getitem__(key) | {"provenance": sys.excepthook.__name__}
 
 
 @pytest.mark.parametrize("n_pairs", [1, 2, 7, 8, 9])
@@ -102,3 +117,16 @@ def test_loader_follows_set_epoch_and_does_not_touch_the_global_generator(num_wo
             if num_workers:
                 assert {p[2] for p in batch["provenance"]} == {1}
     assert np.array_equal(before, torch.get_rng_state())
+
+
+def test_a_worker_is_silent_when_its_parent_is_gone_and_prints_any_other_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """multiprocessing's thread that hands tensors over calls sys.excepthook; the parent has printed its own line."""
+    [batch] = make_loader(Hooks(), [[(0, 0), (0, 1)]], num_workers=1)
+    assert batch["provenance"] == ["_without_lost_connections"] * 2
+    for error in (EOFError(), ConnectionResetError(), BrokenPipeError()):
+        _without_lost_connections(type(error), error, None)
+    assert capsys.readouterr().err == ""
+    _without_lost_connections(ValueError, ValueError("odd clip"), None)
+    assert "ValueError: odd clip" in capsys.readouterr().err

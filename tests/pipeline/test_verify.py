@@ -103,7 +103,7 @@ def test_good_data_pass_and_a_second_run_writes_the_same_files(
     verbose = run_with(root, "--verbose")
     assert verbose.exit_code == 0
     assert "Videos on disk" in verbose.output
-    assert "Leak audit: 200 pairs" in verbose.output
+    assert "Leak audit: 200 Video-SBI pairs" in verbose.output
     assert "The same probes on the test videos" in verbose.output
     assert max(map(len, verbose.output.splitlines())) <= 100
     assert written == [Path(name).read_bytes() for name in WRITTEN]

@@ -217,4 +217,4 @@ def test_workers_without_memory_end_training_with_one_line(root: Path) -> None:
         line = error_of(process)
     assert "memory is full" in line
     assert "runtime.num_workers (now 2)" in line
-    assert "No state was kept yet" in line
+    assert "No state was saved yet" in line
